@@ -1,0 +1,66 @@
+# Bare `make` lists what can be made. Settings: PORT, FUZZTIME, TESTFLAGS, NO_COLOR.
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS   += --no-print-directory
+
+TOOL      := go tool -modfile=tools/go.mod
+FUZZTIME  ?= 30s
+TESTFLAGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test check format lint drift licenses vulnerabilities bench generate fix fuzz install clean
+
+help: ## List the targets
+	@bold= plain=; \
+	if [ -t 1 ] && [ -z "$${NO_COLOR:-}" ]; then bold=$$'\033[1m' plain=$$'\033[0m'; fi; \
+	awk -v bold="$$bold" -v plain="$$plain" 'BEGIN { FS = ":.*## " } \
+		/^[a-z-]+:.*## / { printf "  %smake %-16s%s %s\n", bold, $$1, plain, $$2 }' $(MAKEFILE_LIST)
+
+run: ## Serve every function on http://127.0.0.1:8080, with private stores and a demo licence
+	@go build -o bin/usher ./functions/all/cmd
+	@exec bin/usher
+
+demo: ## Watch 25 clients share 10 seats for a minute
+	@go run ./functions/all/cmd/demo
+
+test: install ## Run every test with the race detector, on private stores
+	@$(TOOL) gotestsum --format pkgname --format-hide-empty-pkg -- -race -timeout 5m $(TESTFLAGS) ./...
+
+check: install format lint drift licenses vulnerabilities ## Check format, lint, layout, generated files, licences and vulnerabilities
+
+format: ## Check that the code is formatted (make fix does it)
+	@$(TOOL) golangci-lint fmt --diff
+
+fix: ## Format the code and mend what the linters can mend
+	@$(TOOL) golangci-lint fmt
+	@$(TOOL) golangci-lint run --fix
+
+lint: ## Run the linters, import rules included
+	@go vet ./...
+	@$(TOOL) golangci-lint run
+
+drift: install ## Check the layout, and that schema.sql and the OpenAPI document are what the code says
+	@go test -race -count=1 -run '^Test(Layout|Schema|OpenAPI)' ./... | { grep -v 'no test files\|no tests to run' || true; }
+
+licenses: ## Check that we may use every dependency
+	@tools/check-licenses
+
+vulnerabilities: ## Check that no known vulnerability is reachable
+	@tools/check-vulnerabilities
+
+bench: install ## Run the benchmarks
+	@go test -run '^$$' -bench . -benchmem $(TESTFLAGS) ./...
+
+generate: ## Write schema.sql and the OpenAPI document anew
+	@go generate ./...
+
+fuzz: install ## Run each fuzz target for FUZZTIME (30s)
+	@tools/fuzz $(FUZZTIME)
+
+install: ## Install what the tests need: PostgreSQL, Redis, PgBouncer, a C compiler
+	@go run ./shared/platform/localenv/install
+
+clean: ## Delete what was built, and all local data
+	@if [ -L .local/postgres ]; then rm -rf "$$(readlink .local/postgres)"; fi
+	@rm -rf .local bin

@@ -1,0 +1,265 @@
+// Package acquire takes a seat for a holder, or says why not and when to try again.
+//
+//	POST /v1/acquire  {license_key, hardware_id, version, product?, user?, instance_id?, hostname?, metadata?, wait?}
+//
+//	201  the holder has a seat, from now on
+//	200  the holder has a seat, and had it before
+//	202  with wait: no seat is free, and the holder has a place in the queue
+//	403  the licence does not validate; code is the first failing check's
+//	404  license_not_found
+//	409  no_seats_available; idempotency_in_flight
+//	422  invalid_request; idempotency_key_reused
+//	429  rate_limited
+//	503  store_unavailable
+package acquire
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/coditect/usher/shared/budget"
+	"github.com/coditect/usher/shared/fault"
+	"github.com/coditect/usher/shared/license"
+	"github.com/coditect/usher/shared/platform/httpx"
+	"github.com/coditect/usher/shared/platform/serve"
+	"github.com/coditect/usher/shared/seat"
+	"github.com/coditect/usher/shared/signing"
+)
+
+// Deps is what the function works with.
+type Deps struct {
+	Licenses *license.Directory
+	Seats    *seat.Pools
+	Tokens   *signing.Tokens
+	Receipts *signing.Signer
+	Budgets  *budget.Budgets
+	Now      func() time.Time
+	Log      *slog.Logger
+}
+
+// Request is what is asked.
+type Request struct {
+	LicenseKey string         `json:"license_key" minLength:"1" maxLength:"255"`
+	HardwareID string         `json:"hardware_id" minLength:"1" maxLength:"255" doc:"Names the device, the same at every start."`
+	Version    string         `json:"version" maxLength:"50" doc:"The application's version; a semantic version where the licence limits versions."`
+	Product    string         `json:"product,omitempty" maxLength:"63"`
+	User       string         `json:"user,omitempty" maxLength:"255" doc:"Who is asking; needed where the licence counts users."`
+	InstanceID string         `json:"instance_id,omitempty" maxLength:"255" doc:"Names the running instance; needed where the licence counts instances."`
+	Hostname   string         `json:"hostname,omitempty" maxLength:"255"`
+	Metadata   map[string]any `json:"metadata,omitempty" maxProperties:"50" doc:"Kept with the session for its administrators, 16 KiB at most."`
+	Wait       bool           `json:"wait,omitempty" doc:"When no seat is free, take a place in the queue."`
+}
+
+// maxMetadata is how many bytes of metadata a session keeps.
+const maxMetadata = 16 << 10
+
+// Answer is the body of a 200 and a 201.
+type Answer struct {
+	SessionID             uuid.UUID  `json:"session_id"`
+	SeatToken             string     `json:"seat_token" doc:"For heartbeats and release. Opaque; keep it secret."`
+	SeatNo                int        `json:"seat_no" minimum:"1"`
+	Overdraft             bool       `json:"overdraft" doc:"The seat is beyond max_seats, within the licence's overdraft."`
+	ActiveSeats           int        `json:"active_seats"`
+	MaxSeats              int        `json:"max_seats"`
+	ExpiresAt             httpx.Time `json:"expires_at" doc:"For display: the holder believes for ttl_seconds from sending its request."`
+	TTLSeconds            int64      `json:"ttl_seconds" minimum:"1"`
+	HeartbeatAfterSeconds int64      `json:"heartbeat_after_seconds" minimum:"1" doc:"When to beat first."`
+	Receipt               string     `json:"receipt" doc:"Signed; verifiable offline until the lease ends."`
+}
+
+// Queued is the body of a 202.
+type Queued struct {
+	Position         int    `json:"position" minimum:"1"`
+	QueueLength      int    `json:"queue_length" minimum:"1"`
+	ETASeconds       *int64 `json:"eta_seconds" doc:"A guess from how often seats came free lately; null when nothing is known."`
+	PollAfterSeconds int64  `json:"poll_after_seconds" minimum:"1" doc:"When to ask again. Staying away for three of these loses the place."`
+}
+
+// New is the function on its own.
+func New(d Deps) http.Handler {
+	return httpx.New(httpx.Service{Name: "acquire", Version: "development", Log: d.Log}, Routes(d)...)
+}
+
+// Routes is what the function serves.
+func Routes(d Deps) []httpx.Route {
+	serve.Complete(d)
+	return []httpx.Route{{
+		Method: "POST", Path: "/v1/acquire", ID: "acquire_seat", Tag: "acquire",
+		Summary:     "Take a seat",
+		Description: "Takes a free seat of the licence. The same holder gets its own seat back, never a second one.",
+		Credentials: []httpx.Credential{httpx.LicenseKey},
+		Body:        Request{},
+		Replies: []httpx.Doc{
+			{Status: http.StatusCreated, Body: Answer{}, Description: "The holder has a seat, from now on."},
+			{Status: http.StatusOK, Body: Answer{}, Description: "The holder has a seat, and had it before."},
+			{Status: http.StatusAccepted, Body: Queued{}, Description: "No seat is free; the holder has a place in the queue."},
+		},
+		Problems: []int{http.StatusForbidden, http.StatusNotFound, http.StatusConflict, http.StatusTooManyRequests},
+		Handle:   d.acquire,
+	}}
+}
+
+func (d Deps) acquire(c *httpx.Call) (httpx.Reply, error) {
+	if _, err := c.Body(); err != nil {
+		return httpx.Reply{}, err
+	}
+	key := c.Peek("license_key")
+	facts, err := d.find(c, key)
+	if err != nil {
+		return httpx.Reply{}, err
+	}
+	l := &facts.License
+	if !l.Grants(facts.Now(d.Now())) {
+		return httpx.Reply{}, refused(l.Checks(license.Question{}, facts.Now(d.Now())))
+	}
+	var q Request
+	if err := c.Decode(&q); err != nil {
+		return httpx.Reply{}, err
+	}
+	holder, err := holderOf(l, &q)
+	if err != nil {
+		return httpx.Reply{}, err
+	}
+	if err := d.Budgets.Holder(c.Context(), l.ID, l.MaxSeats+l.OverdraftSeats, holder.Key); err != nil {
+		return httpx.Reply{}, err
+	}
+	if err := d.check(c.Context(), facts, &q); err != nil {
+		return httpx.Reply{}, err
+	}
+	grant, err := d.Seats.Acquire(c.Context(), l.Tenant, l.ID, holder, seat.Ask{
+		Wait: q.Wait, PoolVersion: l.PoolVersion,
+		Recheck: func(ctx context.Context, version int64) error {
+			if facts, err = d.Licenses.FindAtLeast(ctx, key, version); errors.Is(err, license.ErrUnknownKey) {
+				return errUnknownKey // its key was rotated away meanwhile
+			} else if err != nil {
+				return err
+			}
+			return d.check(ctx, facts, &q)
+		},
+	})
+	if err != nil {
+		return httpx.Reply{}, err
+	}
+	return d.reply(c, &facts.License, &q, grant)
+}
+
+var errUnknownKey = fault.NotFound("license_not_found", "There is no licence with this key. Check for a typing mistake, or ask your vendor for the key.")
+
+// find is what the key opens. Unknown keys are counted against their address, known ones never.
+func (d Deps) find(c *httpx.Call, key string) (*license.Facts, error) {
+	facts, err := d.Licenses.Find(c.Context(), key)
+	if errors.Is(err, license.ErrUnknownKey) {
+		if err := d.Budgets.UnknownKey(c.Context(), c.Address()); err != nil {
+			return nil, err
+		}
+		return nil, errUnknownKey
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.Note(slog.String("tenant", facts.License.Tenant.String()), slog.String("license", facts.License.ID.String()))
+	return facts, nil
+}
+
+func holderOf(l *license.License, q *Request) (seat.Holder, error) {
+	key, err := l.HolderKey(q.HardwareID, q.User, q.InstanceID)
+	if err != nil {
+		return seat.Holder{}, err
+	}
+	h := seat.Holder{
+		Key: key, HardwareID: q.HardwareID, Hostname: q.Hostname, User: q.User, InstanceID: q.InstanceID, Version: q.Version,
+	}
+	if q.Metadata != nil {
+		if h.Metadata, err = json.Marshal(q.Metadata); err != nil {
+			return seat.Holder{}, fmt.Errorf("encode metadata: %w", err)
+		}
+		if len(h.Metadata) > maxMetadata {
+			return seat.Holder{}, fault.Invalid("The metadata is too large.", fault.Field{
+				Field: "metadata", Code: "too_long", Detail: "Metadata may have 16 KiB at most.",
+			})
+		}
+	}
+	return h, nil
+}
+
+// check is whether the licence is good for what is asked; the fault names the first check that is not.
+func (d Deps) check(ctx context.Context, facts *license.Facts, q *Request) error {
+	l := &facts.License
+	known, devices, err := d.Licenses.Devices(ctx, l, q.HardwareID)
+	if err != nil {
+		return err
+	}
+	return refused(l.Checks(license.Question{
+		Hardware: q.HardwareID, Version: q.Version, Product: q.Product, KnownDevice: known, Devices: devices,
+	}, facts.Now(d.Now())))
+}
+
+// refused is the fault for the first check that is not good, or nil.
+func refused(checks []license.Check) error {
+	if failed, ok := license.Refusal(checks); ok {
+		return fault.Forbidden(failed.Code, failed.Detail)
+	}
+	return nil
+}
+
+func (d Deps) reply(c *httpx.Call, l *license.License, q *Request, g seat.Grant) (httpx.Reply, error) {
+	switch g.Verdict {
+	case seat.Granted, seat.Existing:
+		return d.seated(c, l, q, g)
+	case seat.Queued:
+		return httpx.Reply{Status: http.StatusAccepted, Body: queued(g)}, nil
+	case seat.Full:
+		return httpx.Reply{}, fault.Conflict("no_seats_available", "All seats of this licence are taken. Try again later, or ask with wait to queue.").
+			With("active_seats", g.Counts.Active).With("max_seats", g.Counts.Max).Retry(min(max(g.RetryAfter, time.Second), time.Minute))
+	case seat.Refused:
+		detail := "This licence grants no seats now. Your administrator can ask the vendor why."
+		if g.Code == license.CodeTooManyDevices {
+			detail = "As many devices as this licence allows have used it. Your administrator can remove one that is not used any more."
+		}
+		return httpx.Reply{}, fault.Forbidden(g.Code, detail)
+	default:
+		return httpx.Reply{}, fmt.Errorf("acquire: verdict %d", g.Verdict)
+	}
+}
+
+func queued(g seat.Grant) Queued {
+	q := Queued{Position: g.Position, QueueLength: g.Counts.Queue, PollAfterSeconds: int64(g.Poll / time.Second)}
+	if g.ETA > 0 {
+		eta := int64((g.ETA + time.Second - 1) / time.Second)
+		q.ETASeconds = &eta
+	}
+	return q
+}
+
+func (d Deps) seated(c *httpx.Call, l *license.License, q *Request, g seat.Grant) (httpx.Reply, error) {
+	c.Note(slog.String("session", g.Ref.Session.String()), slog.Int("seat", g.Ref.Seat))
+	receipt, err := d.Receipts.Sign(signing.Receipt{
+		License: l.ID, Product: l.Product, Tenant: l.Tenant.UUID(), IssuedAt: g.At, OfflineUntil: g.ExpiresAt,
+		Session: g.Ref.Session, Seat: g.Ref.Seat,
+		HardwareHash: signing.HashHardware(q.HardwareID), Plan: l.Plan, Features: l.Features, Versions: l.Versions,
+	})
+	if err != nil {
+		return httpx.Reply{}, err
+	}
+	answer := Answer{
+		SessionID: g.Ref.Session, SeatNo: g.Ref.Seat, Overdraft: g.Overdraft, Receipt: receipt,
+		SeatToken: d.Tokens.Mint(signing.Claims{
+			Tenant: g.Ref.Tenant, License: g.Ref.License, Session: g.Ref.Session, Seat: g.Ref.Seat,
+			Epoch: g.Ref.Fence.Epoch, Counter: g.Ref.Fence.Counter,
+		}),
+		ActiveSeats: g.Counts.Active, MaxSeats: g.Counts.Max, ExpiresAt: httpx.At(g.ExpiresAt), TTLSeconds: int64(g.TTL / time.Second),
+		HeartbeatAfterSeconds: int64(seat.HeartbeatAfter(g.TTL) / time.Second),
+	}
+	status := http.StatusOK
+	if g.Verdict == seat.Granted {
+		status = http.StatusCreated
+	}
+	return httpx.Reply{Status: status, Body: answer}, nil
+}

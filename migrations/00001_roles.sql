@@ -1,0 +1,62 @@
+-- +goose Up
+
+-- Roles are the outer wall. One NOLOGIN role owns everything and is used by the migrate job alone; group
+-- roles carry grants; each function logs in as a role of its own, which owns nothing, cannot bypass
+-- row-level security, cannot create anything, and holds only the groups its flow needs.
+-- Roles belong to the whole cluster, so this file may run in a second database beside them.
+
+-- +goose StatementBegin
+DO $$
+DECLARE
+    r text;
+BEGIN
+    FOREACH r IN ARRAY ARRAY['usher_owner', 'usher_resolver', 'usher_facts', 'usher_seats', 'usher_replays'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r) THEN
+            EXECUTE format('CREATE ROLE %I NOLOGIN NOBYPASSRLS', r);
+        END IF;
+    END LOOP;
+    FOREACH r IN ARRAY ARRAY['usher_validate', 'usher_acquire', 'usher_heartbeat', 'usher_release',
+                             'usher_sweep', 'usher_admin', 'usher_operator'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r) THEN
+            EXECUTE format('CREATE ROLE %I LOGIN NOBYPASSRLS', r);
+        END IF;
+        -- Deadlines that hold even when a function forgets its own.
+        EXECUTE format('ALTER ROLE %I SET statement_timeout = %L', r, '3s');
+        EXECUTE format('ALTER ROLE %I SET lock_timeout = %L', r, '1s');
+        EXECUTE format('ALTER ROLE %I SET idle_in_transaction_session_timeout = %L', r, '5s');
+        EXECUTE format('ALTER ROLE %I SET search_path = %L', r, 'app');
+    END LOOP;
+    -- The migrate job must be able to hand objects over to their owners.
+    EXECUTE format('GRANT usher_owner, usher_resolver TO %I', current_user);
+    EXECUTE format('GRANT CREATE ON DATABASE %I TO usher_owner', current_database());
+END
+$$;
+-- +goose StatementEnd
+
+GRANT usher_facts TO usher_validate, usher_acquire, usher_release, usher_sweep, usher_admin;
+GRANT usher_seats TO usher_acquire, usher_heartbeat, usher_release, usher_sweep, usher_admin;
+GRANT usher_replays TO usher_acquire, usher_admin, usher_operator;
+
+CREATE SCHEMA app AUTHORIZATION usher_owner;
+COMMENT ON SCHEMA app IS 'Usher: tenants, what they were sold, and who sits.';
+GRANT USAGE ON SCHEMA app TO usher_resolver, usher_validate, usher_acquire, usher_heartbeat, usher_release,
+    usher_sweep, usher_admin, usher_operator;
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+
+SET LOCAL ROLE usher_owner;
+
+-- Functions are executable by PUBLIC unless said otherwise; here nothing is.
+ALTER DEFAULT PRIVILEGES FOR ROLE usher_owner REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+
+-- +goose StatementBegin
+CREATE FUNCTION app.tenant() RETURNS uuid
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ SELECT nullif(current_setting('app.current_tenant_id', true), '')::uuid $$;
+-- +goose StatementEnd
+COMMENT ON FUNCTION app.tenant() IS
+    'The tenant of this transaction, NULL when none was set (after a transaction the setting is the empty string). '
+    'Policies read it as (select app.tenant()), so that the planner evaluates it once a statement.';
+GRANT EXECUTE ON FUNCTION app.tenant() TO PUBLIC;
+
+-- +goose Down
+DROP SCHEMA app CASCADE;

@@ -1,0 +1,82 @@
+// Command migrate is the job that brings a database to the shape this version of Usher needs.
+//
+//	migrate up       apply what is missing (the default)
+//	migrate down     take the newest migration back: development only
+//	migrate status   say what is applied
+//	migrate dump F   write the schema to file F, from a private database made for it: no DATABASE_URL needed
+//
+// The database is DATABASE_URL's; its user must be allowed to create roles.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/coditect/usher/migrations"
+	"github.com/coditect/usher/shared/platform/localenv"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Getenv("DATABASE_URL"))
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "migrate:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, url string) error {
+	verb := "up"
+	if len(args) > 0 {
+		verb = args[0]
+	}
+	if verb == "dump" {
+		if len(args) != 2 {
+			return errors.New("dump: name the file to write")
+		}
+		return dump(ctx, args[1])
+	}
+	if url == "" {
+		return errors.New("DATABASE_URL is required: the database to migrate, and a user that may create roles")
+	}
+	switch verb {
+	case "up":
+		return migrations.Up(ctx, url, os.Stdout)
+	case "down":
+		return migrations.Down(ctx, url, os.Stdout)
+	case "status":
+		return migrations.Status(ctx, url, os.Stdout)
+	default:
+		return fmt.Errorf("unknown verb %q: one of up, down, status, dump", verb)
+	}
+}
+
+// dump writes the schema that the migrations make, on a database of its own, to the file.
+func dump(ctx context.Context, file string) (err error) {
+	if err := localenv.Install(ctx, os.Stderr, localenv.PostgreSQL); err != nil {
+		return err
+	}
+	server, err := localenv.StartPostgres(ctx, localenv.PostgresOptions{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, server.Close()) }()
+	url := server.URL("postgres", localenv.Superuser)
+	if err := migrations.Up(ctx, url, os.Stderr); err != nil {
+		return err
+	}
+	pgDump, err := localenv.Find("pg_dump")
+	if err != nil {
+		return err
+	}
+	schema, err := migrations.Dump(ctx, url, pgDump)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, []byte(schema), 0o644) //nolint:gosec // a source file
+}

@@ -1,0 +1,1579 @@
+-- Made by `make generate` from the migrations. Do not edit.
+
+-- SCHEMA app
+
+CREATE SCHEMA app;
+
+ALTER SCHEMA app OWNER TO usher_owner;
+
+-- COMMENT SCHEMA app
+
+COMMENT ON SCHEMA app IS 'Usher: tenants, what they were sold, and who sits.';
+
+-- FUNCTION expire_idempotency_keys()
+
+CREATE FUNCTION app.expire_idempotency_keys() RETURNS bigint
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    WITH gone AS (DELETE FROM app.idempotency_keys WHERE expires_at < now() RETURNING 1) SELECT count(*) FROM gone
+    $$;
+
+ALTER FUNCTION app.expire_idempotency_keys() OWNER TO usher_resolver;
+
+-- FUNCTION find_api_key(bytea[])
+
+CREATE FUNCTION app.find_api_key(p_hashes bytea[]) RETURNS TABLE(tenant_id uuid, api_key_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ SELECT k.tenant_id, k.id FROM app.api_keys k WHERE k.key_hash = ANY (p_hashes) LIMIT 1 $$;
+
+ALTER FUNCTION app.find_api_key(p_hashes bytea[]) OWNER TO usher_resolver;
+
+-- FUNCTION find_license_key(bytea[])
+
+CREATE FUNCTION app.find_license_key(p_hashes bytea[]) RETURNS TABLE(tenant_id uuid, license_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT k.tenant_id, k.license_id FROM app.license_keys k
+     WHERE k.key_hash = ANY (p_hashes) AND (k.expires_at IS NULL OR k.expires_at > now()) LIMIT 1
+    $$;
+
+ALTER FUNCTION app.find_license_key(p_hashes bytea[]) OWNER TO usher_resolver;
+
+-- FUNCTION find_license_tenant(uuid)
+
+CREATE FUNCTION app.find_license_tenant(p_license uuid) RETURNS uuid
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ SELECT l.tenant_id FROM app.licenses l WHERE l.id = p_license LIMIT 1 $$;
+
+ALTER FUNCTION app.find_license_tenant(p_license uuid) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION find_license_tenant(p_license uuid)
+
+COMMENT ON FUNCTION app.find_license_tenant(p_license uuid) IS 'For the recovery of rows from the pools in Redis after this database was restored to an earlier time.';
+
+-- FUNCTION license_changed()
+
+CREATE FUNCTION app.license_changed() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF (NEW.ttl_seconds < OLD.ttl_seconds) THEN
+        NEW.ttl_floor_seconds := greatest(OLD.ttl_seconds,
+            CASE WHEN OLD.ttl_floor_until > now() THEN OLD.ttl_floor_seconds ELSE 0 END);
+        NEW.ttl_floor_until := 'infinity';
+    END IF;
+    IF NEW.max_seats + NEW.overdraft_seats < OLD.max_seats + OLD.overdraft_seats THEN
+        NEW.drain_until := now() + make_interval(secs => NEW.drain_seconds);
+    END IF;
+    NEW.pool_version := OLD.pool_version + 1;
+    NEW.updated_at := now();
+    INSERT INTO app.outbox (tenant_id, topic, subject_id) VALUES (NEW.tenant_id, 'license.changed', NEW.id);
+    RETURN NEW;
+END
+$$;
+
+ALTER FUNCTION app.license_changed() OWNER TO usher_owner;
+
+-- COMMENT FUNCTION license_changed()
+
+COMMENT ON FUNCTION app.license_changed() IS 'Every change of what was sold numbers itself and leaves an outbox row, so that no writer can forget to tell the pool.';
+
+-- FUNCTION license_state(text, text, timestamp with time zone, timestamp with time zone, timestamp with time zone, timestamp with time zone)
+
+CREATE FUNCTION app.license_state(p_tenant_status text, p_status text, p_starts_at timestamp with time zone, p_expires_at timestamp with time zone, p_grace_until timestamp with time zone, p_now timestamp with time zone) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    SELECT CASE
+        WHEN p_tenant_status <> 'active' THEN 'tenant_suspended'
+        WHEN p_status = 'revoked' THEN 'license_revoked'
+        WHEN p_status = 'suspended' THEN 'license_suspended'
+        WHEN p_starts_at > p_now THEN 'license_not_started'
+        WHEN p_expires_at <= p_now AND coalesce(p_grace_until, p_expires_at) <= p_now THEN 'license_expired'
+        ELSE 'active'
+    END
+    $$;
+
+ALTER FUNCTION app.license_state(p_tenant_status text, p_status text, p_starts_at timestamp with time zone, p_expires_at timestamp with time zone, p_grace_until timestamp with time zone, p_now timestamp with time zone) OWNER TO usher_owner;
+
+-- COMMENT FUNCTION license_state(p_tenant_status text, p_status text, p_starts_at timestamp with time zone, p_expires_at timestamp with time zone, p_grace_until timestamp with time zone, p_now timestamp with time zone)
+
+COMMENT ON FUNCTION app.license_state(p_tenant_status text, p_status text, p_starts_at timestamp with time zone, p_expires_at timestamp with time zone, p_grace_until timestamp with time zone, p_now timestamp with time zone) IS 'active when the licence grants seats, else the code that says why not, in the order of the validation codes.';
+
+-- FUNCTION licenses_touched()
+
+CREATE FUNCTION app.licenses_touched() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF TG_TABLE_NAME = 'tenants' THEN
+        -- status = status fires the trigger above for each licence.
+        UPDATE app.licenses SET status = status WHERE tenant_id = NEW.id;
+    ELSE
+        UPDATE app.licenses SET status = status WHERE tenant_id = NEW.tenant_id AND id = NEW.license_id;
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+ALTER FUNCTION app.licenses_touched() OWNER TO usher_owner;
+
+-- COMMENT FUNCTION licenses_touched()
+
+COMMENT ON FUNCTION app.licenses_touched() IS 'A tenant''s status and a licence''s keys are part of what caches and pools hold of a licence.';
+
+-- FUNCTION make_history_partitions(integer)
+
+CREATE FUNCTION app.make_history_partitions(p_months_ahead integer) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    m date := date_trunc('month', now() AT TIME ZONE 'UTC')::date;
+    n text;
+    made int := 0;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtext('app.make_history_partitions')) THEN
+        RETURN 0;
+    END IF;
+    FOR i IN 0..least(p_months_ahead, 12) LOOP
+        n := 'ended_sessions_' || to_char(m, 'YYYY_MM');
+        IF to_regclass('app.' || n) IS NULL THEN
+            BEGIN
+                EXECUTE format('CREATE TABLE app.%I PARTITION OF app.ended_sessions FOR VALUES FROM (%L) TO (%L)', n,
+                    m::text || ' 00:00:00+00', (m + interval '1 month')::date::text || ' 00:00:00+00');
+                EXECUTE format('ALTER TABLE app.%I ENABLE ROW LEVEL SECURITY', n);
+                EXECUTE format('ALTER TABLE app.%I FORCE ROW LEVEL SECURITY', n);
+                EXECUTE format('CREATE POLICY tenant ON app.%I USING (tenant_id = (SELECT app.tenant())) '
+                    'WITH CHECK (tenant_id = (SELECT app.tenant()))', n);
+                made := made + 1;
+            EXCEPTION WHEN check_violation THEN
+                NULL; -- rows of this month already lie in the default partition: they stay there
+            END;
+        END IF;
+        m := (m + interval '1 month')::date;
+    END LOOP;
+    RETURN made;
+END
+$$;
+
+ALTER FUNCTION app.make_history_partitions(p_months_ahead integer) OWNER TO usher_owner;
+
+-- COMMENT FUNCTION make_history_partitions(p_months_ahead integer)
+
+COMMENT ON FUNCTION app.make_history_partitions(p_months_ahead integer) IS 'Makes the partitions of this and the coming months that are missing; answers how many.';
+
+-- TABLE tenants
+
+CREATE TABLE app.tenants (
+    id uuid NOT NULL,
+    kind text DEFAULT 'customer'::text NOT NULL,
+    name text NOT NULL,
+    slug text NOT NULL,
+    status text DEFAULT 'active'::text NOT NULL,
+    status_reason text,
+    status_by text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT operator_is_active CHECK (((kind = 'customer'::text) OR (status = 'active'::text))),
+    CONSTRAINT tenants_kind_check CHECK ((kind = ANY (ARRAY['customer'::text, 'operator'::text]))),
+    CONSTRAINT tenants_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200))),
+    CONSTRAINT tenants_slug_check CHECK ((slug ~ '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$'::text)),
+    CONSTRAINT tenants_status_check CHECK ((status = ANY (ARRAY['active'::text, 'suspended'::text])))
+);
+
+ALTER TABLE ONLY app.tenants FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.tenants OWNER TO usher_owner;
+
+-- COMMENT TABLE tenants
+
+COMMENT ON TABLE app.tenants IS 'Customer organisations, and one row for the operator, whose API keys and staff hang on it like any tenant''s.';
+
+-- FUNCTION operator_tenants(uuid, integer)
+
+CREATE FUNCTION app.operator_tenants(p_after uuid, p_limit integer) RETURNS SETOF app.tenants
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT t.* FROM app.tenants t
+     WHERE t.kind = 'customer' AND (p_after IS NULL OR t.id > p_after)
+     ORDER BY t.id LIMIT least(p_limit, 101)
+    $$;
+
+ALTER FUNCTION app.operator_tenants(p_after uuid, p_limit integer) OWNER TO usher_resolver;
+
+-- FUNCTION seat_open(uuid, uuid, integer, bigint, bigint, text, text, text, text, text, text, jsonb, uuid[], text[], text[], text[], timestamp with time zone[])
+
+CREATE FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata jsonb, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    l record;
+    tenant_status text;
+    state text;
+    device record;
+BEGIN
+    SELECT x.tenant_id, x.seat_epoch, x.status, x.max_seats, x.overdraft_seats, x.max_devices, x.starts_at, x.expires_at, x.grace_until
+      INTO l FROM app.licenses x WHERE x.tenant_id = (SELECT app.tenant()) AND x.id = p_license FOR SHARE;
+    IF NOT FOUND THEN
+        RETURN 'epoch';
+    END IF;
+    IF EXISTS (SELECT FROM app.open_sessions o WHERE o.tenant_id = l.tenant_id AND o.id = p_session) THEN
+        RETURN 'ok';
+    END IF;
+    IF EXISTS (SELECT FROM app.ended_sessions e WHERE e.tenant_id = l.tenant_id AND e.id = p_session) THEN
+        RETURN 'ended';
+    END IF;
+    IF l.seat_epoch <> p_epoch THEN
+        RETURN 'epoch';
+    END IF;
+    SELECT t.status INTO tenant_status FROM app.tenants t WHERE t.id = l.tenant_id;
+    state := app.license_state(tenant_status, l.status, l.starts_at, l.expires_at, l.grace_until, now());
+    IF state <> 'active' THEN
+        RETURN 'suspended';
+    END IF;
+    IF p_seat > l.max_seats + l.overdraft_seats THEN
+        RETURN 'limit';
+    END IF;
+
+    SELECT d.id, d.last_seen_at INTO device FROM app.devices d
+     WHERE d.tenant_id = l.tenant_id AND d.license_id = p_license AND d.hardware_id = p_hardware;
+    IF NOT FOUND THEN
+        IF l.max_devices IS NOT NULL THEN
+            -- Two new devices may not both be the last one; known devices do not wait here.
+            PERFORM pg_advisory_xact_lock(hashtextextended('app.devices:' || p_license::text, 0));
+            IF (SELECT count(*) FROM app.devices d WHERE d.tenant_id = l.tenant_id AND d.license_id = p_license
+                   AND d.hardware_id <> p_hardware) >= l.max_devices THEN
+                RETURN 'too_many_devices';
+            END IF;
+        END IF;
+        INSERT INTO app.devices (tenant_id, license_id, hardware_id, hostname) VALUES (l.tenant_id, p_license, p_hardware, p_hostname)
+            ON CONFLICT (tenant_id, license_id, hardware_id) DO NOTHING;
+    ELSIF device.last_seen_at < now() - interval '1 hour' THEN
+        UPDATE app.devices d SET last_seen_at = now(), hostname = coalesce(p_hostname, d.hostname)
+         WHERE d.tenant_id = l.tenant_id AND d.id = device.id;
+    END IF;
+
+    IF cardinality(p_gone_ids) > 0 THEN
+        PERFORM app.session_close(p_license, NULL, p_gone_ids, p_gone_statuses, p_gone_reasons, p_gone_bys, p_gone_ats);
+    END IF;
+    INSERT INTO app.open_sessions (tenant_id, id, license_id, seat_no, fence_epoch, fence_counter, overdraft, holder, hardware_id,
+        hostname, user_name, instance_id, version, metadata)
+    VALUES (l.tenant_id, p_session, p_license, p_seat, p_epoch, p_counter, p_seat > l.max_seats, p_holder, p_hardware,
+        p_hostname, p_user, p_instance, p_version, p_metadata)
+    ON CONFLICT DO NOTHING;
+    IF NOT FOUND AND NOT EXISTS (SELECT FROM app.open_sessions o WHERE o.tenant_id = l.tenant_id AND o.id = p_session) THEN
+        RETURN 'seat_held';
+    END IF;
+    -- Two callers may open one session; if the other's was opened and ended meanwhile, ours must not revive it.
+    IF EXISTS (SELECT FROM app.ended_sessions e WHERE e.tenant_id = l.tenant_id AND e.id = p_session) THEN
+        DELETE FROM app.open_sessions o WHERE o.tenant_id = l.tenant_id AND o.id = p_session;
+        RETURN 'ended';
+    END IF;
+    RETURN 'ok';
+END
+$$;
+
+ALTER FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata jsonb, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) OWNER TO usher_owner;
+
+-- COMMENT FUNCTION seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata jsonb, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[])
+
+COMMENT ON FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata jsonb, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) IS 'Opens a session on the seat that the pool reserved for it in p_epoch, after closing the sessions it displaces, and records the device. ok (also when it is open already), epoch, seat_held, limit, suspended, ended or too_many_devices; only ok writes the session.';
+
+-- FUNCTION session_close(uuid, bigint, uuid[], text[], text[], text[], timestamp with time zone[])
+
+CREATE FUNCTION app.session_close(p_license uuid, p_epoch bigint, p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF p_epoch IS NOT NULL THEN
+        PERFORM FROM app.licenses l WHERE l.tenant_id = (SELECT app.tenant()) AND l.id = p_license AND l.seat_epoch = p_epoch FOR SHARE;
+        IF NOT FOUND THEN
+            RETURN 'epoch';
+        END IF;
+    END IF;
+    WITH ends AS (
+        SELECT * FROM unnest(p_ids, p_statuses, p_reasons, p_bys, p_ats) AS e (id, status, reason, ended_by, ended_at)
+    ), gone AS (
+        DELETE FROM app.open_sessions o USING ends e
+         WHERE o.tenant_id = (SELECT app.tenant()) AND o.license_id = p_license AND o.id = e.id
+        RETURNING o.*, e.status, e.reason, e.ended_by, e.ended_at
+    )
+    INSERT INTO app.ended_sessions (tenant_id, id, license_id, seat_no, overdraft, holder, hardware_id, hostname, user_name,
+        instance_id, version, metadata, acquired_at, status, end_reason, ended_by, ended_at)
+    SELECT g.tenant_id, g.id, g.license_id, g.seat_no, g.overdraft, g.holder, g.hardware_id, g.hostname, g.user_name,
+        g.instance_id, g.version, g.metadata, g.acquired_at,
+        CASE WHEN g.evicted_at IS NULL THEN g.status ELSE 'evicted' END,
+        coalesce(g.evict_reason, g.reason),
+        CASE WHEN g.evicted_at IS NULL THEN g.ended_by ELSE coalesce(g.evicted_by, '') END,
+        coalesce(g.evicted_at, g.ended_at, now())
+      FROM gone g;
+    RETURN 'ok';
+END
+$$;
+
+ALTER FUNCTION app.session_close(p_license uuid, p_epoch bigint, p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) OWNER TO usher_owner;
+
+-- COMMENT FUNCTION session_close(p_license uuid, p_epoch bigint, p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[])
+
+COMMENT ON FUNCTION app.session_close(p_license uuid, p_epoch bigint, p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) IS 'Moves the open sessions among p_ids to history; those already ended are left as they are. With p_epoch the close rests on evidence of that epoch and is refused (epoch) in another; without, it is the holder''s own word. An eviction that was answered outranks every other way to end.';
+
+-- FUNCTION sweep_licenses(uuid, uuid, integer)
+
+CREATE FUNCTION app.sweep_licenses(p_after_tenant uuid, p_after_license uuid, p_limit integer) RETURNS TABLE(tenant_id uuid, license_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    -- A loose index scan: one probe of the unique index per licence, however many sessions it has.
+    WITH RECURSIVE walk AS (
+        (SELECT o.tenant_id, o.license_id FROM app.open_sessions o
+          WHERE (o.tenant_id, o.license_id) > (p_after_tenant, p_after_license)
+          ORDER BY o.tenant_id, o.license_id LIMIT 1)
+        UNION ALL
+        SELECT n.tenant_id, n.license_id FROM walk w, LATERAL (
+            SELECT o.tenant_id, o.license_id FROM app.open_sessions o
+             WHERE (o.tenant_id, o.license_id) > (w.tenant_id, w.license_id)
+             ORDER BY o.tenant_id, o.license_id LIMIT 1) n
+    )
+    SELECT w.tenant_id, w.license_id FROM walk w LIMIT p_limit
+    $$;
+
+ALTER FUNCTION app.sweep_licenses(p_after_tenant uuid, p_after_license uuid, p_limit integer) OWNER TO usher_resolver;
+
+-- FUNCTION sweep_outbox(integer)
+
+CREATE FUNCTION app.sweep_outbox(p_limit integer) RETURNS TABLE(tenant_id uuid, topic text, subject_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT DISTINCT o.tenant_id, o.topic, o.subject_id FROM app.outbox o
+     WHERE o.done_at IS NULL AND o.topic IN ('license.changed', 'session.evicted') LIMIT p_limit
+    $$;
+
+ALTER FUNCTION app.sweep_outbox(p_limit integer) OWNER TO usher_resolver;
+
+-- FUNCTION tenant()
+
+CREATE FUNCTION app.tenant() RETURNS uuid
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ SELECT nullif(current_setting('app.current_tenant_id', true), '')::uuid $$;
+
+ALTER FUNCTION app.tenant() OWNER TO usher_owner;
+
+-- COMMENT FUNCTION tenant()
+
+COMMENT ON FUNCTION app.tenant() IS 'The tenant of this transaction, NULL when none was set (after a transaction the setting is the empty string). Policies read it as (select app.tenant()), so that the planner evaluates it once a statement.';
+
+-- TABLE api_keys
+
+CREATE TABLE app.api_keys (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    name text NOT NULL,
+    scopes text[] NOT NULL,
+    key_hash bytea NOT NULL,
+    pepper_version integer NOT NULL,
+    hint text NOT NULL,
+    created_by text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone,
+    revoked_at timestamp with time zone,
+    last_used_at timestamp with time zone,
+    CONSTRAINT api_keys_key_hash_check CHECK ((octet_length(key_hash) = 32)),
+    CONSTRAINT api_keys_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200)))
+);
+
+ALTER TABLE ONLY app.api_keys FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.api_keys OWNER TO usher_owner;
+
+-- COMMENT TABLE api_keys
+
+COMMENT ON TABLE app.api_keys IS 'Credentials of automation: a tenant''s, or the operator''s when they hang on the operator''s row. Stored as keyed hashes.';
+
+-- COMMENT COLUMN api_keys.last_used_at
+
+COMMENT ON COLUMN app.api_keys.last_used_at IS 'Exact to the minute.';
+
+-- TABLE devices
+
+CREATE TABLE app.devices (
+    tenant_id uuid NOT NULL,
+    license_id uuid NOT NULL,
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    hardware_id text NOT NULL,
+    hostname text,
+    first_seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT devices_hardware_id_check CHECK (((char_length(hardware_id) >= 1) AND (char_length(hardware_id) <= 255))),
+    CONSTRAINT devices_hostname_check CHECK ((char_length(hostname) <= 255))
+);
+
+ALTER TABLE ONLY app.devices FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.devices OWNER TO usher_owner;
+
+-- COMMENT TABLE devices
+
+COMMENT ON TABLE app.devices IS 'Hardware that has taken a seat of a licence; what max_devices counts. last_seen_at is exact to the hour.';
+
+-- TABLE ended_sessions
+
+CREATE TABLE app.ended_sessions (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    license_id uuid NOT NULL,
+    seat_no integer NOT NULL,
+    overdraft boolean NOT NULL,
+    holder text NOT NULL,
+    hardware_id text NOT NULL,
+    hostname text,
+    user_name text,
+    instance_id text,
+    version text NOT NULL,
+    metadata jsonb,
+    acquired_at timestamp with time zone NOT NULL,
+    status text NOT NULL,
+    end_reason text NOT NULL,
+    ended_by text NOT NULL,
+    ended_at timestamp with time zone NOT NULL,
+    CONSTRAINT ended_sessions_status_check CHECK ((status = ANY (ARRAY['released'::text, 'lapsed'::text, 'evicted'::text])))
+)
+PARTITION BY RANGE (ended_at);
+
+ALTER TABLE ONLY app.ended_sessions FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.ended_sessions OWNER TO usher_owner;
+
+-- COMMENT TABLE ended_sessions
+
+COMMENT ON TABLE app.ended_sessions IS 'Sessions that ended, a partition a month, so that retention drops whole months.';
+
+-- TABLE ended_sessions_default
+
+CREATE TABLE app.ended_sessions_default (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    license_id uuid NOT NULL,
+    seat_no integer NOT NULL,
+    overdraft boolean NOT NULL,
+    holder text NOT NULL,
+    hardware_id text NOT NULL,
+    hostname text,
+    user_name text,
+    instance_id text,
+    version text NOT NULL,
+    metadata jsonb,
+    acquired_at timestamp with time zone NOT NULL,
+    status text NOT NULL,
+    end_reason text NOT NULL,
+    ended_by text NOT NULL,
+    ended_at timestamp with time zone NOT NULL,
+    CONSTRAINT ended_sessions_status_check CHECK ((status = ANY (ARRAY['released'::text, 'lapsed'::text, 'evicted'::text])))
+);
+
+ALTER TABLE ONLY app.ended_sessions_default FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.ended_sessions_default OWNER TO usher_owner;
+
+-- COMMENT TABLE ended_sessions_default
+
+COMMENT ON TABLE app.ended_sessions_default IS 'Months that have no partition of their own: nothing is refused because nobody made one.';
+
+-- TABLE idempotency_keys
+
+CREATE TABLE app.idempotency_keys (
+    tenant_id uuid NOT NULL,
+    scope text NOT NULL,
+    key_hash bytea NOT NULL,
+    body_hash bytea NOT NULL,
+    state text DEFAULT 'in_flight'::text NOT NULL,
+    held_until timestamp with time zone NOT NULL,
+    http_status integer,
+    answer bytea,
+    session_id uuid,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT done_has_answer CHECK (((state = 'in_flight'::text) OR ((http_status IS NOT NULL) AND (answer IS NOT NULL)))),
+    CONSTRAINT idempotency_keys_body_hash_check CHECK ((octet_length(body_hash) = 32)),
+    CONSTRAINT idempotency_keys_http_status_check CHECK ((http_status = ANY (ARRAY[200, 201]))),
+    CONSTRAINT idempotency_keys_key_hash_check CHECK ((octet_length(key_hash) = 32)),
+    CONSTRAINT idempotency_keys_scope_check CHECK ((char_length(scope) <= 300)),
+    CONSTRAINT idempotency_keys_state_check CHECK ((state = ANY (ARRAY['in_flight'::text, 'done'::text])))
+);
+
+ALTER TABLE ONLY app.idempotency_keys FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.idempotency_keys OWNER TO usher_owner;
+
+-- COMMENT TABLE idempotency_keys
+
+COMMENT ON TABLE app.idempotency_keys IS 'First answers to POSTs that carried an Idempotency-Key, for 24 hours.';
+
+-- COMMENT COLUMN idempotency_keys.scope
+
+COMMENT ON COLUMN app.idempotency_keys.scope IS 'Credential and route (acquire: licence) the key belongs to.';
+
+-- COMMENT COLUMN idempotency_keys.held_until
+
+COMMENT ON COLUMN app.idempotency_keys.held_until IS 'While in_flight: until when a repetition is told to wait; afterwards its sender is taken for dead.';
+
+-- COMMENT COLUMN idempotency_keys.answer
+
+COMMENT ON COLUMN app.idempotency_keys.answer IS 'Encrypted under a key derived from the Idempotency-Key, which is not stored: only who knows it can read the answer.';
+
+-- COMMENT COLUMN idempotency_keys.session_id
+
+COMMENT ON COLUMN app.idempotency_keys.session_id IS 'Acquire only: the answer is repeated while this session lives.';
+
+-- TABLE license_keys
+
+CREATE TABLE app.license_keys (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    license_id uuid NOT NULL,
+    key_hash bytea NOT NULL,
+    pepper_version integer NOT NULL,
+    hint text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone,
+    CONSTRAINT license_keys_key_hash_check CHECK ((octet_length(key_hash) = 32))
+);
+
+ALTER TABLE ONLY app.license_keys FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.license_keys OWNER TO usher_owner;
+
+-- COMMENT TABLE license_keys
+
+COMMENT ON TABLE app.license_keys IS 'The secrets that applications present, as keyed hashes. A rotated key lives on until expires_at.';
+
+-- COMMENT COLUMN license_keys.key_hash
+
+COMMENT ON COLUMN app.license_keys.key_hash IS 'HMAC-SHA-256 of the key under the pepper of pepper_version.';
+
+-- COMMENT COLUMN license_keys.hint
+
+COMMENT ON COLUMN app.license_keys.hint IS 'The key''s first and last characters, for people to tell keys apart.';
+
+-- TABLE licenses
+
+CREATE TABLE app.licenses (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    product_code text NOT NULL,
+    plan_code text NOT NULL,
+    status text DEFAULT 'active'::text NOT NULL,
+    status_reason text,
+    status_by text,
+    max_seats integer NOT NULL,
+    overdraft_seats integer DEFAULT 0 NOT NULL,
+    ttl_seconds integer NOT NULL,
+    seat_per text NOT NULL,
+    features text[] DEFAULT '{}'::text[] NOT NULL,
+    versions text DEFAULT ''::text NOT NULL,
+    max_devices integer,
+    allowed_hardware text[] DEFAULT '{}'::text[] NOT NULL,
+    offline_grace_seconds integer NOT NULL,
+    drain_seconds integer NOT NULL,
+    starts_at timestamp with time zone,
+    expires_at timestamp with time zone,
+    grace_until timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    pool_version bigint DEFAULT 1 NOT NULL,
+    seat_epoch bigint DEFAULT 0 NOT NULL,
+    lock_stamp bigint DEFAULT 0 NOT NULL,
+    ttl_floor_seconds integer DEFAULT 0 NOT NULL,
+    ttl_floor_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    drain_until timestamp with time zone,
+    CONSTRAINT grace_after_expiry CHECK (((grace_until IS NULL) OR ((expires_at IS NOT NULL) AND (grace_until >= expires_at)))),
+    CONSTRAINT licenses_drain_seconds_check CHECK (((drain_seconds >= 0) AND (drain_seconds <= 31536000))),
+    CONSTRAINT licenses_max_devices_check CHECK (((max_devices >= 1) AND (max_devices <= 1000000))),
+    CONSTRAINT licenses_max_seats_check CHECK (((max_seats >= 1) AND (max_seats <= 1000000))),
+    CONSTRAINT licenses_offline_grace_seconds_check CHECK (((offline_grace_seconds >= 0) AND (offline_grace_seconds <= 31536000))),
+    CONSTRAINT licenses_overdraft_seats_check CHECK (((overdraft_seats >= 0) AND (overdraft_seats <= 1000000))),
+    CONSTRAINT licenses_seat_per_check CHECK ((seat_per = ANY (ARRAY['device'::text, 'user'::text, 'instance'::text]))),
+    CONSTRAINT licenses_status_check CHECK ((status = ANY (ARRAY['active'::text, 'suspended'::text, 'revoked'::text]))),
+    CONSTRAINT licenses_ttl_seconds_check CHECK (((ttl_seconds >= 1) AND (ttl_seconds <= 86400))),
+    CONSTRAINT licenses_versions_check CHECK ((char_length(versions) <= 255)),
+    CONSTRAINT starts_before_expiry CHECK (((starts_at IS NULL) OR (expires_at IS NULL) OR (starts_at < expires_at)))
+);
+
+ALTER TABLE ONLY app.licenses FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.licenses OWNER TO usher_owner;
+
+-- COMMENT TABLE licenses
+
+COMMENT ON TABLE app.licenses IS 'What a tenant was sold.';
+
+-- COMMENT COLUMN licenses.versions
+
+COMMENT ON COLUMN app.licenses.versions IS 'A semantic-version range such as >=2.0 <4.0; empty: every version.';
+
+-- COMMENT COLUMN licenses.max_devices
+
+COMMENT ON COLUMN app.licenses.max_devices IS 'NULL: no limit.';
+
+-- COMMENT COLUMN licenses.allowed_hardware
+
+COMMENT ON COLUMN app.licenses.allowed_hardware IS 'Hardware ids that may use the licence; empty: every one.';
+
+-- COMMENT COLUMN licenses.pool_version
+
+COMMENT ON COLUMN app.licenses.pool_version IS 'Grows with every change that the seat pool or a cache of this row must hear of (trigger).';
+
+-- COMMENT COLUMN licenses.seat_epoch
+
+COMMENT ON COLUMN app.licenses.seat_epoch IS 'Grows whenever the pool in Redis is rebuilt; opening a session, and closing one on evidence, demand the epoch they were decided in.';
+
+-- COMMENT COLUMN licenses.lock_stamp
+
+COMMENT ON COLUMN app.licenses.lock_stamp IS 'Never written. UPDATE on it is what lets the seat functions take FOR SHARE on the row.';
+
+-- COMMENT COLUMN licenses.ttl_floor_seconds
+
+COMMENT ON COLUMN app.licenses.ttl_floor_seconds IS 'The longest lease that somebody may still believe in, while ttl_floor_until has not passed: a shortened lease counts only once the older, longer beliefs have ended. ttl_floor_until is infinity until the pool was told of the shorter lease.';
+
+-- COMMENT COLUMN licenses.drain_until
+
+COMMENT ON COLUMN app.licenses.drain_until IS 'When sessions on seats above a reduced number of seats are evicted.';
+
+-- TABLE open_sessions
+
+CREATE TABLE app.open_sessions (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    license_id uuid NOT NULL,
+    seat_no integer NOT NULL,
+    fence_epoch bigint NOT NULL,
+    fence_counter bigint NOT NULL,
+    overdraft boolean DEFAULT false NOT NULL,
+    holder text NOT NULL,
+    hardware_id text NOT NULL,
+    hostname text,
+    user_name text,
+    instance_id text,
+    version text DEFAULT ''::text NOT NULL,
+    metadata jsonb,
+    acquired_at timestamp with time zone DEFAULT now() NOT NULL,
+    borrowed_until timestamp with time zone,
+    evicted_at timestamp with time zone,
+    evict_reason text,
+    evicted_by text,
+    CONSTRAINT evicted_has_reason CHECK (((evicted_at IS NULL) = (evict_reason IS NULL))),
+    CONSTRAINT open_sessions_hardware_id_check CHECK ((char_length(hardware_id) <= 255)),
+    CONSTRAINT open_sessions_holder_check CHECK (((char_length(holder) >= 1) AND (char_length(holder) <= 600))),
+    CONSTRAINT open_sessions_hostname_check CHECK ((char_length(hostname) <= 255)),
+    CONSTRAINT open_sessions_instance_id_check CHECK ((char_length(instance_id) <= 255)),
+    CONSTRAINT open_sessions_metadata_check CHECK ((octet_length((metadata)::text) <= 16384)),
+    CONSTRAINT open_sessions_seat_no_check CHECK ((seat_no > 0)),
+    CONSTRAINT open_sessions_user_name_check CHECK ((char_length(user_name) <= 255)),
+    CONSTRAINT open_sessions_version_check CHECK ((char_length(version) <= 50))
+);
+
+ALTER TABLE ONLY app.open_sessions FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.open_sessions OWNER TO usher_owner;
+
+-- COMMENT TABLE open_sessions
+
+COMMENT ON TABLE app.open_sessions IS 'Who sits. Whoever was told "until T" has a row here until T; two rows never share a seat of a licence. Small on purpose: a session that ended moves to ended_sessions in the same transaction.';
+
+-- COMMENT COLUMN open_sessions.holder
+
+COMMENT ON COLUMN app.open_sessions.holder IS 'device:…, user:… or instance:…, as the licence''s seat_per says.';
+
+-- COMMENT COLUMN open_sessions.evicted_at
+
+COMMENT ON COLUMN app.open_sessions.evicted_at IS 'Evicted, but its holder may still believe: the seat stays taken until the holder heard or its lease ran out.';
+
+-- TABLE outbox
+
+CREATE TABLE app.outbox (
+    tenant_id uuid NOT NULL,
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    topic text NOT NULL,
+    subject_id uuid NOT NULL,
+    payload jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    done_at timestamp with time zone,
+    CONSTRAINT outbox_topic_check CHECK ((topic ~ '^[a-z_]+\.[a-z_]+$'::text))
+);
+
+ALTER TABLE ONLY app.outbox FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.outbox OWNER TO usher_owner;
+
+-- COMMENT TABLE outbox
+
+COMMENT ON TABLE app.outbox IS 'What must still be told to somebody outside this database, written in the transaction that made it true. license.changed and session.evicted go to the seat pool in Redis; the sweep repeats what was left undone.';
+
+-- TABLE plans
+
+CREATE TABLE app.plans (
+    code text NOT NULL,
+    product_code text NOT NULL,
+    name text NOT NULL,
+    max_seats integer DEFAULT 1 NOT NULL,
+    overdraft_seats integer DEFAULT 0 NOT NULL,
+    ttl_seconds integer DEFAULT 360 NOT NULL,
+    seat_per text DEFAULT 'device'::text NOT NULL,
+    features text[] DEFAULT '{}'::text[] NOT NULL,
+    versions text DEFAULT ''::text NOT NULL,
+    max_devices integer,
+    offline_grace_seconds integer DEFAULT 86400 NOT NULL,
+    drain_seconds integer DEFAULT 86400 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT plans_code_check CHECK ((code ~ '^[a-z0-9][a-z0-9_-]{0,62}$'::text)),
+    CONSTRAINT plans_drain_seconds_check CHECK (((drain_seconds >= 0) AND (drain_seconds <= 31536000))),
+    CONSTRAINT plans_max_devices_check CHECK (((max_devices >= 1) AND (max_devices <= 1000000))),
+    CONSTRAINT plans_max_seats_check CHECK (((max_seats >= 1) AND (max_seats <= 1000000))),
+    CONSTRAINT plans_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200))),
+    CONSTRAINT plans_offline_grace_seconds_check CHECK (((offline_grace_seconds >= 0) AND (offline_grace_seconds <= 31536000))),
+    CONSTRAINT plans_overdraft_seats_check CHECK (((overdraft_seats >= 0) AND (overdraft_seats <= 1000000))),
+    CONSTRAINT plans_seat_per_check CHECK ((seat_per = ANY (ARRAY['device'::text, 'user'::text, 'instance'::text]))),
+    CONSTRAINT plans_ttl_seconds_check CHECK (((ttl_seconds >= 1) AND (ttl_seconds <= 86400))),
+    CONSTRAINT plans_versions_check CHECK ((char_length(versions) <= 255))
+);
+
+ALTER TABLE app.plans OWNER TO usher_owner;
+
+-- COMMENT TABLE plans
+
+COMMENT ON TABLE app.plans IS 'Defaults for the licences sold under a plan; a licence keeps its own copy, so a changed plan changes no licence.';
+
+-- COMMENT COLUMN plans.ttl_seconds
+
+COMMENT ON COLUMN app.plans.ttl_seconds IS 'Lease length. The lower bound offered to callers is configuration; 24 h is the most.';
+
+-- COMMENT COLUMN plans.offline_grace_seconds
+
+COMMENT ON COLUMN app.plans.offline_grace_seconds IS 'Life of a validate receipt, and the longest borrow.';
+
+-- COMMENT COLUMN plans.drain_seconds
+
+COMMENT ON COLUMN app.plans.drain_seconds IS 'How long sessions above a reduced number of seats may go on.';
+
+-- TABLE products
+
+CREATE TABLE app.products (
+    code text NOT NULL,
+    name text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT products_code_check CHECK ((code ~ '^[a-z0-9][a-z0-9_-]{0,62}$'::text)),
+    CONSTRAINT products_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200)))
+);
+
+ALTER TABLE app.products OWNER TO usher_owner;
+
+-- COMMENT TABLE products
+
+COMMENT ON TABLE app.products IS 'What the operator sells. The catalogue has no tenant: everybody may read it, only the operator writes it.';
+
+-- TABLE sweep_cursor
+
+CREATE TABLE app.sweep_cursor (
+    only_row boolean DEFAULT true NOT NULL,
+    after_tenant uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid NOT NULL,
+    after_license uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid NOT NULL,
+    CONSTRAINT sweep_cursor_only_row_check CHECK (only_row)
+);
+
+ALTER TABLE app.sweep_cursor OWNER TO usher_owner;
+
+-- COMMENT TABLE sweep_cursor
+
+COMMENT ON TABLE app.sweep_cursor IS 'Where the next sweep goes on.';
+
+-- TABLE ATTACH ended_sessions_default
+
+ALTER TABLE ONLY app.ended_sessions ATTACH PARTITION app.ended_sessions_default DEFAULT;
+
+-- CONSTRAINT api_keys api_keys_pkey
+
+ALTER TABLE ONLY app.api_keys
+    ADD CONSTRAINT api_keys_pkey PRIMARY KEY (tenant_id, id);
+
+-- CONSTRAINT devices devices_pkey
+
+ALTER TABLE ONLY app.devices
+    ADD CONSTRAINT devices_pkey PRIMARY KEY (tenant_id, id);
+
+-- CONSTRAINT devices devices_tenant_id_license_id_hardware_id_key
+
+ALTER TABLE ONLY app.devices
+    ADD CONSTRAINT devices_tenant_id_license_id_hardware_id_key UNIQUE (tenant_id, license_id, hardware_id);
+
+-- CONSTRAINT ended_sessions ended_sessions_pkey
+
+ALTER TABLE ONLY app.ended_sessions
+    ADD CONSTRAINT ended_sessions_pkey PRIMARY KEY (tenant_id, id, ended_at);
+
+-- CONSTRAINT ended_sessions_default ended_sessions_default_pkey
+
+ALTER TABLE ONLY app.ended_sessions_default
+    ADD CONSTRAINT ended_sessions_default_pkey PRIMARY KEY (tenant_id, id, ended_at);
+
+-- CONSTRAINT idempotency_keys idempotency_keys_pkey
+
+ALTER TABLE ONLY app.idempotency_keys
+    ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (tenant_id, scope, key_hash);
+
+-- CONSTRAINT license_keys license_keys_pkey
+
+ALTER TABLE ONLY app.license_keys
+    ADD CONSTRAINT license_keys_pkey PRIMARY KEY (tenant_id, id);
+
+-- CONSTRAINT licenses licenses_pkey
+
+ALTER TABLE ONLY app.licenses
+    ADD CONSTRAINT licenses_pkey PRIMARY KEY (tenant_id, id);
+
+-- CONSTRAINT open_sessions open_sessions_pkey
+
+ALTER TABLE ONLY app.open_sessions
+    ADD CONSTRAINT open_sessions_pkey PRIMARY KEY (tenant_id, id);
+
+-- CONSTRAINT open_sessions open_sessions_seat_key
+
+ALTER TABLE ONLY app.open_sessions
+    ADD CONSTRAINT open_sessions_seat_key UNIQUE (tenant_id, license_id, seat_no);
+
+-- CONSTRAINT outbox outbox_pkey
+
+ALTER TABLE ONLY app.outbox
+    ADD CONSTRAINT outbox_pkey PRIMARY KEY (tenant_id, id);
+
+-- CONSTRAINT plans plans_pkey
+
+ALTER TABLE ONLY app.plans
+    ADD CONSTRAINT plans_pkey PRIMARY KEY (code);
+
+-- CONSTRAINT products products_pkey
+
+ALTER TABLE ONLY app.products
+    ADD CONSTRAINT products_pkey PRIMARY KEY (code);
+
+-- CONSTRAINT sweep_cursor sweep_cursor_pkey
+
+ALTER TABLE ONLY app.sweep_cursor
+    ADD CONSTRAINT sweep_cursor_pkey PRIMARY KEY (only_row);
+
+-- CONSTRAINT tenants tenants_pkey
+
+ALTER TABLE ONLY app.tenants
+    ADD CONSTRAINT tenants_pkey PRIMARY KEY (id);
+
+-- CONSTRAINT tenants tenants_slug_key
+
+ALTER TABLE ONLY app.tenants
+    ADD CONSTRAINT tenants_slug_key UNIQUE (slug);
+
+-- COMMENT CONSTRAINT tenants_slug_key ON tenants
+
+COMMENT ON CONSTRAINT tenants_slug_key ON app.tenants IS 'Unique across tenants: no role that acts for a tenant can write a slug, so it is no oracle.';
+
+-- INDEX api_keys_by_hash
+
+CREATE INDEX api_keys_by_hash ON app.api_keys USING btree (key_hash);
+
+-- INDEX ended_sessions_by_license
+
+CREATE INDEX ended_sessions_by_license ON ONLY app.ended_sessions USING btree (tenant_id, license_id, ended_at DESC);
+
+-- INDEX ended_sessions_default_tenant_id_license_id_ended_at_idx
+
+CREATE INDEX ended_sessions_default_tenant_id_license_id_ended_at_idx ON app.ended_sessions_default USING btree (tenant_id, license_id, ended_at DESC);
+
+-- INDEX idempotency_keys_expiry
+
+CREATE INDEX idempotency_keys_expiry ON app.idempotency_keys USING btree (expires_at);
+
+-- INDEX license_keys_by_hash
+
+CREATE INDEX license_keys_by_hash ON app.license_keys USING btree (key_hash);
+
+-- INDEX license_keys_by_license
+
+CREATE INDEX license_keys_by_license ON app.license_keys USING btree (tenant_id, license_id, created_at DESC);
+
+-- INDEX outbox_pending
+
+CREATE INDEX outbox_pending ON app.outbox USING btree (topic, created_at) WHERE (done_at IS NULL);
+
+-- INDEX outbox_subject
+
+CREATE INDEX outbox_subject ON app.outbox USING btree (tenant_id, subject_id) WHERE (done_at IS NULL);
+
+-- INDEX ATTACH ended_sessions_default_pkey
+
+ALTER INDEX app.ended_sessions_pkey ATTACH PARTITION app.ended_sessions_default_pkey;
+
+-- INDEX ATTACH ended_sessions_default_tenant_id_license_id_ended_at_idx
+
+ALTER INDEX app.ended_sessions_by_license ATTACH PARTITION app.ended_sessions_default_tenant_id_license_id_ended_at_idx;
+
+-- TRIGGER licenses changed
+
+CREATE TRIGGER changed BEFORE UPDATE OF product_code, plan_code, status, status_reason, status_by, max_seats, overdraft_seats, ttl_seconds, seat_per, features, versions, max_devices, allowed_hardware, offline_grace_seconds, drain_seconds, starts_at, expires_at, grace_until ON app.licenses FOR EACH ROW EXECUTE FUNCTION app.license_changed();
+
+-- TRIGGER license_keys keys_changed
+
+CREATE TRIGGER keys_changed AFTER INSERT OR UPDATE ON app.license_keys FOR EACH ROW EXECUTE FUNCTION app.licenses_touched();
+
+-- TRIGGER tenants status_changed
+
+CREATE TRIGGER status_changed AFTER UPDATE OF status ON app.tenants FOR EACH ROW WHEN ((old.status IS DISTINCT FROM new.status)) EXECUTE FUNCTION app.licenses_touched();
+
+-- FK CONSTRAINT api_keys api_keys_tenant_id_fkey
+
+ALTER TABLE ONLY app.api_keys
+    ADD CONSTRAINT api_keys_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
+-- FK CONSTRAINT devices devices_tenant_id_license_id_fkey
+
+ALTER TABLE ONLY app.devices
+    ADD CONSTRAINT devices_tenant_id_license_id_fkey FOREIGN KEY (tenant_id, license_id) REFERENCES app.licenses(tenant_id, id);
+
+-- FK CONSTRAINT ended_sessions ended_sessions_tenant_id_license_id_fkey
+
+ALTER TABLE app.ended_sessions
+    ADD CONSTRAINT ended_sessions_tenant_id_license_id_fkey FOREIGN KEY (tenant_id, license_id) REFERENCES app.licenses(tenant_id, id);
+
+-- FK CONSTRAINT idempotency_keys idempotency_keys_tenant_id_fkey
+
+ALTER TABLE ONLY app.idempotency_keys
+    ADD CONSTRAINT idempotency_keys_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
+-- FK CONSTRAINT license_keys license_keys_tenant_id_license_id_fkey
+
+ALTER TABLE ONLY app.license_keys
+    ADD CONSTRAINT license_keys_tenant_id_license_id_fkey FOREIGN KEY (tenant_id, license_id) REFERENCES app.licenses(tenant_id, id);
+
+-- FK CONSTRAINT licenses licenses_plan_code_fkey
+
+ALTER TABLE ONLY app.licenses
+    ADD CONSTRAINT licenses_plan_code_fkey FOREIGN KEY (plan_code) REFERENCES app.plans(code);
+
+-- FK CONSTRAINT licenses licenses_product_code_fkey
+
+ALTER TABLE ONLY app.licenses
+    ADD CONSTRAINT licenses_product_code_fkey FOREIGN KEY (product_code) REFERENCES app.products(code);
+
+-- FK CONSTRAINT licenses licenses_tenant_id_fkey
+
+ALTER TABLE ONLY app.licenses
+    ADD CONSTRAINT licenses_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
+-- FK CONSTRAINT open_sessions open_sessions_tenant_id_license_id_fkey
+
+ALTER TABLE ONLY app.open_sessions
+    ADD CONSTRAINT open_sessions_tenant_id_license_id_fkey FOREIGN KEY (tenant_id, license_id) REFERENCES app.licenses(tenant_id, id);
+
+-- FK CONSTRAINT outbox outbox_tenant_id_fkey
+
+ALTER TABLE ONLY app.outbox
+    ADD CONSTRAINT outbox_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
+-- FK CONSTRAINT plans plans_product_code_fkey
+
+ALTER TABLE ONLY app.plans
+    ADD CONSTRAINT plans_product_code_fkey FOREIGN KEY (product_code) REFERENCES app.products(code);
+
+-- ROW SECURITY api_keys
+
+ALTER TABLE app.api_keys ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY devices
+
+ALTER TABLE app.devices ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY ended_sessions
+
+ALTER TABLE app.ended_sessions ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY ended_sessions_default
+
+ALTER TABLE app.ended_sessions_default ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY idempotency_keys
+
+ALTER TABLE app.idempotency_keys ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY license_keys
+
+ALTER TABLE app.license_keys ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY licenses
+
+ALTER TABLE app.licenses ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY open_sessions
+
+ALTER TABLE app.open_sessions ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY outbox
+
+ALTER TABLE app.outbox ENABLE ROW LEVEL SECURITY;
+
+-- POLICY idempotency_keys resolver_expires
+
+CREATE POLICY resolver_expires ON app.idempotency_keys TO usher_resolver USING ((expires_at < now())) WITH CHECK (false);
+
+-- POLICY api_keys resolver_finds
+
+CREATE POLICY resolver_finds ON app.api_keys FOR SELECT TO usher_resolver USING (true);
+
+-- POLICY license_keys resolver_finds
+
+CREATE POLICY resolver_finds ON app.license_keys FOR SELECT TO usher_resolver USING (true);
+
+-- POLICY licenses resolver_finds
+
+CREATE POLICY resolver_finds ON app.licenses FOR SELECT TO usher_resolver USING (true);
+
+-- POLICY open_sessions resolver_finds
+
+CREATE POLICY resolver_finds ON app.open_sessions FOR SELECT TO usher_resolver USING (true);
+
+-- POLICY outbox resolver_finds
+
+CREATE POLICY resolver_finds ON app.outbox FOR SELECT TO usher_resolver USING ((done_at IS NULL));
+
+-- POLICY tenants resolver_lists
+
+CREATE POLICY resolver_lists ON app.tenants FOR SELECT TO usher_resolver USING (true);
+
+-- POLICY api_keys tenant
+
+CREATE POLICY tenant ON app.api_keys USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY devices tenant
+
+CREATE POLICY tenant ON app.devices USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY ended_sessions tenant
+
+CREATE POLICY tenant ON app.ended_sessions USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY ended_sessions_default tenant
+
+CREATE POLICY tenant ON app.ended_sessions_default USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY idempotency_keys tenant
+
+CREATE POLICY tenant ON app.idempotency_keys USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY license_keys tenant
+
+CREATE POLICY tenant ON app.license_keys USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY licenses tenant
+
+CREATE POLICY tenant ON app.licenses USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY open_sessions tenant
+
+CREATE POLICY tenant ON app.open_sessions USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY outbox tenant
+
+CREATE POLICY tenant ON app.outbox USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY tenants tenant
+
+CREATE POLICY tenant ON app.tenants USING ((id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((id = ( SELECT app.tenant() AS tenant)));
+
+-- ROW SECURITY tenants
+
+ALTER TABLE app.tenants ENABLE ROW LEVEL SECURITY;
+
+-- ACL SCHEMA app
+
+GRANT USAGE ON SCHEMA app TO usher_resolver;
+GRANT USAGE ON SCHEMA app TO usher_validate;
+GRANT USAGE ON SCHEMA app TO usher_acquire;
+GRANT USAGE ON SCHEMA app TO usher_heartbeat;
+GRANT USAGE ON SCHEMA app TO usher_release;
+GRANT USAGE ON SCHEMA app TO usher_sweep;
+GRANT USAGE ON SCHEMA app TO usher_admin;
+GRANT USAGE ON SCHEMA app TO usher_operator;
+
+-- ACL SCHEMA public
+
+REVOKE USAGE ON SCHEMA public FROM PUBLIC;
+
+-- ACL FUNCTION expire_idempotency_keys()
+
+REVOKE ALL ON FUNCTION app.expire_idempotency_keys() FROM PUBLIC;
+GRANT ALL ON FUNCTION app.expire_idempotency_keys() TO usher_sweep;
+
+-- ACL FUNCTION find_api_key(p_hashes bytea[])
+
+REVOKE ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) TO usher_admin;
+
+-- ACL FUNCTION find_license_key(p_hashes bytea[])
+
+REVOKE ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) TO usher_validate;
+GRANT ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) TO usher_acquire;
+GRANT ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) TO usher_release;
+
+-- ACL FUNCTION find_license_tenant(p_license uuid)
+
+REVOKE ALL ON FUNCTION app.find_license_tenant(p_license uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.find_license_tenant(p_license uuid) TO usher_sweep;
+
+-- ACL FUNCTION license_changed()
+
+REVOKE ALL ON FUNCTION app.license_changed() FROM PUBLIC;
+
+-- ACL FUNCTION license_state(p_tenant_status text, p_status text, p_starts_at timestamp with time zone, p_expires_at timestamp with time zone, p_grace_until timestamp with time zone, p_now timestamp with time zone)
+
+REVOKE ALL ON FUNCTION app.license_state(p_tenant_status text, p_status text, p_starts_at timestamp with time zone, p_expires_at timestamp with time zone, p_grace_until timestamp with time zone, p_now timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.license_state(p_tenant_status text, p_status text, p_starts_at timestamp with time zone, p_expires_at timestamp with time zone, p_grace_until timestamp with time zone, p_now timestamp with time zone) TO usher_facts;
+GRANT ALL ON FUNCTION app.license_state(p_tenant_status text, p_status text, p_starts_at timestamp with time zone, p_expires_at timestamp with time zone, p_grace_until timestamp with time zone, p_now timestamp with time zone) TO usher_seats;
+
+-- ACL FUNCTION licenses_touched()
+
+REVOKE ALL ON FUNCTION app.licenses_touched() FROM PUBLIC;
+
+-- ACL FUNCTION make_history_partitions(p_months_ahead integer)
+
+REVOKE ALL ON FUNCTION app.make_history_partitions(p_months_ahead integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.make_history_partitions(p_months_ahead integer) TO usher_sweep;
+
+-- ACL TABLE tenants
+
+GRANT SELECT ON TABLE app.tenants TO usher_facts;
+GRANT SELECT ON TABLE app.tenants TO usher_seats;
+GRANT SELECT ON TABLE app.tenants TO usher_operator;
+GRANT SELECT ON TABLE app.tenants TO usher_resolver;
+
+-- ACL COLUMN tenants.id
+
+GRANT INSERT(id) ON TABLE app.tenants TO usher_operator;
+
+-- ACL COLUMN tenants.kind
+
+GRANT INSERT(kind) ON TABLE app.tenants TO usher_operator;
+
+-- ACL COLUMN tenants.name
+
+GRANT INSERT(name),UPDATE(name) ON TABLE app.tenants TO usher_operator;
+
+-- ACL COLUMN tenants.slug
+
+GRANT INSERT(slug),UPDATE(slug) ON TABLE app.tenants TO usher_operator;
+
+-- ACL COLUMN tenants.status
+
+GRANT UPDATE(status) ON TABLE app.tenants TO usher_operator;
+
+-- ACL COLUMN tenants.status_reason
+
+GRANT UPDATE(status_reason) ON TABLE app.tenants TO usher_operator;
+
+-- ACL COLUMN tenants.status_by
+
+GRANT UPDATE(status_by) ON TABLE app.tenants TO usher_operator;
+
+-- ACL COLUMN tenants.updated_at
+
+GRANT UPDATE(updated_at) ON TABLE app.tenants TO usher_operator;
+
+-- ACL FUNCTION operator_tenants(p_after uuid, p_limit integer)
+
+REVOKE ALL ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) TO usher_operator;
+
+-- ACL FUNCTION seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata jsonb, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[])
+
+REVOKE ALL ON FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata jsonb, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata jsonb, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) TO usher_seats;
+
+-- ACL FUNCTION session_close(p_license uuid, p_epoch bigint, p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[])
+
+REVOKE ALL ON FUNCTION app.session_close(p_license uuid, p_epoch bigint, p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.session_close(p_license uuid, p_epoch bigint, p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) TO usher_seats;
+
+-- ACL FUNCTION sweep_licenses(p_after_tenant uuid, p_after_license uuid, p_limit integer)
+
+REVOKE ALL ON FUNCTION app.sweep_licenses(p_after_tenant uuid, p_after_license uuid, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.sweep_licenses(p_after_tenant uuid, p_after_license uuid, p_limit integer) TO usher_sweep;
+
+-- ACL FUNCTION sweep_outbox(p_limit integer)
+
+REVOKE ALL ON FUNCTION app.sweep_outbox(p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.sweep_outbox(p_limit integer) TO usher_sweep;
+
+-- ACL TABLE api_keys
+
+GRANT SELECT,INSERT ON TABLE app.api_keys TO usher_admin;
+GRANT SELECT,INSERT ON TABLE app.api_keys TO usher_operator;
+
+-- ACL COLUMN api_keys.tenant_id
+
+GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_resolver;
+
+-- ACL COLUMN api_keys.id
+
+GRANT SELECT(id) ON TABLE app.api_keys TO usher_resolver;
+
+-- ACL COLUMN api_keys.name
+
+GRANT UPDATE(name) ON TABLE app.api_keys TO usher_admin;
+GRANT UPDATE(name) ON TABLE app.api_keys TO usher_operator;
+
+-- ACL COLUMN api_keys.key_hash
+
+GRANT SELECT(key_hash) ON TABLE app.api_keys TO usher_resolver;
+
+-- ACL COLUMN api_keys.expires_at
+
+GRANT UPDATE(expires_at) ON TABLE app.api_keys TO usher_admin;
+GRANT UPDATE(expires_at) ON TABLE app.api_keys TO usher_operator;
+
+-- ACL COLUMN api_keys.revoked_at
+
+GRANT UPDATE(revoked_at) ON TABLE app.api_keys TO usher_admin;
+GRANT UPDATE(revoked_at) ON TABLE app.api_keys TO usher_operator;
+
+-- ACL COLUMN api_keys.last_used_at
+
+GRANT UPDATE(last_used_at) ON TABLE app.api_keys TO usher_admin;
+GRANT UPDATE(last_used_at) ON TABLE app.api_keys TO usher_operator;
+
+-- ACL TABLE devices
+
+GRANT SELECT ON TABLE app.devices TO usher_facts;
+GRANT SELECT,INSERT ON TABLE app.devices TO usher_seats;
+GRANT DELETE ON TABLE app.devices TO usher_admin;
+
+-- ACL COLUMN devices.hostname
+
+GRANT UPDATE(hostname) ON TABLE app.devices TO usher_seats;
+
+-- ACL COLUMN devices.last_seen_at
+
+GRANT UPDATE(last_seen_at) ON TABLE app.devices TO usher_seats;
+
+-- ACL TABLE ended_sessions
+
+GRANT SELECT,INSERT ON TABLE app.ended_sessions TO usher_seats;
+
+-- ACL TABLE idempotency_keys
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE app.idempotency_keys TO usher_replays;
+GRANT DELETE ON TABLE app.idempotency_keys TO usher_resolver;
+
+-- ACL COLUMN idempotency_keys.expires_at
+
+GRANT SELECT(expires_at) ON TABLE app.idempotency_keys TO usher_resolver;
+
+-- ACL TABLE license_keys
+
+GRANT INSERT ON TABLE app.license_keys TO usher_admin;
+
+-- ACL COLUMN license_keys.tenant_id
+
+GRANT SELECT(tenant_id) ON TABLE app.license_keys TO usher_facts;
+GRANT SELECT(tenant_id) ON TABLE app.license_keys TO usher_resolver;
+
+-- ACL COLUMN license_keys.id
+
+GRANT SELECT(id) ON TABLE app.license_keys TO usher_facts;
+
+-- ACL COLUMN license_keys.license_id
+
+GRANT SELECT(license_id) ON TABLE app.license_keys TO usher_facts;
+GRANT SELECT(license_id) ON TABLE app.license_keys TO usher_resolver;
+
+-- ACL COLUMN license_keys.key_hash
+
+GRANT SELECT(key_hash) ON TABLE app.license_keys TO usher_resolver;
+
+-- ACL COLUMN license_keys.pepper_version
+
+GRANT SELECT(pepper_version) ON TABLE app.license_keys TO usher_facts;
+
+-- ACL COLUMN license_keys.hint
+
+GRANT SELECT(hint) ON TABLE app.license_keys TO usher_facts;
+
+-- ACL COLUMN license_keys.created_at
+
+GRANT SELECT(created_at) ON TABLE app.license_keys TO usher_facts;
+
+-- ACL COLUMN license_keys.expires_at
+
+GRANT SELECT(expires_at) ON TABLE app.license_keys TO usher_facts;
+GRANT UPDATE(expires_at) ON TABLE app.license_keys TO usher_admin;
+GRANT SELECT(expires_at) ON TABLE app.license_keys TO usher_resolver;
+
+-- ACL TABLE licenses
+
+GRANT SELECT ON TABLE app.licenses TO usher_facts;
+GRANT SELECT ON TABLE app.licenses TO usher_seats;
+
+-- ACL COLUMN licenses.tenant_id
+
+GRANT INSERT(tenant_id) ON TABLE app.licenses TO usher_admin;
+GRANT SELECT(tenant_id) ON TABLE app.licenses TO usher_resolver;
+
+-- ACL COLUMN licenses.id
+
+GRANT INSERT(id) ON TABLE app.licenses TO usher_admin;
+GRANT SELECT(id) ON TABLE app.licenses TO usher_resolver;
+
+-- ACL COLUMN licenses.product_code
+
+GRANT INSERT(product_code),UPDATE(product_code) ON TABLE app.licenses TO usher_admin;
+
+-- ACL COLUMN licenses.plan_code
+
+GRANT INSERT(plan_code),UPDATE(plan_code) ON TABLE app.licenses TO usher_admin;
+
+-- ACL COLUMN licenses.status
+
+GRANT UPDATE(status) ON TABLE app.licenses TO usher_admin;
+
+-- ACL COLUMN licenses.status_reason
+
+GRANT UPDATE(status_reason) ON TABLE app.licenses TO usher_admin;
+
+-- ACL COLUMN licenses.status_by
+
+GRANT UPDATE(status_by) ON TABLE app.licenses TO usher_admin;
+
+-- ACL COLUMN licenses.max_seats
+
+GRANT INSERT(max_seats),UPDATE(max_seats) ON TABLE app.licenses TO usher_admin;
+
+-- ACL COLUMN licenses.overdraft_seats
+
+GRANT INSERT(overdraft_seats),UPDATE(overdraft_seats) ON TABLE app.licenses TO usher_admin;
+
+-- ACL COLUMN licenses.ttl_seconds
+
+GRANT INSERT(ttl_seconds),UPDATE(ttl_seconds) ON TABLE app.licenses TO usher_admin;
+
+-- ACL COLUMN licenses.seat_per
+
+GRANT INSERT(seat_per),UPDATE(seat_per) ON TABLE app.licenses TO usher_admin;
+
+-- ACL COLUMN licenses.features
+
+GRANT INSERT(features),UPDATE(features) ON TABLE app.licenses TO usher_admin;
+
+-- ACL COLUMN licenses.versions
+
+GRANT INSERT(versions),UPDATE(versions) ON TABLE app.licenses TO usher_admin;
+
+-- ACL COLUMN licenses.max_devices
+
+GRANT INSERT(max_devices),UPDATE(max_devices) ON TABLE app.licenses TO usher_admin;
+
+-- ACL COLUMN licenses.allowed_hardware
+
+GRANT INSERT(allowed_hardware),UPDATE(allowed_hardware) ON TABLE app.licenses TO usher_admin;
+
+-- ACL COLUMN licenses.offline_grace_seconds
+
+GRANT INSERT(offline_grace_seconds),UPDATE(offline_grace_seconds) ON TABLE app.licenses TO usher_admin;
+
+-- ACL COLUMN licenses.drain_seconds
+
+GRANT INSERT(drain_seconds),UPDATE(drain_seconds) ON TABLE app.licenses TO usher_admin;
+
+-- ACL COLUMN licenses.starts_at
+
+GRANT INSERT(starts_at),UPDATE(starts_at) ON TABLE app.licenses TO usher_admin;
+
+-- ACL COLUMN licenses.expires_at
+
+GRANT INSERT(expires_at),UPDATE(expires_at) ON TABLE app.licenses TO usher_admin;
+
+-- ACL COLUMN licenses.grace_until
+
+GRANT INSERT(grace_until),UPDATE(grace_until) ON TABLE app.licenses TO usher_admin;
+
+-- ACL COLUMN licenses.updated_at
+
+GRANT UPDATE(updated_at) ON TABLE app.licenses TO usher_admin;
+
+-- ACL COLUMN licenses.pool_version
+
+GRANT UPDATE(pool_version) ON TABLE app.licenses TO usher_seats;
+
+-- ACL COLUMN licenses.seat_epoch
+
+GRANT UPDATE(seat_epoch) ON TABLE app.licenses TO usher_seats;
+
+-- ACL COLUMN licenses.lock_stamp
+
+GRANT UPDATE(lock_stamp) ON TABLE app.licenses TO usher_seats;
+
+-- ACL COLUMN licenses.ttl_floor_until
+
+GRANT UPDATE(ttl_floor_until) ON TABLE app.licenses TO usher_seats;
+
+-- ACL TABLE open_sessions
+
+GRANT SELECT,INSERT,DELETE ON TABLE app.open_sessions TO usher_seats;
+
+-- ACL COLUMN open_sessions.tenant_id
+
+GRANT SELECT(tenant_id) ON TABLE app.open_sessions TO usher_resolver;
+
+-- ACL COLUMN open_sessions.license_id
+
+GRANT SELECT(license_id) ON TABLE app.open_sessions TO usher_resolver;
+
+-- ACL COLUMN open_sessions.seat_no
+
+GRANT SELECT(seat_no) ON TABLE app.open_sessions TO usher_resolver;
+
+-- ACL COLUMN open_sessions.evicted_at
+
+GRANT UPDATE(evicted_at) ON TABLE app.open_sessions TO usher_admin;
+
+-- ACL COLUMN open_sessions.evict_reason
+
+GRANT UPDATE(evict_reason) ON TABLE app.open_sessions TO usher_admin;
+
+-- ACL COLUMN open_sessions.evicted_by
+
+GRANT UPDATE(evicted_by) ON TABLE app.open_sessions TO usher_admin;
+
+-- ACL TABLE outbox
+
+GRANT SELECT ON TABLE app.outbox TO usher_seats;
+
+-- ACL COLUMN outbox.tenant_id
+
+GRANT INSERT(tenant_id) ON TABLE app.outbox TO usher_seats;
+GRANT SELECT(tenant_id) ON TABLE app.outbox TO usher_resolver;
+
+-- ACL COLUMN outbox.id
+
+GRANT INSERT(id) ON TABLE app.outbox TO usher_seats;
+GRANT SELECT(id) ON TABLE app.outbox TO usher_resolver;
+
+-- ACL COLUMN outbox.topic
+
+GRANT INSERT(topic) ON TABLE app.outbox TO usher_seats;
+GRANT SELECT(topic) ON TABLE app.outbox TO usher_resolver;
+
+-- ACL COLUMN outbox.subject_id
+
+GRANT INSERT(subject_id) ON TABLE app.outbox TO usher_seats;
+GRANT SELECT(subject_id) ON TABLE app.outbox TO usher_resolver;
+
+-- ACL COLUMN outbox.payload
+
+GRANT INSERT(payload) ON TABLE app.outbox TO usher_seats;
+
+-- ACL COLUMN outbox.created_at
+
+GRANT SELECT(created_at) ON TABLE app.outbox TO usher_resolver;
+
+-- ACL COLUMN outbox.done_at
+
+GRANT UPDATE(done_at) ON TABLE app.outbox TO usher_seats;
+GRANT SELECT(done_at) ON TABLE app.outbox TO usher_resolver;
+
+-- ACL TABLE plans
+
+GRANT SELECT ON TABLE app.plans TO usher_facts;
+GRANT SELECT,INSERT,UPDATE ON TABLE app.plans TO usher_operator;
+
+-- ACL TABLE products
+
+GRANT SELECT ON TABLE app.products TO usher_facts;
+GRANT SELECT,INSERT,UPDATE ON TABLE app.products TO usher_operator;
+
+-- ACL TABLE sweep_cursor
+
+GRANT SELECT ON TABLE app.sweep_cursor TO usher_sweep;
+
+-- ACL COLUMN sweep_cursor.after_tenant
+
+GRANT UPDATE(after_tenant) ON TABLE app.sweep_cursor TO usher_sweep;
+
+-- ACL COLUMN sweep_cursor.after_license
+
+GRANT UPDATE(after_license) ON TABLE app.sweep_cursor TO usher_sweep;
+
+-- DEFAULT ACL DEFAULT PRIVILEGES FOR FUNCTIONS
+
+ALTER DEFAULT PRIVILEGES FOR ROLE usher_owner REVOKE ALL ON FUNCTIONS  FROM PUBLIC;
+
+-- ROLES
+
+CREATE ROLE usher_acquire LOGIN;
+CREATE ROLE usher_admin LOGIN;
+CREATE ROLE usher_facts NOLOGIN;
+CREATE ROLE usher_heartbeat LOGIN;
+CREATE ROLE usher_operator LOGIN;
+CREATE ROLE usher_owner NOLOGIN;
+CREATE ROLE usher_release LOGIN;
+CREATE ROLE usher_replays NOLOGIN;
+CREATE ROLE usher_resolver NOLOGIN;
+CREATE ROLE usher_seats NOLOGIN;
+CREATE ROLE usher_sweep LOGIN;
+CREATE ROLE usher_validate LOGIN;
+ALTER ROLE usher_acquire SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_acquire SET lock_timeout=1s;
+ALTER ROLE usher_acquire SET search_path=app;
+ALTER ROLE usher_acquire SET statement_timeout=3s;
+ALTER ROLE usher_admin SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_admin SET lock_timeout=1s;
+ALTER ROLE usher_admin SET search_path=app;
+ALTER ROLE usher_admin SET statement_timeout=3s;
+ALTER ROLE usher_heartbeat SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_heartbeat SET lock_timeout=1s;
+ALTER ROLE usher_heartbeat SET search_path=app;
+ALTER ROLE usher_heartbeat SET statement_timeout=3s;
+ALTER ROLE usher_operator SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_operator SET lock_timeout=1s;
+ALTER ROLE usher_operator SET search_path=app;
+ALTER ROLE usher_operator SET statement_timeout=3s;
+ALTER ROLE usher_release SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_release SET lock_timeout=1s;
+ALTER ROLE usher_release SET search_path=app;
+ALTER ROLE usher_release SET statement_timeout=3s;
+ALTER ROLE usher_sweep SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_sweep SET lock_timeout=1s;
+ALTER ROLE usher_sweep SET search_path=app;
+ALTER ROLE usher_sweep SET statement_timeout=3s;
+ALTER ROLE usher_validate SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_validate SET lock_timeout=1s;
+ALTER ROLE usher_validate SET search_path=app;
+ALTER ROLE usher_validate SET statement_timeout=3s;
+GRANT usher_facts TO usher_acquire;
+GRANT usher_facts TO usher_admin;
+GRANT usher_facts TO usher_release;
+GRANT usher_facts TO usher_sweep;
+GRANT usher_facts TO usher_validate;
+GRANT usher_replays TO usher_acquire;
+GRANT usher_replays TO usher_admin;
+GRANT usher_replays TO usher_operator;
+GRANT usher_seats TO usher_acquire;
+GRANT usher_seats TO usher_admin;
+GRANT usher_seats TO usher_heartbeat;
+GRANT usher_seats TO usher_release;
+GRANT usher_seats TO usher_sweep;

@@ -1,0 +1,165 @@
+package license
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/coditect/usher/shared/fault"
+	"github.com/coditect/usher/shared/tenancy"
+)
+
+// Product is something the operator sells.
+type Product struct {
+	Code, Name           string
+	CreatedAt, UpdatedAt time.Time
+}
+
+// Plan is the defaults of the licences sold under it. A licence keeps its own
+// copy, so a changed plan changes no licence.
+type Plan struct {
+	Code, Product, Name      string
+	MaxSeats, OverdraftSeats int
+	// TTL, OfflineGrace and Drain are whole seconds, and mean what they mean in a License.
+	TTL      time.Duration
+	SeatPer  string
+	Features []string
+	Versions string
+	// MaxDevices is 0 for no limit.
+	MaxDevices           int
+	OfflineGrace, Drain  time.Duration
+	CreatedAt, UpdatedAt time.Time
+}
+
+// longestGrace is the longest offline grace and drain of a plan: a year.
+const longestGrace = 365 * 24 * time.Hour
+
+var codePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
+
+// Faults is all that is wrong with the product; nil is nothing.
+func (p *Product) Faults() []fault.Field { return nameFaults(p.Code, p.Name) }
+
+// Faults is all that is wrong with the plan, by the names that the fields have
+// in a request; nil is nothing. ShortestTTL is the shortest lease that may be sold.
+func (p *Plan) Faults(shortestTTL time.Duration) []fault.Field {
+	faults := nameFaults(p.Code, p.Name)
+	faults = append(faults, limitFaults(p.MaxSeats, p.OverdraftSeats, p.TTL, p.SeatPer, p.Features, p.Versions, p.MaxDevices, shortestTTL)...)
+	for _, d := range []struct {
+		field string
+		value time.Duration
+	}{{"offline_grace_seconds", p.OfflineGrace}, {"drain_seconds", p.Drain}} {
+		if d.value < 0 || d.value > longestGrace || d.value%time.Second != 0 {
+			faults = append(faults, fault.Field{Field: d.field, Code: "out_of_range", Detail: fmt.Sprintf("It is from 0 to %d.", int(longestGrace/time.Second))})
+		}
+	}
+	return faults
+}
+
+func nameFaults(code, name string) []fault.Field {
+	var faults []fault.Field
+	if !codePattern.MatchString(code) {
+		faults = append(faults, fault.Field{Field: "code", Code: "bad_format", Detail: "A code is 1 to 63 lower-case letters, digits, hyphens and underscores."})
+	}
+	if n := len([]rune(name)); n < 1 || n > 200 {
+		faults = append(faults, fault.Field{Field: "name", Code: "out_of_range", Detail: "A name has 1 to 200 characters."})
+	}
+	return faults
+}
+
+// ReadProduct answers a product; fault.NotFound when there is none of that code.
+func ReadProduct(ctx context.Context, tx tenancy.Tx, code string) (Product, error) {
+	return readProduct(tx.QueryRow(ctx, `
+		SELECT code, name, created_at, updated_at
+		  FROM app.products
+		 WHERE code = $1`, code), code)
+}
+
+// PutProduct makes a product or changes the one of the same code, and answers
+// it. It needs the operator's role.
+func PutProduct(ctx context.Context, tx tenancy.Tx, p Product) (Product, error) {
+	if faults := p.Faults(); faults != nil {
+		return Product{}, fault.Invalid("The product is not valid.", faults...)
+	}
+	return readProduct(tx.QueryRow(ctx, `
+		INSERT INTO app.products (code, name)
+		VALUES ($1, $2)
+		ON CONFLICT (code) DO UPDATE SET name = excluded.name, updated_at = now()
+		RETURNING code, name, created_at, updated_at`, p.Code, p.Name), p.Code)
+}
+
+func readProduct(row pgx.Row, code string) (Product, error) {
+	var p Product
+	switch err := row.Scan(&p.Code, &p.Name, &p.CreatedAt, &p.UpdatedAt); {
+	case errors.Is(err, pgx.ErrNoRows):
+		return Product{}, fault.NotFound("not_found", "There is no such product.")
+	case err != nil:
+		return Product{}, fmt.Errorf("product %q: %w", code, err)
+	}
+	return p, nil
+}
+
+// planColumns are what readPlan reads.
+const planColumns = `
+	code, product_code, name, max_seats, overdraft_seats, ttl_seconds, seat_per, features, versions,
+	coalesce(max_devices, 0), offline_grace_seconds, drain_seconds, created_at, updated_at`
+
+// ReadPlan answers a plan; fault.NotFound when there is none of that code.
+func ReadPlan(ctx context.Context, tx tenancy.Tx, code string) (Plan, error) {
+	return readPlan(tx.QueryRow(ctx, `SELECT`+planColumns+`
+		  FROM app.plans
+		 WHERE code = $1`, code), code)
+}
+
+// PutPlan makes a plan or changes the one of the same code, and answers it. It
+// needs the operator's role. A product that is not there is a fault.Invalid.
+func PutPlan(ctx context.Context, tx tenancy.Tx, p Plan, shortestTTL time.Duration) (Plan, error) {
+	if faults := p.Faults(shortestTTL); faults != nil {
+		return Plan{}, fault.Invalid("The plan is not valid.", faults...)
+	}
+	put, err := readPlan(tx.QueryRow(ctx, `
+		INSERT INTO app.plans (code, product_code, name, max_seats, overdraft_seats, ttl_seconds, seat_per, features, versions,
+		                       max_devices, offline_grace_seconds, drain_seconds)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, nullif($10, 0), $11, $12)
+		ON CONFLICT (code) DO UPDATE SET
+		    product_code = excluded.product_code, name = excluded.name, max_seats = excluded.max_seats,
+		    overdraft_seats = excluded.overdraft_seats, ttl_seconds = excluded.ttl_seconds, seat_per = excluded.seat_per,
+		    features = excluded.features, versions = excluded.versions, max_devices = excluded.max_devices,
+		    offline_grace_seconds = excluded.offline_grace_seconds, drain_seconds = excluded.drain_seconds, updated_at = now()
+		RETURNING`+planColumns,
+		p.Code, p.Product, p.Name, p.MaxSeats, p.OverdraftSeats, inSeconds(p.TTL), p.SeatPer, list(p.Features), p.Versions,
+		p.MaxDevices, inSeconds(p.OfflineGrace), inSeconds(p.Drain)), p.Code)
+	if tenancy.Code(err) == foreignKeyViolation {
+		return Plan{}, fault.Invalid("The plan is not valid.", fault.Field{Field: "product", Code: "not_allowed", Detail: "There is no such product."}).Because(err)
+	}
+	return put, err
+}
+
+func readPlan(row pgx.Row, code string) (Plan, error) {
+	var p Plan
+	err := row.Scan(&p.Code, &p.Product, &p.Name, &p.MaxSeats, &p.OverdraftSeats, seconds{&p.TTL}, &p.SeatPer, &p.Features, &p.Versions,
+		&p.MaxDevices, seconds{&p.OfflineGrace}, seconds{&p.Drain}, &p.CreatedAt, &p.UpdatedAt)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return Plan{}, fault.NotFound("not_found", "There is no such plan.")
+	case err != nil:
+		return Plan{}, fmt.Errorf("plan %q: %w", code, err)
+	}
+	return p, nil
+}
+
+// foreignKeyViolation is the SQLSTATE of a row that points nowhere.
+const foreignKeyViolation = "23503"
+
+func inSeconds(d time.Duration) int { return int(d / time.Second) }
+
+// list is never NULL.
+func list(in []string) []string {
+	if in == nil {
+		return []string{}
+	}
+	return in
+}

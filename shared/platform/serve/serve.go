@@ -1,0 +1,167 @@
+// Package serve turns a function into a process: it reads the environment, opens the function, registers it with the
+// functions framework, and ends in order when the platform says so.
+//
+// The package must not know what any function does.
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/GoogleCloudPlatform/functions-framework-go/funcframework"
+	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
+
+	"github.com/coditect/usher/shared/platform/config"
+	"github.com/coditect/usher/shared/platform/httpx"
+	"github.com/coditect/usher/shared/platform/telemetry"
+)
+
+// Function is one function, opened and ready to serve.
+type Function struct {
+	// Name is the function's one name: folder, package, binary and service.
+	Name string
+	// Routes is what it serves.
+	Routes []httpx.Route
+	// Ready is what /health/ready asks.
+	Ready []httpx.Check
+	// Close lets go of the stores when no request is in flight any more; nil when there is nothing to let go of.
+	Close func()
+}
+
+// Config is what every function reads from its environment, beside its own.
+type Config struct {
+	// Host is the address to listen on; empty for all.
+	Host string `env:"HOST"`
+	// Port is the port to listen on.
+	Port uint16 `env:"PORT" envDefault:"8080"`
+	// Target is the function the platform wants; it must be the one this binary is.
+	Target string `env:"FUNCTION_TARGET"`
+	// Version is what is running, for /health. Cloud Run's revision stands in for it.
+	Version string `env:"VERSION"`
+	// Revision is the name Cloud Run gave this revision of the service.
+	Revision string `env:"K_REVISION"`
+	// Project is the Google Cloud project that traces belong to.
+	Project string `env:"GOOGLE_CLOUD_PROJECT"`
+	// TrustedHops is how many proxies in front of the service append to X-Forwarded-For.
+	TrustedHops uint8 `env:"TRUSTED_HOPS" envDefault:"0"`
+	// LogLevel is the lowest severity that is logged: debug, info, warn or error.
+	LogLevel slog.Level `env:"LOG_LEVEL" envDefault:"info"`
+}
+
+func (c *Config) version() string {
+	switch {
+	case c.Version != "":
+		return c.Version
+	case c.Revision != "":
+		return c.Revision
+	}
+	return "development"
+}
+
+// Grace is how long requests in flight may take to end after the platform said to stop: Cloud Run kills after ten
+// seconds, and letting go of the stores takes a moment too.
+const Grace = 9 * time.Second
+
+// The ways a process ends.
+const (
+	exitOK     = 0
+	exitFault  = 1 // something failed
+	exitConfig = 2 // the environment is not what it must be; starting again will not help
+)
+
+// Main runs the function called name until the platform says to stop, and exits: 0 after an orderly end, 2 when the
+// configuration is wrong (a [config.Fault] in what open returns), with every fault named on the log, and 1 when anything
+// else failed. Open's context ends with the first signal, not with open.
+func Main(name string, open func(ctx context.Context, getenv func(string) string, log *slog.Logger) (*Function, error)) {
+	os.Exit(run(name, open, os.Getenv, os.Stdout))
+}
+
+func run(name string, open func(context.Context, func(string) string, *slog.Logger) (*Function, error), getenv func(string) string, out io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+
+	var cfg Config
+	err := config.Load(&cfg, getenv)
+	log := telemetry.New(out, name, cfg.Project, cfg.LogLevel)
+	slog.SetDefault(log)
+	if cfg.Target != "" && cfg.Target != name {
+		err = errors.Join(err, &config.Fault{Variable: "FUNCTION_TARGET", Problem: fmt.Sprintf("names another function than %s, which this binary is", name)})
+	}
+	if err != nil {
+		return refuse(log, err)
+	}
+	f, err := open(ctx, getenv, log)
+	if err != nil {
+		return refuse(log, err)
+	}
+	if f.Close != nil {
+		defer f.Close()
+	}
+
+	// The framework serves the function that this variable names, and without it would serve none at "/".
+	if err := os.Setenv("FUNCTION_TARGET", name); err != nil {
+		log.Error("cannot start", "error", err)
+		return exitFault
+	}
+	d := &drain{next: handler(f, log, &cfg)}
+	functions.HTTP(name, d.ServeHTTP)
+	failed := make(chan error, 1)
+	go func() { failed <- funcframework.StartHostPort(cfg.Host, strconv.Itoa(int(cfg.Port))) }()
+	log.Info("serving", "port", cfg.Port, "version", cfg.version())
+
+	select {
+	case err := <-failed:
+		log.Error("the server stopped", "error", err)
+		return exitFault
+	case <-ctx.Done():
+	}
+	stop() // a second signal ends the process at once
+	log.Info("stopping")
+	if !d.wait(Grace) {
+		log.Error("requests were still in flight when the time to stop had passed")
+		return exitFault
+	}
+	log.Info("stopped")
+	return exitOK
+}
+
+// refuse logs why the function cannot start, a line for each fault, and returns how to exit.
+func refuse(log *slog.Logger, err error) int {
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		code := exitFault
+		for _, err := range many.Unwrap() {
+			code = max(code, refuse(log, err))
+		}
+		return code
+	}
+	log.Error("cannot start", "error", err.Error())
+	if _, ok := errors.AsType[*config.Fault](err); ok {
+		return exitConfig
+	}
+	return exitFault
+}
+
+// Handler returns the function's handler as Main serves it, but for the drain: with the version and the trusted hops of
+// the environment. Its error names every variable that is wrong.
+func Handler(f *Function, log *slog.Logger, getenv func(string) string) (http.Handler, error) {
+	var cfg Config
+	if err := config.Load(&cfg, getenv); err != nil {
+		return nil, err
+	}
+	return handler(f, log, &cfg), nil
+}
+
+func handler(f *Function, log *slog.Logger, cfg *Config) http.Handler {
+	return httpx.New(httpx.Service{
+		Name: f.Name, Version: cfg.version(), Log: log, Ready: f.Ready, TrustedHops: int(cfg.TrustedHops),
+	}, f.Routes...)
+}

@@ -1,0 +1,78 @@
+-- Reserves a seat, or says why not. Safe to repeat with the same session id.
+-- KEYS  as lib.lua
+-- ARGV  session id; holder; '1' to wait in the queue when full
+-- Returns one of
+--   rebuild  incarnation
+--   refused  state, pool version
+--   seat     session, fence, seat, epoch, mark, pool version, then for each session the seat is taken from:
+--            id, status, at, reason, by
+--   full     live, max, overdraft, queue length, ms until the earliest lease ends, pool version, now
+--   queued   position from 1, queue length, poll ms, mean ms between freed seats or -1, live, max, overdraft, pool version, now
+local m = guard()
+if not m then return { 'rebuild', incarnation() } end
+if m.st ~= 'active' then return { 'refused', m.st, m.pv } end
+local now = now_ms(m.ck)
+redis.call('HSET', META, 'ck', now)
+local id, holder, wait = ARGV[1], ARGV[2], ARGV[3] == '1'
+
+local function seat_answer(sid, s)
+  local answer = { 'seat', sid, s.fence, s.seat, m.ep, s.mark, m.pv }
+  if s.mark == RESERVED then
+    local from = redis.call('ZRANGEBYSCORE', DIRTY, s.seat, s.seat)
+    for i = 1, #from do
+      local status, at, reason, by = how_ended(from[i])
+      local n = #answer
+      answer[n + 1], answer[n + 2], answer[n + 3], answer[n + 4], answer[n + 5] =
+        from[i], status or 'lapsed', at or string.format('%.0f', now), reason or 'lease_expired', by or ''
+    end
+  end
+  return answer
+end
+
+-- The holder's own session first: it may have expired beyond what one reaping reaches.
+local own = redis.call('HGET', HOLDERS, holder)
+if own then
+  local score = tonumber(redis.call('ZSCORE', LEASES, own))
+  if score <= now then
+    lapse_session(own, unpack_session(redis.call('HGET', SESSIONS, own)), now, score, m)
+    own = false
+  end
+end
+reap(now, m)
+
+local r = redis.call('HGET', SESSIONS, id)
+if r then return seat_answer(id, unpack_session(r)) end
+if own then
+  redis.call('ZREM', QUEUE, holder)
+  redis.call('ZREM', POLLS, holder)
+  return seat_answer(own, unpack_session(redis.call('HGET', SESSIONS, own)))
+end
+
+local taken = redis.call('ZCARD', LEASES)
+local free = m.max + m.od - taken
+local rank = redis.call('ZRANK', QUEUE, holder)
+if not ((rank or redis.call('ZCARD', QUEUE)) < free) then
+  redis.call('HINCRBY', META, 'dn', 1)
+  if not wait then
+    local first = redis.call('ZRANGE', LEASES, 0, 0, 'WITHSCORES')
+    return { 'full', taken, m.max, m.od, redis.call('ZCARD', QUEUE), (tonumber(first[2]) or now) - now, m.pv, now }
+  end
+  if not rank then redis.call('ZADD', QUEUE, redis.call('HINCRBY', META, 'tk', 1), holder) end
+  redis.call('ZADD', POLLS, now + 3 * m.pl, holder)
+  return { 'queued', redis.call('ZRANK', QUEUE, holder) + 1, redis.call('ZCARD', QUEUE), m.pl,
+    tonumber(redis.call('HGET', META, 'gp') or '-1'), taken, m.max, m.od, m.pv, now }
+end
+if rank then
+  redis.call('ZREM', QUEUE, holder)
+  redis.call('ZREM', POLLS, holder)
+end
+
+local lowest = redis.call('ZPOPMIN', FREED)
+local seat = tonumber(lowest[1]) or redis.call('HINCRBY', META, 'hi', 1)
+local s = { fence = m.ep .. '.' .. redis.call('HINCRBY', META, 'fc', 1), seat = seat, mark = RESERVED, holder = holder }
+redis.call('ZADD', LEASES, now + m.p, id)
+redis.call('HSET', SESSIONS, id, pack_session(s))
+redis.call('HSET', SEATS, seat, id)
+redis.call('HSET', HOLDERS, holder, id)
+if taken + 1 > tonumber(redis.call('HGET', META, 'pk') or '0') then redis.call('HSET', META, 'pk', taken + 1) end
+return seat_answer(id, s)

@@ -1,0 +1,129 @@
+package seat
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/coditect/usher/shared/fault"
+	"github.com/coditect/usher/shared/platform/config"
+	"github.com/coditect/usher/shared/tenancy"
+)
+
+// Config is read from the environment. The times are those of the seat protocol; their defaults are for production, and
+// all functions of one deployment must agree on them.
+type Config struct {
+	// URL of the Redis that holds the pools: redis://[user:password@]host:port/db, rediss:// for TLS, or unix://path.
+	// With Cluster it names one node of it.
+	URL config.Secret `env:"REDIS_URL,required"`
+	// Cluster says that URL is a node of a Redis Cluster.
+	Cluster bool `env:"REDIS_CLUSTER" envDefault:"false"`
+	// Connections is the most an instance opens (to each node of a cluster).
+	Connections int `env:"REDIS_POOL_SIZE" envDefault:"50"`
+	// Reservation is P: how long a seat stays reserved for a session that was not confirmed yet.
+	Reservation time.Duration `env:"SEAT_RESERVATION" envDefault:"15s"`
+	// ConnectionLife is R: the longest life of one connection to Redis, so of one to a primary that was demoted.
+	ConnectionLife time.Duration `env:"SEAT_CONNECTION_LIFE" envDefault:"30s"`
+	// ClockAllowance is the least σ: how far the clocks of a client and of Redis may drift apart during a lease. A
+	// thousandth of the lease when that is more.
+	ClockAllowance time.Duration `env:"SEAT_CLOCK_ALLOWANCE" envDefault:"5s"`
+	// Poll is how often a waiter should ask again; it loses its place when it stays away for three of them.
+	Poll time.Duration `env:"SEAT_POLL" envDefault:"5s"`
+}
+
+// Deadlines of calls to Redis (docs/product: connect 1 s, call 500 ms). A rebuild ships every open session of a licence.
+const (
+	dialTimeout    = time.Second
+	callTimeout    = 500 * time.Millisecond
+	rebuildTimeout = 5 * time.Second
+)
+
+// Pools are the seat pools of all licences. It is safe for concurrent use.
+type Pools struct {
+	rdb redis.UniversalClient
+	db  *tenancy.DB
+	cfg Config
+	log *slog.Logger
+}
+
+// Open reads the Config and makes the pools' connections, which are opened when first used. The db is that of a role in
+// the group usher_seats; usher_validate may Peek.
+func Open(getenv func(string) string, db *tenancy.DB, log *slog.Logger) (*Pools, error) {
+	var cfg Config
+	if err := config.Load(&cfg, getenv); err != nil {
+		return nil, err
+	}
+	return New(cfg, db, log)
+}
+
+// New is Open with a Config at hand.
+func New(cfg Config, db *tenancy.DB, log *slog.Logger) (*Pools, error) {
+	opts, err := redis.ParseURL(cfg.URL.Reveal())
+	if err != nil {
+		return nil, errors.New("REDIS_URL is not a URL such as redis://host:6379/0") // the parser's error may quote a password
+	}
+	if cfg.Connections < 1 || cfg.Reservation <= 0 || cfg.ConnectionLife <= 0 || cfg.ClockAllowance <= 0 || cfg.Poll < time.Second {
+		return nil, errors.New("REDIS_POOL_SIZE, SEAT_RESERVATION, SEAT_CONNECTION_LIFE and SEAT_CLOCK_ALLOWANCE must be above zero, and SEAT_POLL at least 1s")
+	}
+	u := &redis.UniversalOptions{
+		Addrs: []string{opts.Addr}, DB: opts.DB, Username: opts.Username, Password: opts.Password, TLSConfig: opts.TLSConfig,
+		IsClusterMode: cfg.Cluster, ClientName: "usher",
+		PoolSize: cfg.Connections, DialTimeout: dialTimeout, ReadTimeout: rebuildTimeout, WriteTimeout: rebuildTimeout,
+		PoolTimeout: callTimeout, ContextTimeoutEnabled: true,
+		ConnMaxLifetime: cfg.ConnectionLife,
+		// Every script is safe to repeat, so one lost connection need not become an error.
+		MaxRetries: 1, MinRetryBackoff: 4 * time.Millisecond, MaxRetryBackoff: 20 * time.Millisecond,
+		MaxRedirects: 3,
+	}
+	if opts.Network == "unix" {
+		simple := u.Simple()
+		simple.Network = "unix"
+		return &Pools{rdb: redis.NewClient(simple), db: db, cfg: cfg, log: log}, nil
+	}
+	return &Pools{rdb: redis.NewUniversalClient(u), db: db, cfg: cfg, log: log}, nil
+}
+
+// Close closes the connections to Redis.
+func (p *Pools) Close() error { return p.rdb.Close() }
+
+// Ping reports whether Redis answers and may hold pools: it must never evict keys by itself, because a pool that lost
+// some of its keys would give seats away twice.
+func (p *Pools) Ping(ctx context.Context) error {
+	check := func(ctx context.Context, c *redis.Client) error {
+		info, err := c.Info(ctx, "memory").Result()
+		if err != nil {
+			return unavailable(err)
+		}
+		if policy, ok := infoField(info, "maxmemory_policy"); ok && policy != "noeviction" {
+			return fault.Unavailable(fmt.Errorf("redis: maxmemory-policy is %q and must be noeviction", policy))
+		}
+		return nil
+	}
+	switch c := p.rdb.(type) {
+	case *redis.ClusterClient:
+		return c.ForEachMaster(ctx, check)
+	case *redis.Client:
+		return check(ctx, c)
+	default:
+		return fmt.Errorf("redis: unexpected client %T", c)
+	}
+}
+
+func infoField(info, name string) (string, bool) {
+	_, rest, ok := strings.Cut(info, name+":")
+	if !ok {
+		return "", false
+	}
+	value, _, _ := strings.Cut(rest, "\n")
+	return strings.TrimSpace(value), true
+}
+
+// unavailable turns an error of Redis into the fault that callers may see.
+func unavailable(err error) error {
+	return fault.Unavailable(fmt.Errorf("redis: %w", err))
+}

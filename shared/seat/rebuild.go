@@ -1,0 +1,243 @@
+package seat
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/coditect/usher/shared/fault"
+	"github.com/coditect/usher/shared/tenancy"
+)
+
+// limits is what a licence's row says to its pool. Durations, never times: each store has its own clock.
+type limits struct {
+	epoch   int64
+	version int64
+	state   string // active, or the code that says why no seat is granted
+	by      string
+	max     int
+	over    int
+	lease   time.Duration
+	longest time.Duration // the longest lease that somebody may still believe in
+	drain   time.Duration // until drained sessions are evicted; negative when none is to drain
+	told    bool          // no shorter lease waits for the pool to hear of it
+}
+
+const limitColumns = `
+	l.seat_epoch, l.pool_version,
+	app.license_state(t.status, l.status, l.starts_at, l.expires_at, l.grace_until, now()),
+	coalesce(CASE WHEN t.status <> 'active' THEN t.status_by ELSE l.status_by END, ''),
+	l.max_seats, l.overdraft_seats, l.ttl_seconds,
+	greatest(l.ttl_seconds, CASE WHEN l.ttl_floor_until > now() THEN l.ttl_floor_seconds ELSE 0 END),
+	CASE WHEN l.drain_until IS NULL THEN -1
+	     ELSE greatest(0, (extract(epoch FROM l.drain_until - now()) * 1000)::bigint) END,
+	l.ttl_floor_until <> 'infinity'`
+
+func scanLimits(row pgx.Row) (limits, error) {
+	var s limits
+	var lease, longest, drain int64
+	err := row.Scan(&s.epoch, &s.version, &s.state, &s.by, &s.max, &s.over, &lease, &longest, &drain, &s.told)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return s, ErrUnknownLicense
+	}
+	s.lease, s.longest = time.Duration(lease)*time.Second, time.Duration(longest)*time.Second
+	s.drain = time.Duration(drain) * time.Millisecond
+	return s, err
+}
+
+// settings are the arguments that resize.lua and rebuild.lua share, from the pool version on.
+func (p *Pools) settings(s limits) []any {
+	drain := s.drain.Milliseconds()
+	if s.drain < 0 {
+		drain = -1
+	}
+	return []any{
+		s.version, s.state, s.by, s.max, s.over, s.lease.Milliseconds(), p.allowance(s.lease).Milliseconds(),
+		p.cfg.Reservation.Milliseconds(), p.cfg.Poll.Milliseconds(), p.floor(s.longest).Milliseconds(), drain,
+	}
+}
+
+// snapshot is what a rebuild read from PostgreSQL under the licence's row lock, and the incarnation that answered before
+// it read: a pool of any other must not be built from it.
+type snapshot struct {
+	limits      limits
+	incarnation string
+	rows        []any // arguments of rebuild.lua, eight a session
+}
+
+// rebuild builds the licence's pool from the rows, when the pool is cold, of another incarnation, or not of the row's
+// epoch. distrusted is an epoch in which pool and rows were seen to disagree: a pool still of that epoch is rebuilt, too.
+// A hundred callers cause one rebuild: the others wait for the row's lock and find the work done.
+func (p *Pools) rebuild(ctx context.Context, l pool, distrusted int64) error {
+	for range tries {
+		s, err := p.snapshot(ctx, l, distrusted)
+		if err != nil {
+			return fmt.Errorf("rebuild pool of license %s: %w", l.license, err)
+		}
+		if s == nil {
+			return nil
+		}
+		kind, err := p.install(ctx, l, s)
+		if err != nil {
+			return fmt.Errorf("rebuild pool of license %s: %w", l.license, err)
+		}
+		switch kind {
+		case "ok":
+			p.log.InfoContext(ctx, "seat pool rebuilt", "license", l.license, "epoch", s.limits.epoch, "sessions", len(s.rows)/rowArgs)
+			return nil
+		case "old":
+			return nil // a newer rebuild was faster
+		case "moved": // Redis was lost again meanwhile
+		}
+	}
+	return fault.Unavailable(fmt.Errorf("rebuild pool of license %s: Redis changed %d times", l.license, tries))
+}
+
+// snapshot locks the licence's row, looks at the pool again, and takes the next epoch and the open rows; nil when there
+// is nothing to do any more.
+func (p *Pools) snapshot(ctx context.Context, l pool, distrusted int64) (*snapshot, error) {
+	var s *snapshot
+	err := p.db.As(ctx, l.tenant, func(tx tenancy.Tx) error {
+		s = nil
+		row, err := scanLimits(tx.QueryRow(ctx, `SELECT `+limitColumns+`
+			  FROM app.licenses l JOIN app.tenants t ON t.id = l.tenant_id
+			 WHERE l.tenant_id = (SELECT app.tenant()) AND l.id = $1::uuid FOR UPDATE OF l`, l.license.String()))
+		if err != nil {
+			return err
+		}
+		seen, err := p.peek(ctx, l, uuid.Nil)
+		if err != nil {
+			return err
+		}
+		if seen.warm && seen.epoch == row.epoch && (distrusted == 0 || seen.epoch != distrusted) {
+			return nil
+		}
+		s = &snapshot{limits: row, incarnation: seen.incarnation}
+		if err := tx.QueryRow(ctx, `UPDATE app.licenses
+			   SET seat_epoch = greatest(seat_epoch + 1, extract(epoch FROM now())::bigint)
+			 WHERE tenant_id = (SELECT app.tenant()) AND id = $1::uuid RETURNING seat_epoch`, l.license.String(),
+		).Scan(&s.limits.epoch); err != nil {
+			return err
+		}
+		s.rows, err = openRows(ctx, tx, l)
+		return err
+	})
+	return s, err
+}
+
+// rowArgs is how many arguments of rebuild.lua a session takes.
+const rowArgs = 8
+
+// openRows reads the licence's open sessions, oldest first, as arguments of rebuild.lua.
+func openRows(ctx context.Context, tx tenancy.Tx, l pool) ([]any, error) {
+	rows, err := tx.Query(ctx, `SELECT id, seat_no, fence_epoch, fence_counter, holder,
+	       greatest(0, coalesce((extract(epoch FROM borrowed_until - now()) * 1000)::bigint, 0)),
+	       coalesce(evict_reason, ''), coalesce(evicted_by, ''), coalesce((extract(epoch FROM evicted_at) * 1000)::bigint, 0)
+	  FROM app.open_sessions WHERE tenant_id = (SELECT app.tenant()) AND license_id = $1::uuid
+	 ORDER BY fence_epoch, fence_counter`, l.license.String())
+	if err != nil {
+		return nil, err
+	}
+	args := []any{}
+	var (
+		id                        uuid.UUID
+		seat, borrowed, evicted   int64
+		fence                     Fence
+		holder, reason, evictedBy string
+		scanned                   = []any{&id, &seat, &fence.Epoch, &fence.Counter, &holder, &borrowed, &reason, &evictedBy, &evicted}
+	)
+	_, err = pgx.ForEachRow(rows, scanned, func() error {
+		args = append(args, id.String(), seat, fence.String(), holder, borrowed, reason, evictedBy, evicted)
+		return nil
+	})
+	return args, err
+}
+
+// install gives the snapshot to the pool and answers rebuild.lua's verdict.
+func (p *Pools) install(ctx context.Context, l pool, s *snapshot) (string, error) {
+	args := append([]any{s.limits.epoch, s.incarnation}, p.settings(s.limits)...)
+	rep, err := p.runWithin(ctx, rebuildTimeout, rebuildScript, l, append(args, s.rows...)...)
+	if err != nil {
+		return "", err
+	}
+	return rep.str(), rep.err
+}
+
+// seen is what peek.lua answered.
+type seen struct {
+	now         time.Time
+	incarnation string
+	epoch       int64
+	warm        bool // built under the incarnation that answers
+	version     int64
+	state       string
+	counts      Counts
+	lives       bool
+	clockBack   time.Duration
+}
+
+func (p *Pools) peek(ctx context.Context, l pool, session uuid.UUID) (seen, error) {
+	arg := ""
+	if session != uuid.Nil {
+		arg = session.String()
+	}
+	rep, err := p.run(ctx, peekScript, l, arg)
+	if err != nil {
+		return seen{}, fmt.Errorf("look at pool of license %s: %w", l.license, err)
+	}
+	s := seen{now: rep.at(), incarnation: rep.str()}
+	if epoch := rep.str(); epoch != "" {
+		if s.epoch, err = strconv.ParseInt(epoch, 10, 64); err != nil {
+			return seen{}, err
+		}
+	}
+	s.warm = rep.int() == 1
+	s.version, s.state = rep.int(), rep.str()
+	s.counts = Counts{Active: int(rep.int()), Max: int(rep.int()), Overdraft: int(rep.int()), Queue: int(rep.int())}
+	s.lives, s.clockBack = rep.int() == 1, rep.millis()
+	return s, rep.err
+}
+
+// Sight is what Peek saw.
+type Sight struct {
+	// Counts; when the pool is cold, only Active is known, from PostgreSQL.
+	Counts Counts
+	// PoolVersion of the licence's facts that the pool was told of; zero when it is cold.
+	PoolVersion int64
+	// Now is the store's clock.
+	Now time.Time
+}
+
+// Peek looks at a licence's pool without changing it, in one round trip to Redis; when the pool is cold it counts rows.
+func (p *Pools) Peek(ctx context.Context, tenant tenancy.ID, license uuid.UUID) (Sight, error) {
+	l := pool{tenant: tenant, license: license}
+	s, err := p.peek(ctx, l, uuid.Nil)
+	if err != nil {
+		return Sight{}, err
+	}
+	sight := Sight{Counts: s.counts, PoolVersion: s.version, Now: s.now}
+	if !s.warm {
+		err = p.db.Batch(ctx, tenant, func(b *tenancy.Batch) {
+			b.Queue(`SELECT count(*) FROM app.open_sessions WHERE tenant_id = (SELECT app.tenant()) AND license_id = $1::uuid`,
+				license.String()).QueryRow(func(row pgx.Row) error { return row.Scan(&sight.Counts.Active) })
+		})
+		sight.PoolVersion = 0
+	}
+	return sight, err
+}
+
+// Lives says whether the session holds its seat now.
+func (p *Pools) Lives(ctx context.Context, ref Ref) (bool, error) {
+	l := pool{tenant: ref.Tenant, license: ref.License}
+	s, err := p.peek(ctx, l, ref.Session)
+	if err != nil || s.warm {
+		return s.lives, err
+	}
+	row, err := p.row(ctx, ref)
+	return row.open, err
+}

@@ -1,0 +1,52 @@
+-- Builds the pool anew from the rows of PostgreSQL. Fenced twice: by the epoch, and by the incarnation that its caller saw
+-- before it read PostgreSQL. Tombstones, queue and counters survive. Safe to repeat.
+-- KEYS  as lib.lua
+-- ARGV  epoch; incarnation; pool version; state; by; max; overdraft; lease ms; clock allowance ms; reservation ms; poll ms;
+--       floor ms; ms until drained sessions are evicted, or -1; then for each open session
+--       id, seat, fence, holder, ms until its borrow ends or 0, eviction's reason or '', evicted by, evicted at (ms)
+-- Returns one of
+--   ok       number of sessions
+--   old      epoch of the pool, which is not older
+--   moved    incarnation
+local ep = tonumber(ARGV[1])
+local old = read_meta()
+local inc = incarnation()
+if old and tonumber(old.ep) >= ep then return { 'old', old.ep } end
+if ARGV[2] ~= inc then return { 'moved', inc } end
+local now = now_ms(old and old.ck)
+
+-- Every belief alive now ends before the floor. A pool that came back from a replica may have renewed leases of its own, longer
+-- length before anybody noticed: its floor counts too.
+local floor = tonumber(ARGV[12])
+local keep = redis.call('HMGET', META, 'fl', 'tk', 'dn', 'pk')
+local at_least = now + math.max(floor, tonumber(keep[1] or '0'))
+
+redis.call('DEL', META, LEASES, SESSIONS, SEATS, FREED, DIRTY, HOLDERS)
+local hi, taken, n = 0, {}, 0
+for i = 14, #ARGV, 8 do
+  local id, seat = ARGV[i], tonumber(ARGV[i + 1])
+  local s = { fence = ARGV[i + 2], seat = seat, mark = CONFIRMED, holder = ARGV[i + 3] }
+  local at = now + tonumber(ARGV[i + 4]) + tonumber(ARGV[9])
+  if ARGV[i + 5] ~= '' then
+    s.mark = EVICTED
+    note_end(id, 'evicted', tonumber(ARGV[i + 7]), ARGV[i + 5], ARGV[i + 6])
+  else
+    redis.call('HDEL', ENDS, id)
+    redis.call('HSET', HOLDERS, s.holder, id)
+  end
+  redis.call('ZREM', TOMBS, id)
+  redis.call('ZADD', LEASES, math.max(at, at_least), id)
+  redis.call('HSET', SESSIONS, id, pack_session(s))
+  redis.call('HSET', SEATS, seat, id)
+  taken[seat] = true
+  if seat > hi then hi = seat end
+  n = n + 1
+end
+for i = 1, hi do
+  if not taken[i] then redis.call('ZADD', FREED, i, i) end
+end
+redis.call('HSET', META, 'inc', inc, 'ep', ARGV[1], 'sv', SCHEMA, 'pv', ARGV[3], 'st', ARGV[4], 'by', ARGV[5], 'max', ARGV[6],
+  'od', ARGV[7], 'v', ARGV[8], 'sg', ARGV[9], 'p', ARGV[10], 'pl', ARGV[11], 'fl', ARGV[12], 'hi', hi, 'fc', 0,
+  'tk', keep[2] or 0, 'dn', keep[3] or 0, 'pk', keep[4] or 0, 'ck', now)
+if tonumber(ARGV[13]) >= 0 then redis.call('HSET', META, 'du', now + tonumber(ARGV[13])) end
+return { 'ok', n }

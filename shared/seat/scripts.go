@@ -1,0 +1,172 @@
+package seat
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/coditect/usher/shared/tenancy"
+)
+
+var (
+	//go:embed lib.lua
+	libSource string
+	//go:embed acquire.lua
+	acquireSource string
+	//go:embed touch.lua
+	touchSource string
+	//go:embed release.lua
+	releaseSource string
+	//go:embed leave.lua
+	leaveSource string
+	//go:embed evict.lua
+	evictSource string
+	//go:embed peek.lua
+	peekSource string
+	//go:embed rebuild.lua
+	rebuildSource string
+	//go:embed resize.lua
+	resizeSource string
+	//go:embed sweep.lua
+	sweepSource string
+	//go:embed list.lua
+	listSource string
+)
+
+// A Redis that is full must refuse admissions only: whatever keeps or gives back a seat may still write.
+const (
+	refusedWhenFull = "#!lua\n"
+	allowedWhenFull = "#!lua flags=allow-oom\n"
+	readsOnly       = "#!lua flags=no-writes,allow-oom\n"
+)
+
+var (
+	acquireScript = redis.NewScript(refusedWhenFull + libSource + acquireSource)
+	touchScript   = redis.NewScript(allowedWhenFull + libSource + touchSource)
+	releaseScript = redis.NewScript(allowedWhenFull + libSource + releaseSource)
+	leaveScript   = redis.NewScript(allowedWhenFull + libSource + leaveSource)
+	evictScript   = redis.NewScript(allowedWhenFull + libSource + evictSource)
+	peekScript    = redis.NewScript(readsOnly + libSource + peekSource)
+	rebuildScript = redis.NewScript(allowedWhenFull + libSource + rebuildSource)
+	resizeScript  = redis.NewScript(allowedWhenFull + libSource + resizeSource)
+	sweepScript   = redis.NewScript(allowedWhenFull + libSource + sweepSource)
+	listScript    = redis.NewScript(readsOnly + libSource + listSource)
+)
+
+// pool names one licence's pool.
+type pool struct {
+	tenant  tenancy.ID
+	license uuid.UUID
+}
+
+const (
+	keyPrefix  = "seat:{"
+	metaSuffix = "}:meta"
+)
+
+// keys are KEYS of every script, in the order of lib.lua.
+func (l pool) keys() []string {
+	head := keyPrefix + l.license.String()
+	return []string{
+		head + metaSuffix, head + "}:leases", head + "}:sessions", head + "}:seats", head + "}:freed", head + "}:dirty",
+		head + "}:holders", head + "}:tombs", head + "}:ends", head + "}:queue", head + "}:polls",
+	}
+}
+
+// reply is what a script returned. The first fault in reading it is kept, so that callers check once.
+type reply struct {
+	values []any
+	next   int
+	err    error
+}
+
+// run runs a script within the call's deadline. An error of Redis comes back as fault.Unavailable.
+func (p *Pools) run(ctx context.Context, s *redis.Script, l pool, args ...any) (*reply, error) {
+	return p.runWithin(ctx, callTimeout, s, l, args...)
+}
+
+func (p *Pools) runWithin(ctx context.Context, within time.Duration, s *redis.Script, l pool, args ...any) (*reply, error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	values, err := s.Run(ctx, p.rdb, l.keys(), args...).Slice()
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	return &reply{values: values}, nil
+}
+
+func (r *reply) more() bool { return r.err == nil && r.next < len(r.values) }
+
+func (r *reply) str() string {
+	if r.next >= len(r.values) {
+		r.fail("has no value %d", r.next)
+		return ""
+	}
+	v := r.values[r.next]
+	r.next++
+	switch v := v.(type) {
+	case string:
+		return v
+	case int64:
+		return strconv.FormatInt(v, 10)
+	default:
+		r.fail("has a %T at %d", v, r.next-1)
+		return ""
+	}
+}
+
+func (r *reply) int() int64 {
+	if r.next < len(r.values) {
+		if v, ok := r.values[r.next].(int64); ok {
+			r.next++
+			return v
+		}
+	}
+	n, err := strconv.ParseInt(r.str(), 10, 64)
+	if err != nil {
+		r.fail("has no number at %d", r.next-1)
+	}
+	return n
+}
+
+func (r *reply) uuid() uuid.UUID {
+	id, err := uuid.Parse(r.str())
+	if err != nil {
+		r.fail("has no id at %d", r.next-1)
+	}
+	return id
+}
+
+func (r *reply) millis() time.Duration { return time.Duration(r.int()) * time.Millisecond }
+
+// at reads a time in ms; 0 is the zero time: not known.
+func (r *reply) at() time.Time {
+	ms := r.int()
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}
+
+func (r *reply) fence() Fence {
+	f, err := parseFence(r.str())
+	if err != nil {
+		r.fail("has no fence at %d", r.next-1)
+	}
+	return f
+}
+
+func (r *reply) ending() Ending {
+	return Ending{Status: r.str(), At: r.at(), Reason: r.str(), By: r.str()}
+}
+
+func (r *reply) fail(format string, args ...any) {
+	if r.err == nil {
+		r.err = fmt.Errorf("script reply %.200v "+format, append([]any{r.values}, args...)...)
+	}
+}

@@ -1,0 +1,99 @@
+package tenancy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/coditect/usher/shared/platform/config"
+)
+
+// Config says how a function reaches PostgreSQL. The zero value of each field but URL means its default.
+type Config struct {
+	// URL is where the database is and which role logs in. It may hold a password.
+	URL config.Secret `env:"DATABASE_URL,required"`
+	// ExecMode is pgx's way of sending statements: cache_statement (the fastest; needs connections of our own),
+	// cache_describe, exec or simple_protocol (these three work through a transaction pooler such as PgBouncer).
+	ExecMode string `env:"DATABASE_EXEC_MODE" envDefault:"cache_statement"`
+	// MaxConns is how many connections one instance may hold. They are opened when first needed.
+	MaxConns int32 `env:"DATABASE_MAX_CONNS" envDefault:"4"`
+	// Timeout bounds one call of As, AsReadOnly, Batch or Across, from waiting for a connection to the commit.
+	Timeout time.Duration `env:"DATABASE_TIMEOUT" envDefault:"3s"`
+	// ConnectTimeout bounds the making of one connection.
+	ConnectTimeout time.Duration `env:"DATABASE_CONNECT_TIMEOUT" envDefault:"2s"`
+	// Application is the name that the database shows for our connections: the function's.
+	Application string `env:"FUNCTION_TARGET"`
+}
+
+// DB is one function's way to PostgreSQL: a small pool of connections, opened when first needed. It is safe for
+// concurrent use.
+type DB struct {
+	pool    *pgxpool.Pool
+	log     *slog.Logger
+	timeout time.Duration
+}
+
+var execModes = map[string]pgx.QueryExecMode{
+	"cache_statement": pgx.QueryExecModeCacheStatement,
+	"cache_describe":  pgx.QueryExecModeCacheDescribe,
+	"exec":            pgx.QueryExecModeExec,
+	"simple_protocol": pgx.QueryExecModeSimpleProtocol,
+}
+
+// Open reads the Config from the environment and prepares a DB. It does not connect: a database that is out at the
+// start is found out by Ping. The caller closes it.
+func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*DB, error) {
+	var c Config
+	if err := config.Load(&c, getenv); err != nil {
+		return nil, err
+	}
+	return OpenURL(ctx, c.URL.Reveal(), c, log)
+}
+
+// OpenURL prepares a DB at the URL, which stands in for the Config's.
+func OpenURL(ctx context.Context, url string, c Config, log *slog.Logger) (*DB, error) {
+	pool, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		// The parser's own message quotes the URL, password and all.
+		return nil, errors.New("DATABASE_URL: not a PostgreSQL connection string")
+	}
+	mode, ok := execModes[cmp.Or(c.ExecMode, "cache_statement")]
+	if !ok {
+		return nil, fmt.Errorf("DATABASE_EXEC_MODE: %q is none of cache_statement, cache_describe, exec, simple_protocol", c.ExecMode)
+	}
+	if c.MaxConns < 0 || c.Timeout < 0 || c.ConnectTimeout < 0 {
+		return nil, errors.New("DATABASE_MAX_CONNS, DATABASE_TIMEOUT, DATABASE_CONNECT_TIMEOUT: cannot be negative")
+	}
+	pool.MaxConns = cmp.Or(c.MaxConns, 4)
+	pool.MinConns = 0
+	pool.MaxConnIdleTime = 5 * time.Minute
+	pool.ConnConfig.DefaultQueryExecMode = mode
+	pool.ConnConfig.ConnectTimeout = cmp.Or(c.ConnectTimeout, 2*time.Second)
+	if c.Application != "" {
+		pool.ConnConfig.RuntimeParams["application_name"] = c.Application
+	}
+	p, err := pgxpool.NewWithConfig(ctx, pool)
+	if err != nil {
+		return nil, fmt.Errorf("prepare the pool of PostgreSQL connections: %w", err)
+	}
+	return &DB{pool: p, log: log, timeout: cmp.Or(c.Timeout, 3*time.Second)}, nil
+}
+
+// Close waits for the transactions that run, and closes the connections.
+func (db *DB) Close() { db.pool.Close() }
+
+// Ping reports whether the database answers now.
+func (db *DB) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, db.timeout)
+	defer cancel()
+	if err := db.pool.Ping(ctx); err != nil {
+		return faultOf(fmt.Errorf("ping PostgreSQL: %w", err))
+	}
+	return nil
+}
