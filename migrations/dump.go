@@ -19,7 +19,8 @@ const versionTable = "public.goose_db_version"
 // object, policy and grant, then the roles and what they may do. The text depends neither on the machine nor on the
 // minor version of PostgreSQL.
 func Dump(ctx context.Context, ownerURL, pgDump string) (string, error) {
-	cmd := exec.CommandContext(ctx, pgDump, "--schema-only", "--no-tablespaces", "--exclude-table="+versionTable,
+	cmd := exec.CommandContext(ctx, pgDump, //nolint:gosec // the caller's own program
+		"--schema-only", "--no-tablespaces", "--exclude-table="+versionTable,
 		"--exclude-table="+versionTable+"_id_seq", "--dbname="+ownerURL)
 	var out, trouble bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &trouble

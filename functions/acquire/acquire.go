@@ -26,15 +26,18 @@ import (
 
 	"github.com/coditect/usher/shared/budget"
 	"github.com/coditect/usher/shared/fault"
+	"github.com/coditect/usher/shared/idempotency"
 	"github.com/coditect/usher/shared/license"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/platform/serve"
 	"github.com/coditect/usher/shared/seat"
 	"github.com/coditect/usher/shared/signing"
+	"github.com/coditect/usher/shared/tenancy"
 )
 
 // Deps is what the function works with.
 type Deps struct {
+	DB       *tenancy.DB
 	Licenses *license.Directory
 	Seats    *seat.Pools
 	Tokens   *signing.Tokens
@@ -95,7 +98,7 @@ func Routes(d Deps) []httpx.Route {
 		Summary:     "Take a seat",
 		Description: "Takes a free seat of the licence. The same holder gets its own seat back, never a second one.",
 		Credentials: []httpx.Credential{httpx.LicenseKey},
-		Body:        Request{},
+		Body:        Request{}, Idempotent: true,
 		Replies: []httpx.Doc{
 			{Status: http.StatusCreated, Body: Answer{}, Description: "The holder has a seat, from now on."},
 			{Status: http.StatusOK, Body: Answer{}, Description: "The holder has a seat, and had it before."},
@@ -110,8 +113,7 @@ func (d Deps) acquire(c *httpx.Call) (httpx.Reply, error) {
 	if _, err := c.Body(); err != nil {
 		return httpx.Reply{}, err
 	}
-	key := c.Peek("license_key")
-	facts, err := d.find(c, key)
+	facts, err := d.find(c, c.Peek("license_key"))
 	if err != nil {
 		return httpx.Reply{}, err
 	}
@@ -133,21 +135,32 @@ func (d Deps) acquire(c *httpx.Call) (httpx.Reply, error) {
 	if err := d.check(c.Context(), facts, &q); err != nil {
 		return httpx.Reply{}, err
 	}
-	grant, err := d.Seats.Acquire(c.Context(), l.Tenant, l.ID, holder, seat.Ask{
-		Wait: q.Wait, PoolVersion: l.PoolVersion,
+	if name := c.Request().Header.Get(idempotency.Header); name != "" {
+		return d.once(c, name, facts, &q, holder)
+	}
+	return d.seat(c, facts, &q, holder)
+}
+
+// seat takes the seat and answers.
+func (d Deps) seat(c *httpx.Call, facts *license.Facts, q *Request, holder seat.Holder) (httpx.Reply, error) {
+	grant, err := d.Seats.Acquire(c.Context(), facts.License.Tenant, facts.License.ID, holder, seat.Ask{
+		Wait: q.Wait, PoolVersion: facts.License.PoolVersion,
 		Recheck: func(ctx context.Context, version int64) error {
-			if facts, err = d.Licenses.FindAtLeast(ctx, key, version); errors.Is(err, license.ErrUnknownKey) {
+			newer, err := d.Licenses.FindAtLeast(ctx, q.LicenseKey, version)
+			if errors.Is(err, license.ErrUnknownKey) {
 				return errUnknownKey // its key was rotated away meanwhile
-			} else if err != nil {
+			}
+			if err != nil {
 				return err
 			}
-			return d.check(ctx, facts, &q)
+			facts = newer
+			return d.check(ctx, facts, q)
 		},
 	})
 	if err != nil {
 		return httpx.Reply{}, err
 	}
-	return d.reply(c, &facts.License, &q, grant)
+	return d.reply(c, &facts.License, q, grant)
 }
 
 var errUnknownKey = fault.NotFound("license_not_found", "There is no licence with this key. Check for a typing mistake, or ask your vendor for the key.")

@@ -29,7 +29,7 @@ func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*s
 	}
 	return &serve.Function{
 		Name:   "acquire",
-		Routes: Routes(Deps{Licenses: licenses, Seats: seats, Tokens: tokens, Receipts: receipts, Budgets: budgets, Now: time.Now, Log: log}),
+		Routes: Routes(Deps{DB: db, Licenses: licenses, Seats: seats, Tokens: tokens, Receipts: receipts, Budgets: budgets, Now: time.Now, Log: log}),
 		Ready:  []httpx.Check{{Name: "postgresql", Ping: db.Ping}, {Name: "redis", Ping: seats.Ping}},
 		Close:  func() { _ = budgets.Close(); _ = seats.Close(); db.Close() },
 	}, nil

@@ -11,7 +11,6 @@
 package sweep
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -77,12 +76,10 @@ func (d Deps) sweep(c *httpx.Call) (httpx.Reply, error) {
 	var err1, err2, err3 error
 	answer.MonthsMade, err1 = d.Seats.MakeHistory(c.Context())
 	answer.Report, err2 = d.Seats.Sweep(c.Context())
-	answer.ExpiredIdempotencyKeys, err3 = d.expire(c.Context())
+	answer.ExpiredIdempotencyKeys, err3 = idempotency.Expire(c.Context(), d.DB)
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return httpx.Reply{}, err
 	}
 	c.Note(slog.Any("swept", answer))
 	return httpx.Reply{Body: answer}, nil
 }
-
-func (d Deps) expire(ctx context.Context) (int64, error) { return idempotency.Expire(ctx, d.DB) }

@@ -250,10 +250,13 @@ func Do(ctx context.Context, tx tenancy.Tx, request Request, act func() (status 
 }
 
 // Expire drops the answers whose day is over, whosever they are, and says how
-// many. It is the sweep's, in a transaction of no tenant.
-func Expire(ctx context.Context, tx tenancy.Tx) (int64, error) {
+// many. It is the sweep's.
+func Expire(ctx context.Context, db *tenancy.DB) (int64, error) {
 	var dropped int64
-	if err := tx.QueryRow(ctx, `SELECT app.expire_idempotency_keys()`).Scan(&dropped); err != nil {
+	err := db.Across(ctx, "drop remembered answers whose day is over", func(tx tenancy.Tx) error {
+		return tx.QueryRow(ctx, `SELECT app.expire_idempotency_keys()`).Scan(&dropped)
+	})
+	if err != nil {
 		return 0, fmt.Errorf("drop remembered answers: %w", err)
 	}
 	return dropped, nil

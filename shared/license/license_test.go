@@ -209,7 +209,7 @@ func TestVersionRanges(t *testing.T) {
 		"^2.1":                       {"2.9.0": true, "3.0.0": false, "2.0.9": false, "3.0.0-rc.1": false},
 		"2.x":                        {"2.0.0": true, "2.9.9": true, "3.0.0": false, "2.3.0-x": true},
 		"*":                          {"0.0.1": true, "99.0.0": true, "1.0.0-rc.1": true},
-		"1.0 - 2.5":                  {"1.0.0": true, "2.5.0": true, "2.5.1": false, "2.5.0-rc.1": true},
+		"1.0 - 2.5":                  {"1.0.0": true, "2.5.0": true, "2.5.9": true, "2.6.0": false, "2.5.0-rc.1": true, "2.6.0-rc.1": false},
 		"<1.5 || >=3.0":              {"1.4.0": true, "2.0.0": false, "3.0.0": true, "3.0.0-rc.1": true},
 		"=2.1.0":                     {"2.1.0": true, "2.1.0-rc.1": true, "2.1.1": false},
 		"!=2.1.0":                    {"2.1.0": false, "2.1.0-rc.1": false, "2.1.1": true},

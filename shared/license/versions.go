@@ -15,7 +15,8 @@ const maxRange = 255
 // Range is a set of versions, written like ">=2.0 <4.0". Conditions divided by
 // spaces or commas must all hold; "||" divides alternatives. Beside the
 // comparisons there are "~2.1" (2.1.x), "^2.1" (2.x from 2.1 on), "2.x" and
-// "2.0 - 3.5".
+// "2.0 - 3.5". A part that is missing at an upper end is any: "<=2.5" includes
+// 2.5.9.
 //
 // A prerelease is judged by the release it leads to: whoever may run 4.0.0 may
 // run 4.0.0-rc.1, and nobody else. Compared as semantic versioning orders them,

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"path"
 	"reflect"
 	"runtime/debug"
 	"slices"
@@ -124,7 +125,7 @@ type handler struct {
 
 // ServeHTTP keeps away from the mux what it would answer by itself, with a redirect or in plain text.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if p := r.URL.Path; p == "" || p[0] != '/' || strings.Contains(p, "//") || strings.Contains(p, "/.") {
+	if p := r.URL.Path; p == "" || p[0] != '/' || path.Clean(p) != p {
 		h.nowhere.ServeHTTP(w, r)
 		return
 	}
@@ -252,13 +253,13 @@ func (e *endpoint) log(c *Call, done outcome, took time.Duration) {
 	if !e.Log.Enabled(c.ctx, level) {
 		return
 	}
-	path := ""
+	pattern := ""
 	if c.route != nil {
-		path = c.route.Path
+		pattern = c.route.Path
 	}
 	attrs := append(c.notes,
 		slog.String("method", c.r.Method),
-		slog.String("route", path),
+		slog.String("route", pattern),
 		slog.Int("status", done.status),
 		slog.Float64("ms", float64(took.Microseconds())/1000),
 		slog.String("request_id", c.id),

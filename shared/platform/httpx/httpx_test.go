@@ -174,13 +174,15 @@ func routes() []httpx.Route {
 				return httpx.Reply{}, fmt.Errorf("ask the store: %w", c.Context().Err())
 			case "hurry":
 				return httpx.Reply{}, fault.RateLimited(time.Millisecond)
+			case "wait":
+				return httpx.Reply{}, &fault.Error{Kind: fault.KindUnavailable, Code: "switched_off", Detail: "This is switched off."}
 			case "nonsense":
 				return httpx.Reply{Body: func() {}, Header: http.Header{"X-Left": {"over"}}}, nil
 			}
 			return httpx.Reply{Body: seat()}, nil
 		},
 	}, {
-		Method: "GET", Path: "/v1/raw", ID: "raw",
+		Method: "GET", Path: "/.well-known/raw.json", ID: "raw",
 		Replies: []httpx.Doc{{Status: 200, Body: map[string]any{}, ContentType: "application/jwk-set+json"}},
 		Handle: func(*httpx.Call) (httpx.Reply, error) {
 			return httpx.Reply{Body: httpx.Raw(`{"keys":[]}`), Header: http.Header{"Content-Type": {"application/jwk-set+json"}}}, nil
@@ -550,6 +552,9 @@ func TestWhatNobodyServes(t *testing.T) {
 		{"GET", "/v1/seats/", 404, "not_found", ""},
 		{"GET", "/v1//seats", 404, "not_found", ""},
 		{"GET", "/v1/../v1/seats", 404, "not_found", ""},
+		{"GET", "/v1/./seats", 404, "not_found", ""},
+		{"GET", "/v1/seats/..", 404, "not_found", ""},
+		{"GET", "/.well-known", 404, "not_found", ""},
 		{"GET", "/v1/seats/not-a-uuid", 404, "not_found", ""},
 		{"GET", "/v1/seats/0198a00000007000800000000000001a", 404, "not_found", ""},
 		{"PUT", "/v1/seats", 405, "method_not_allowed", "GET, HEAD, POST"},
@@ -564,6 +569,14 @@ func TestWhatNobodyServes(t *testing.T) {
 		if a.header.Get("X-Request-Id") == "" || a.header.Get("X-Content-Type-Options") != "nosniff" {
 			t.Errorf("%s %s: %v", c.method, c.path, a.header)
 		}
+	}
+}
+
+func TestRawBodyIsWrittenAsItIs(t *testing.T) {
+	t.Parallel()
+	a := newService(t).do(t, "GET", "/.well-known/raw.json", "")
+	if a.status != 200 || a.text != `{"keys":[]}` || a.header.Get("Content-Type") != "application/jwk-set+json" {
+		t.Error(a.status, a.text, a.header)
 	}
 }
 
@@ -582,7 +595,7 @@ func TestNothingInternalShows(t *testing.T) {
 		code   string
 	}{
 		"panic": {500, "internal_error"}, "fail": {500, "internal_error"}, "nonsense": {500, "internal_error"},
-		"hang": {503, "store_unavailable"}, "hurry": {429, "rate_limited"},
+		"hang": {503, "store_unavailable"}, "hurry": {429, "rate_limited"}, "wait": {503, "switched_off"},
 	} {
 		t.Run(please, func(t *testing.T) {
 			t.Parallel()

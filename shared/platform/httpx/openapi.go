@@ -74,6 +74,13 @@ var schemes = map[Credential]*huma.SecurityScheme{
 	SchedulerToken: {Type: "http", Scheme: "bearer", BearerFormat: "JWT", Description: "An OIDC token of Cloud Scheduler's service account."},
 }
 
+// retryAfter describes the header that says how long to wait.
+var retryAfter = map[string]*huma.Param{"Retry-After": {
+	Description: "How many seconds to wait before asking again.",
+	Required:    true,
+	Schema:      &huma.Schema{Type: huma.TypeInteger, Minimum: new(1.0)},
+}}
+
 var wildcard = regexp.MustCompile(`\{([a-z_]+)\}`)
 
 // operation describes one route.
@@ -154,10 +161,14 @@ func (s *schemas) operation(r *route) *huma.Operation {
 	}
 	problem := s.of(reflect.TypeFor[Problem](), "")
 	for _, status := range problems {
-		op.Responses[strconv.Itoa(status)] = &huma.Response{
+		response := &huma.Response{
 			Description: http.StatusText(status),
 			Content:     map[string]*huma.MediaType{"application/problem+json": {Schema: problem}},
 		}
+		if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
+			response.Headers = retryAfter
+		}
+		op.Responses[strconv.Itoa(status)] = response
 	}
 	return op
 }

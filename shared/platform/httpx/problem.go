@@ -74,6 +74,10 @@ func asFault(err error) *fault.Error {
 // problemOf writes down a fault as the answer to a request.
 func problemOf(e *fault.Error, r *http.Request, requestID string) Problem {
 	status := Status(e.Kind)
+	retry := wholeSeconds(e.RetryAfter)
+	if retry == 0 && (e.Kind == fault.KindRateLimited || e.Kind == fault.KindUnavailable) {
+		retry = 1 // these always say how long
+	}
 	return Problem{
 		Type:       "urn:usher:problem:" + e.Code,
 		Title:      http.StatusText(status),
@@ -83,7 +87,7 @@ func problemOf(e *fault.Error, r *http.Request, requestID string) Problem {
 		Code:       e.Code,
 		RequestID:  requestID,
 		Errors:     e.Fields,
-		RetryAfter: wholeSeconds(e.RetryAfter),
+		RetryAfter: retry,
 		Extra:      e.Extra,
 	}
 }

@@ -59,7 +59,7 @@ func Install(ctx context.Context, log io.Writer, wanted ...Software) error {
 	defer cancel()
 	for _, command := range commands {
 		var trouble tail
-		cmd := exec.CommandContext(ctx, command[0], command[1:]...) //nolint:gosec // built from constants
+		cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 		cmd.Stdout, cmd.Stderr = &trouble, &trouble
 		if err := cmd.Run(); err != nil {
 			return fmt.Errorf("%s missing, and installing failed: %w\n%s\nInstall by hand with:\n  %s",

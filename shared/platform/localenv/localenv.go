@@ -204,7 +204,9 @@ func (p *process) end(signal syscall.Signal) error {
 		return nil
 	default:
 	}
-	_ = p.cmd.Process.Signal(syscall.SIGCONT)
+	if err := p.signalAll(syscall.SIGCONT); err != nil { // a frozen process would not hear anything else
+		return err
+	}
 	if err := p.cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stop %s: %w", p.name, err)
 	}
@@ -264,6 +266,10 @@ func freePort() (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("find a free port: %w", err)
 	}
-	port := l.Addr().(*net.TCPAddr).Port
-	return port, l.Close()
+	_, text, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		return 0, errors.Join(err, l.Close())
+	}
+	port, err := strconv.Atoi(text)
+	return port, errors.Join(err, l.Close())
 }

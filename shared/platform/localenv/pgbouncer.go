@@ -59,7 +59,7 @@ max_client_conn = 1000
 ignore_startup_parameters = extra_float_digits
 `, behind.run, behind.port(), run, users, poolSize)
 	for path, text := range map[string]string{users: list.String(), settings: ini} {
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil { //nolint:gosec // no secret in it, and another user reads it
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			return nil, errors.Join(fmt.Errorf("write the settings of PgBouncer: %w", err), os.RemoveAll(run))
 		}
 	}

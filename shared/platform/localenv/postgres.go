@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/url"
 	"os"
 	"os/exec"
@@ -71,11 +72,12 @@ func (a account) keep(dir string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find %s: %w", dir, err)
 	}
-	if target, err := filepath.EvalSymlinks(dir); err == nil {
-		dir = target
+	if target, err := os.Readlink(dir); err == nil {
+		dir = target // as an earlier start left it
 	}
 	if !a.reaches(dir) {
-		target := fmt.Sprintf("/var/tmp/usher-%s-%x", filepath.Base(dir), sha256.Sum256([]byte(dir)))[:48]
+		sum := sha256.Sum256([]byte(dir))
+		target := fmt.Sprintf("/var/tmp/usher-%s-%x", filepath.Base(dir), sum[:8])
 		if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 			return "", fmt.Errorf("make the directory above %s: %w", dir, err)
 		}
@@ -86,6 +88,9 @@ func (a account) keep(dir string) (string, error) {
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("make the data directory: %w", err)
+	}
+	if info, err := os.Lstat(dir); err != nil || !info.IsDir() {
+		return "", fmt.Errorf("the data directory %s is no directory of ours: %w", dir, errors.Join(err, fs.ErrExist))
 	}
 	if err := a.own(dir); err != nil {
 		return "", fmt.Errorf("give %s to user %s: %w", dir, a.name, err)
@@ -110,7 +115,7 @@ func (p *Postgres) initialise(ctx context.Context) error {
 	if !p.options.Fsync {
 		args = append(args, "--no-sync")
 	}
-	cmd := exec.CommandContext(ctx, initdb, args...) //nolint:gosec // the path is PostgreSQL's own
+	cmd := exec.CommandContext(ctx, initdb, args...)
 	cmd.SysProcAttr = p.account.attributes()
 	cmd.Dir = p.run
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -1,10 +1,10 @@
 package localenv
 
 import (
-	"fmt"
+	"bytes"
 	"os"
+	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 )
 
@@ -13,20 +13,30 @@ import (
 func (a account) attributes() *syscall.SysProcAttr {
 	attr := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGQUIT}
 	if a.name != "" {
-		attr.Credential = &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid)} //nolint:gosec // ids from the user database
+		attr.Credential = &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid)}
 	}
 	return attr
 }
 
 // childrenOf lists the processes whose parent is pid.
 func childrenOf(pid int) ([]int, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		return nil, err
 	}
 	var children []int
-	for field := range strings.FieldsSeq(string(text)) {
-		child, err := strconv.Atoi(field)
+	for _, stat := range stats {
+		text, err := os.ReadFile(stat)
+		if err != nil {
+			continue // it has ended
+		}
+		// "pid (name) state ppid ...", and the name may hold anything.
+		_, rest, _ := bytes.Cut(text[bytes.LastIndexByte(text, ')')+1:], []byte(" "))
+		fields := bytes.Fields(rest)
+		if len(fields) < 2 || string(fields[1]) != strconv.Itoa(pid) {
+			continue
+		}
+		child, err := strconv.Atoi(filepath.Base(filepath.Dir(stat)))
 		if err != nil {
 			return nil, err
 		}

@@ -91,6 +91,7 @@ func PrivatePostgres(t testing.TB) *PrivateDB {
 }
 
 func newDB(t testing.TB, name string, server *localenv.Postgres) *DB {
+	t.Helper()
 	db := &DB{name: name, server: server}
 	db.owner = sync.OnceValues(func() (*pgxpool.Pool, error) {
 		config, err := pgxpool.ParseConfig(db.URL(localenv.Superuser))

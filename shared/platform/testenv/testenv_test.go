@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
 	"os"
 	"strings"
 	"testing"
@@ -12,6 +15,7 @@ import (
 	"github.com/coreos/go-oidc/v3/oidc"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/coditect/usher/shared/platform/localenv"
 	"github.com/coditect/usher/shared/platform/testenv"
 )
 
@@ -22,7 +26,107 @@ func TestMain(m *testing.M) {
 			select {}
 		},
 		"fail": func() { os.Exit(7) },
+		"hold": hold,
 	})
+}
+
+// hold starts stores and prints where they are, and holds on to them.
+func hold() {
+	ctx := context.Background()
+	p, err := localenv.StartPostgres(ctx, localenv.PostgresOptions{})
+	if err != nil {
+		panic(err)
+	}
+	r, err := localenv.StartRedis(ctx, localenv.RedisOptions{})
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println("postgres", p.URL("postgres", localenv.Superuser))
+	fmt.Println("redis", r.Addr())
+	select {}
+}
+
+func TestStoresEndWithTheirProcess(t *testing.T) {
+	t.Parallel()
+	p := testenv.Process(t, "hold", nil)
+	address, err := url.Parse(p.Await(t, "postgres "))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, redis := address.Query().Get("host"), p.Await(t, "redis ")
+	if _, err := os.Stat(dir); err != nil {
+		t.Fatal(err)
+	}
+	p.Kill(t)
+	testenv.Eventually(t, 20*time.Second, func() error {
+		if conn, err := net.Dial("tcp", redis); err == nil {
+			_ = conn.Close()
+			return errors.New("Redis is still there")
+		}
+		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("PostgreSQL's directory is still there (%w)", err)
+		}
+		return nil
+	})
+}
+
+func TestKeptDataIsThereAfterARestart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir() + "/kept" // its parents let nobody but us in: as root, PostgreSQL's data must be kept elsewhere
+	ctx := t.Context()
+	for run := range 2 {
+		p, err := localenv.StartPostgres(ctx, localenv.PostgresOptions{Dir: dir, Fsync: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := pgx.Connect(ctx, p.URL("postgres", localenv.Superuser))
+		if err != nil {
+			t.Fatal(err)
+		}
+		statement := `create table kept ()`
+		if run > 0 {
+			statement = `drop table kept`
+		}
+		if _, err := conn.Exec(ctx, statement); err != nil {
+			t.Errorf("run %d: %v", run, err)
+		}
+		if err := errors.Join(conn.Close(ctx), p.Close()); err != nil {
+			t.Errorf("run %d: %v", run, err)
+		}
+	}
+	if target, err := os.Readlink(dir); err == nil {
+		if err := os.RemoveAll(target); err != nil {
+			t.Error(err)
+		}
+	}
+
+	rdir := t.TempDir()
+	for run := range 2 {
+		r, err := localenv.StartRedis(ctx, localenv.RedisOptions{Dir: rdir, AppendOnly: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := r.Do(ctx, "INCR", "runs")
+		if err != nil || n != int64(run+1) {
+			t.Errorf("run %d: INCR answers %v (%v)", run, n, err)
+		}
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestAnIssuersKeyIsKept(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir() + "/issuer/key.pem"
+	first, err := localenv.KeepIssuerKey(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := localenv.KeepIssuerKey(path)
+	if err != nil || !first.Equal(second) {
+		t.Errorf("the key is another one (%v)", err)
+	}
 }
 
 func TestPostgresIsMigratedAndItsOwn(t *testing.T) {
