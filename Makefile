@@ -1,4 +1,4 @@
-# Bare `make` lists what can be made. Settings: PORT, FUZZTIME, TESTFLAGS, NO_COLOR.
+# Bare `make` lists what can be made. Settings: PORT, FUZZTIME, PACKAGES, TESTFLAGS, NO_COLOR.
 
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -7,6 +7,7 @@ MAKEFLAGS   += --no-print-directory
 TOOL      := go tool -modfile=tools/go.mod
 FUZZTIME  ?= 30s
 TESTFLAGS ?=
+PACKAGES  ?= ./...
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo test check format lint drift licenses vulnerabilities bench generate fix fuzz install clean
@@ -25,7 +26,7 @@ demo: ## Watch 25 clients share 10 seats for a minute
 	@go run ./functions/all/cmd/demo
 
 test: install ## Run every test with the race detector, on private stores
-	@$(TOOL) gotestsum --format pkgname --format-hide-empty-pkg -- -race -timeout 5m $(TESTFLAGS) ./...
+	@$(TOOL) gotestsum --format pkgname --format-hide-empty-pkg -- -race -timeout 5m $(TESTFLAGS) $(PACKAGES)
 
 check: install format lint drift licenses vulnerabilities ## Check format, lint, layout, generated files, licences and vulnerabilities
 
@@ -50,7 +51,7 @@ vulnerabilities: ## Check that no known vulnerability is reachable
 	@tools/check-vulnerabilities
 
 bench: install ## Run the benchmarks
-	@go test -run '^$$' -bench . -benchmem $(TESTFLAGS) ./...
+	@go test -run '^$$' -bench . -benchmem $(TESTFLAGS) $(PACKAGES)
 
 generate: ## Write schema.sql and the OpenAPI document anew
 	@go generate ./...

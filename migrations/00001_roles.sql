@@ -28,7 +28,8 @@ BEGIN
     END LOOP;
     -- The migrate job must be able to hand objects over to their owners.
     EXECUTE format('GRANT usher_owner, usher_resolver TO %I', current_user);
-    EXECUTE format('GRANT CREATE ON DATABASE %I TO usher_owner', current_database());
+    -- By default everybody may make temporary tables, which would be found before ours.
+    EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
 END
 $$;
 -- +goose StatementEnd
@@ -43,10 +44,11 @@ GRANT USAGE ON SCHEMA app TO usher_resolver, usher_validate, usher_acquire, ushe
     usher_sweep, usher_admin, usher_operator;
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 
-SET LOCAL ROLE usher_owner;
 
 -- Functions are executable by PUBLIC unless said otherwise; here nothing is.
-ALTER DEFAULT PRIVILEGES FOR ROLE usher_owner REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+ALTER DEFAULT PRIVILEGES FOR ROLE usher_owner, usher_resolver REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+
+SET LOCAL ROLE usher_owner;
 
 -- +goose StatementBegin
 CREATE FUNCTION app.tenant() RETURNS uuid
@@ -57,6 +59,20 @@ COMMENT ON FUNCTION app.tenant() IS
     'The tenant of this transaction, NULL when none was set (after a transaction the setting is the empty string). '
     'Policies read it as (select app.tenant()), so that the planner evaluates it once a statement.';
 GRANT EXECUTE ON FUNCTION app.tenant() TO PUBLIC;
+
+-- +goose StatementBegin
+CREATE FUNCTION app.new_id() RETURNS uuid
+    LANGUAGE sql VOLATILE PARALLEL SAFE
+    AS $$
+    -- A random UUID (version 4) with the milliseconds written over its first 48 bits, and the bits 52 and 53, which
+    -- are 00 in a 4, set: version 7.
+    SELECT encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
+        PLACING substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3) FROM 1 FOR 6),
+        52, 1), 53, 1), 'hex')::uuid
+    $$;
+-- +goose StatementEnd
+COMMENT ON FUNCTION app.new_id() IS 'A UUIDv7, for rows that the database itself makes: ids in the order in which they were made.';
+GRANT EXECUTE ON FUNCTION app.new_id() TO usher_seats;
 
 -- +goose Down
 DROP SCHEMA app CASCADE;

@@ -29,20 +29,22 @@ GRANT INSERT (id, kind, name, slug), UPDATE (name, slug, status, status_reason, 
 
 -- The operator's list of tenants: the one look across them all, kept from every role but the operator's.
 CREATE POLICY resolver_lists ON app.tenants FOR SELECT TO usher_resolver USING (true);
-GRANT SELECT ON app.tenants TO usher_resolver;
+GRANT SELECT (id, kind, name, slug, status, status_reason, status_by, created_at, updated_at) ON app.tenants TO usher_resolver;
 RESET ROLE;
 GRANT CREATE ON SCHEMA app TO usher_resolver;
 SET LOCAL ROLE usher_resolver;
 -- +goose StatementBegin
-CREATE FUNCTION app.operator_tenants(p_after uuid, p_limit int) RETURNS SETOF app.tenants
+CREATE FUNCTION app.operator_tenants(p_after uuid, p_limit int)
+    RETURNS TABLE (id uuid, name text, slug text, status text, status_reason text, status_by text, created_at timestamptz, updated_at timestamptz)
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
-    SELECT t.* FROM app.tenants t
+    SELECT t.id, t.name, t.slug, t.status, t.status_reason, t.status_by, t.created_at, t.updated_at
+      FROM app.tenants t
      WHERE t.kind = 'customer' AND (p_after IS NULL OR t.id > p_after)
      ORDER BY t.id LIMIT least(p_limit, 101)
     $$;
 -- +goose StatementEnd
-REVOKE ALL ON FUNCTION app.operator_tenants(uuid, int) FROM PUBLIC;
+COMMENT ON FUNCTION app.operator_tenants(uuid, int) IS 'Customers, in the order in which they were made, after p_after (NULL: from the start); at most 101.';
 GRANT EXECUTE ON FUNCTION app.operator_tenants(uuid, int) TO usher_operator;
 RESET ROLE;
 REVOKE CREATE ON SCHEMA app FROM usher_resolver;

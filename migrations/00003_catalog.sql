@@ -31,7 +31,11 @@ COMMENT ON COLUMN app.plans.offline_grace_seconds IS 'Life of a validate receipt
 COMMENT ON COLUMN app.plans.drain_seconds IS 'How long sessions above a reduced number of seats may go on.';
 
 GRANT SELECT ON app.products, app.plans TO usher_facts, usher_operator;
-GRANT INSERT, UPDATE ON app.products, app.plans TO usher_operator;
+-- Codes never change: licences point at them.
+GRANT INSERT, UPDATE (name, updated_at) ON app.products TO usher_operator;
+GRANT INSERT, UPDATE (product_code, name, max_seats, overdraft_seats, ttl_seconds, seat_per, features, versions, max_devices,
+        offline_grace_seconds, drain_seconds, updated_at)
+    ON app.plans TO usher_operator;
 
 -- +goose Down
 DROP TABLE app.plans;

@@ -3,7 +3,7 @@ SET LOCAL ROLE usher_owner;
 
 CREATE TABLE app.outbox (
     tenant_id  uuid        NOT NULL REFERENCES app.tenants (id),
-    id         uuid        NOT NULL DEFAULT gen_random_uuid(),
+    id         uuid        NOT NULL DEFAULT app.new_id(),
     topic      text        NOT NULL CHECK (topic ~ '^[a-z_]+\.[a-z_]+$'),
     subject_id uuid        NOT NULL,
     payload    jsonb       NOT NULL DEFAULT '{}',
@@ -67,6 +67,8 @@ COMMENT ON COLUMN app.licenses.ttl_floor_seconds IS
     'The longest lease that somebody may still believe in, while ttl_floor_until has not passed: a shortened lease counts only '
     'once the older, longer beliefs have ended. ttl_floor_until is infinity until the pool was told of the shorter lease.';
 COMMENT ON COLUMN app.licenses.drain_until IS 'When sessions on seats above a reduced number of seats are evicted.';
+-- For find_license_tenant, which has nothing but the id. Not unique: see license_keys.
+CREATE INDEX licenses_by_id ON app.licenses (id);
 
 ALTER TABLE app.licenses ENABLE ROW LEVEL SECURITY;
 ALTER TABLE app.licenses FORCE ROW LEVEL SECURITY;
@@ -174,7 +176,7 @@ CREATE TRIGGER keys_changed AFTER INSERT OR UPDATE ON app.license_keys FOR EACH 
 CREATE TABLE app.devices (
     tenant_id     uuid        NOT NULL,
     license_id    uuid        NOT NULL,
-    id            uuid        NOT NULL DEFAULT gen_random_uuid(),
+    id            uuid        NOT NULL DEFAULT app.new_id(),
     hardware_id   text        NOT NULL CHECK (char_length(hardware_id) BETWEEN 1 AND 255),
     hostname      text        CHECK (char_length(hostname) <= 255),
     first_seen_at timestamptz NOT NULL DEFAULT now(),
@@ -206,7 +208,7 @@ CREATE FUNCTION app.find_license_key(p_hashes bytea[]) RETURNS TABLE (tenant_id 
      WHERE k.key_hash = ANY (p_hashes) AND (k.expires_at IS NULL OR k.expires_at > now()) LIMIT 1
     $$;
 -- +goose StatementEnd
-REVOKE ALL ON FUNCTION app.find_license_key(bytea[]) FROM PUBLIC;
+COMMENT ON FUNCTION app.find_license_key(bytea[]) IS 'Whose licence a key opens, by the hashes it may have; no row for a key that is unknown or over.';
 GRANT EXECUTE ON FUNCTION app.find_license_key(bytea[]) TO usher_validate, usher_acquire, usher_release;
 RESET ROLE;
 REVOKE CREATE ON SCHEMA app FROM usher_resolver;

@@ -23,7 +23,9 @@ ALTER TABLE app.api_keys ENABLE ROW LEVEL SECURITY;
 ALTER TABLE app.api_keys FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON app.api_keys
     USING (tenant_id = (SELECT app.tenant())) WITH CHECK (tenant_id = (SELECT app.tenant()));
-GRANT SELECT, INSERT, UPDATE (name, expires_at, revoked_at, last_used_at) ON app.api_keys TO usher_admin, usher_operator;
+GRANT SELECT (tenant_id, id, name, scopes, pepper_version, hint, created_by, created_at, expires_at, revoked_at, last_used_at), INSERT,
+    UPDATE (name, expires_at, revoked_at, last_used_at)
+    ON app.api_keys TO usher_admin, usher_operator;
 
 -- Before a tenant is known: key → tenant, and nothing else. Whether the key still lives is read as that tenant.
 CREATE POLICY resolver_finds ON app.api_keys FOR SELECT TO usher_resolver USING (true);
@@ -36,7 +38,7 @@ CREATE FUNCTION app.find_api_key(p_hashes bytea[]) RETURNS TABLE (tenant_id uuid
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$ SELECT k.tenant_id, k.id FROM app.api_keys k WHERE k.key_hash = ANY (p_hashes) LIMIT 1 $$;
 -- +goose StatementEnd
-REVOKE ALL ON FUNCTION app.find_api_key(bytea[]) FROM PUBLIC;
+COMMENT ON FUNCTION app.find_api_key(bytea[]) IS 'Whose key it is, by the hashes it may have; also one that was revoked or is over.';
 GRANT EXECUTE ON FUNCTION app.find_api_key(bytea[]) TO usher_admin;
 RESET ROLE;
 REVOKE CREATE ON SCHEMA app FROM usher_resolver;

@@ -31,12 +31,16 @@ COMMENT ON TABLE app.open_sessions IS
     'Small on purpose: a session that ended moves to ended_sessions in the same transaction.';
 COMMENT ON COLUMN app.open_sessions.holder IS 'device:…, user:… or instance:…, as the licence''s seat_per says.';
 COMMENT ON COLUMN app.open_sessions.evicted_at IS 'Evicted, but its holder may still believe: the seat stays taken until the holder heard or its lease ran out.';
+-- The sweep pages through a licence's sessions by id, and so do lists: without this each page reads them all.
+CREATE INDEX open_sessions_by_license ON app.open_sessions (tenant_id, license_id, id);
 ALTER TABLE app.open_sessions ENABLE ROW LEVEL SECURITY;
 ALTER TABLE app.open_sessions FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON app.open_sessions
     USING (tenant_id = (SELECT app.tenant())) WITH CHECK (tenant_id = (SELECT app.tenant()));
 GRANT SELECT, INSERT, DELETE ON app.open_sessions TO usher_seats;
+GRANT SELECT (tenant_id, license_id) ON app.open_sessions TO usher_facts; -- to count them when the pool in Redis is cold
 GRANT UPDATE (evicted_at, evict_reason, evicted_by) ON app.open_sessions TO usher_admin;
+GRANT UPDATE (evicted_at, evict_reason, evicted_by) ON app.open_sessions TO usher_sweep; -- to recover marks that a restore lost
 
 CREATE TABLE app.ended_sessions (
     tenant_id      uuid        NOT NULL,
@@ -60,7 +64,7 @@ CREATE TABLE app.ended_sessions (
     FOREIGN KEY (tenant_id, license_id) REFERENCES app.licenses (tenant_id, id)
 ) PARTITION BY RANGE (ended_at);
 COMMENT ON TABLE app.ended_sessions IS 'Sessions that ended, a partition a month, so that retention drops whole months.';
-CREATE INDEX ended_sessions_by_license ON app.ended_sessions (tenant_id, license_id, ended_at DESC);
+CREATE INDEX ended_sessions_by_license ON app.ended_sessions (tenant_id, license_id, id);
 ALTER TABLE app.ended_sessions ENABLE ROW LEVEL SECURITY;
 ALTER TABLE app.ended_sessions FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON app.ended_sessions
@@ -77,37 +81,48 @@ CREATE POLICY tenant ON app.ended_sessions_default
 -- +goose StatementBegin
 CREATE FUNCTION app.make_history_partitions(p_months_ahead int) RETURNS int
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    -- A new partition needs the history for itself for a moment. Everybody else queues behind whoever waits for that, so
+    -- it waits only this long; the next call tries again.
+    SET lock_timeout = '200ms'
     AS $$
 DECLARE
-    m date := date_trunc('month', now() AT TIME ZONE 'UTC')::date;
+    this_month date := date_trunc('month', now() AT TIME ZONE 'UTC')::date;
+    m date;
     n text;
     made int := 0;
 BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtext('app.make_history_partitions')) THEN
         RETURN 0;
     END IF;
-    FOR i IN 0..least(p_months_ahead, 12) LOOP
+    -- Not this month's: unless it was made ahead, its rows lie in the default partition already, and finding that out
+    -- reads all of them with everybody locked out, once a minute until the month is over.
+    FOR i IN 1..least(p_months_ahead, 12) LOOP
+        m := this_month + make_interval(months => i);
         n := 'ended_sessions_' || to_char(m, 'YYYY_MM');
         IF to_regclass('app.' || n) IS NULL THEN
             BEGIN
                 EXECUTE format('CREATE TABLE app.%I PARTITION OF app.ended_sessions FOR VALUES FROM (%L) TO (%L)', n,
-                    m::text || ' 00:00:00+00', (m + interval '1 month')::date::text || ' 00:00:00+00');
+                    to_char(m, 'YYYY-MM-DD 00:00:00+00'), to_char(m + interval '1 month', 'YYYY-MM-DD 00:00:00+00'));
+                EXECUTE format('COMMENT ON TABLE app.%I IS %L', n, 'Sessions that ended in ' || to_char(m, 'YYYY-MM') || ' (UTC).');
                 EXECUTE format('ALTER TABLE app.%I ENABLE ROW LEVEL SECURITY', n);
                 EXECUTE format('ALTER TABLE app.%I FORCE ROW LEVEL SECURITY', n);
                 EXECUTE format('CREATE POLICY tenant ON app.%I USING (tenant_id = (SELECT app.tenant())) '
                     'WITH CHECK (tenant_id = (SELECT app.tenant()))', n);
                 made := made + 1;
-            EXCEPTION WHEN check_violation THEN
-                NULL; -- rows of this month already lie in the default partition: they stay there
+            EXCEPTION
+                WHEN check_violation THEN
+                    NULL; -- rows of that month lie in the default partition already: they stay there
+                WHEN lock_not_available THEN
+                    RETURN made;
             END;
         END IF;
-        m := (m + interval '1 month')::date;
     END LOOP;
     RETURN made;
 END
 $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION app.make_history_partitions(int) IS 'Makes the partitions of this and the coming months that are missing; answers how many.';
+COMMENT ON FUNCTION app.make_history_partitions(int) IS
+    'Makes the partitions of the coming months that are missing, unless the history is too busy; answers how many it made.';
 GRANT EXECUTE ON FUNCTION app.make_history_partitions(int) TO usher_sweep;
 
 -- +goose StatementBegin
@@ -173,7 +188,7 @@ BEGIN
     IF EXISTS (SELECT FROM app.ended_sessions e WHERE e.tenant_id = l.tenant_id AND e.id = p_session) THEN
         RETURN 'ended';
     END IF;
-    IF l.seat_epoch <> p_epoch THEN
+    IF l.seat_epoch IS DISTINCT FROM p_epoch THEN
         RETURN 'epoch';
     END IF;
     SELECT t.status INTO tenant_status FROM app.tenants t WHERE t.id = l.tenant_id;
@@ -271,17 +286,20 @@ CREATE FUNCTION app.sweep_licenses(p_after_tenant uuid, p_after_license uuid, p_
 CREATE FUNCTION app.sweep_outbox(p_limit int) RETURNS TABLE (tenant_id uuid, topic text, subject_id uuid)
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
-    SELECT DISTINCT o.tenant_id, o.topic, o.subject_id FROM app.outbox o
-     WHERE o.done_at IS NULL AND o.topic IN ('license.changed', 'session.evicted') LIMIT p_limit
+    SELECT o.tenant_id, o.topic, o.subject_id FROM app.outbox o
+     WHERE o.done_at IS NULL AND o.topic IN ('license.changed', 'session.evicted')
+     GROUP BY o.tenant_id, o.topic, o.subject_id
+     ORDER BY min(o.created_at) LIMIT p_limit
     $$;
 -- +goose StatementEnd
+COMMENT ON FUNCTION app.sweep_licenses(uuid, uuid, int) IS 'Licences with open sessions, in the order of tenant and id, after the given one.';
+COMMENT ON FUNCTION app.sweep_outbox(int) IS 'What the seat pools were not told, the longest waiting first.';
 -- +goose StatementBegin
 CREATE FUNCTION app.find_license_tenant(p_license uuid) RETURNS uuid
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$ SELECT l.tenant_id FROM app.licenses l WHERE l.id = p_license LIMIT 1 $$;
 -- +goose StatementEnd
 COMMENT ON FUNCTION app.find_license_tenant(uuid) IS 'For the recovery of rows from the pools in Redis after this database was restored to an earlier time.';
-REVOKE ALL ON FUNCTION app.sweep_licenses(uuid, uuid, int), app.sweep_outbox(int), app.find_license_tenant(uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION app.sweep_licenses(uuid, uuid, int), app.sweep_outbox(int), app.find_license_tenant(uuid) TO usher_sweep;
 RESET ROLE;
 REVOKE CREATE ON SCHEMA app FROM usher_resolver;

@@ -26,11 +26,12 @@ ALTER TABLE app.idempotency_keys ENABLE ROW LEVEL SECURITY;
 ALTER TABLE app.idempotency_keys FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON app.idempotency_keys
     USING (tenant_id = (SELECT app.tenant())) WITH CHECK (tenant_id = (SELECT app.tenant()));
-GRANT SELECT, INSERT, UPDATE, DELETE ON app.idempotency_keys TO usher_replays;
+GRANT SELECT, INSERT, DELETE, UPDATE (body_hash, state, held_until, http_status, answer, session_id, created_at, expires_at)
+    ON app.idempotency_keys TO usher_replays;
 
 -- The sweep drops what has expired, without seeing whose it was.
 CREATE POLICY resolver_expires ON app.idempotency_keys TO usher_resolver USING (expires_at < now()) WITH CHECK (false);
-GRANT SELECT (expires_at), DELETE ON app.idempotency_keys TO usher_resolver;
+GRANT SELECT (ctid, expires_at), DELETE ON app.idempotency_keys TO usher_resolver;
 RESET ROLE;
 GRANT CREATE ON SCHEMA app TO usher_resolver;
 SET LOCAL ROLE usher_resolver;
@@ -38,10 +39,16 @@ SET LOCAL ROLE usher_resolver;
 CREATE FUNCTION app.expire_idempotency_keys() RETURNS bigint
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
-    WITH gone AS (DELETE FROM app.idempotency_keys WHERE expires_at < now() RETURNING 1) SELECT count(*) FROM gone
+    WITH gone AS (
+        DELETE FROM app.idempotency_keys k
+         WHERE k.ctid = ANY (ARRAY(SELECT o.ctid FROM app.idempotency_keys o WHERE o.expires_at < now() ORDER BY o.expires_at LIMIT 20000))
+           AND k.expires_at < now()
+        RETURNING 1)
+    SELECT count(*) FROM gone
     $$;
 -- +goose StatementEnd
-REVOKE ALL ON FUNCTION app.expire_idempotency_keys() FROM PUBLIC;
+COMMENT ON FUNCTION app.expire_idempotency_keys() IS
+    'Drops what has expired and answers how much that was: at most 20,000 at a time, so that a backlog ends within the statement''s deadline.';
 GRANT EXECUTE ON FUNCTION app.expire_idempotency_keys() TO usher_sweep;
 RESET ROLE;
 REVOKE CREATE ON SCHEMA app FROM usher_resolver;

@@ -16,10 +16,19 @@ CREATE FUNCTION app.expire_idempotency_keys() RETURNS bigint
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    WITH gone AS (DELETE FROM app.idempotency_keys WHERE expires_at < now() RETURNING 1) SELECT count(*) FROM gone
+    WITH gone AS (
+        DELETE FROM app.idempotency_keys k
+         WHERE k.ctid = ANY (ARRAY(SELECT o.ctid FROM app.idempotency_keys o WHERE o.expires_at < now() ORDER BY o.expires_at LIMIT 20000))
+           AND k.expires_at < now()
+        RETURNING 1)
+    SELECT count(*) FROM gone
     $$;
 
 ALTER FUNCTION app.expire_idempotency_keys() OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION expire_idempotency_keys()
+
+COMMENT ON FUNCTION app.expire_idempotency_keys() IS 'Drops what has expired and answers how much that was: at most 20,000 at a time, so that a backlog ends within the statement''s deadline.';
 
 -- FUNCTION find_api_key(bytea[])
 
@@ -29,6 +38,10 @@ CREATE FUNCTION app.find_api_key(p_hashes bytea[]) RETURNS TABLE(tenant_id uuid,
     AS $$ SELECT k.tenant_id, k.id FROM app.api_keys k WHERE k.key_hash = ANY (p_hashes) LIMIT 1 $$;
 
 ALTER FUNCTION app.find_api_key(p_hashes bytea[]) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION find_api_key(p_hashes bytea[])
+
+COMMENT ON FUNCTION app.find_api_key(p_hashes bytea[]) IS 'Whose key it is, by the hashes it may have; also one that was revoked or is over.';
 
 -- FUNCTION find_license_key(bytea[])
 
@@ -41,6 +54,10 @@ CREATE FUNCTION app.find_license_key(p_hashes bytea[]) RETURNS TABLE(tenant_id u
     $$;
 
 ALTER FUNCTION app.find_license_key(p_hashes bytea[]) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION find_license_key(p_hashes bytea[])
+
+COMMENT ON FUNCTION app.find_license_key(p_hashes bytea[]) IS 'Whose licence a key opens, by the hashes it may have; no row for a key that is unknown or over.';
 
 -- FUNCTION find_license_tenant(uuid)
 
@@ -132,31 +149,39 @@ COMMENT ON FUNCTION app.licenses_touched() IS 'A tenant''s status and a licence'
 CREATE FUNCTION app.make_history_partitions(p_months_ahead integer) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '200ms'
     AS $$
 DECLARE
-    m date := date_trunc('month', now() AT TIME ZONE 'UTC')::date;
+    this_month date := date_trunc('month', now() AT TIME ZONE 'UTC')::date;
+    m date;
     n text;
     made int := 0;
 BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtext('app.make_history_partitions')) THEN
         RETURN 0;
     END IF;
-    FOR i IN 0..least(p_months_ahead, 12) LOOP
+    -- Not this month's: unless it was made ahead, its rows lie in the default partition already, and finding that out
+    -- reads all of them with everybody locked out, once a minute until the month is over.
+    FOR i IN 1..least(p_months_ahead, 12) LOOP
+        m := this_month + make_interval(months => i);
         n := 'ended_sessions_' || to_char(m, 'YYYY_MM');
         IF to_regclass('app.' || n) IS NULL THEN
             BEGIN
                 EXECUTE format('CREATE TABLE app.%I PARTITION OF app.ended_sessions FOR VALUES FROM (%L) TO (%L)', n,
-                    m::text || ' 00:00:00+00', (m + interval '1 month')::date::text || ' 00:00:00+00');
+                    to_char(m, 'YYYY-MM-DD 00:00:00+00'), to_char(m + interval '1 month', 'YYYY-MM-DD 00:00:00+00'));
+                EXECUTE format('COMMENT ON TABLE app.%I IS %L', n, 'Sessions that ended in ' || to_char(m, 'YYYY-MM') || ' (UTC).');
                 EXECUTE format('ALTER TABLE app.%I ENABLE ROW LEVEL SECURITY', n);
                 EXECUTE format('ALTER TABLE app.%I FORCE ROW LEVEL SECURITY', n);
                 EXECUTE format('CREATE POLICY tenant ON app.%I USING (tenant_id = (SELECT app.tenant())) '
                     'WITH CHECK (tenant_id = (SELECT app.tenant()))', n);
                 made := made + 1;
-            EXCEPTION WHEN check_violation THEN
-                NULL; -- rows of this month already lie in the default partition: they stay there
+            EXCEPTION
+                WHEN check_violation THEN
+                    NULL; -- rows of that month lie in the default partition already: they stay there
+                WHEN lock_not_available THEN
+                    RETURN made;
             END;
         END IF;
-        m := (m + interval '1 month')::date;
     END LOOP;
     RETURN made;
 END
@@ -166,47 +191,43 @@ ALTER FUNCTION app.make_history_partitions(p_months_ahead integer) OWNER TO ushe
 
 -- COMMENT FUNCTION make_history_partitions(p_months_ahead integer)
 
-COMMENT ON FUNCTION app.make_history_partitions(p_months_ahead integer) IS 'Makes the partitions of this and the coming months that are missing; answers how many.';
+COMMENT ON FUNCTION app.make_history_partitions(p_months_ahead integer) IS 'Makes the partitions of the coming months that are missing, unless the history is too busy; answers how many it made.';
 
--- TABLE tenants
+-- FUNCTION new_id()
 
-CREATE TABLE app.tenants (
-    id uuid NOT NULL,
-    kind text DEFAULT 'customer'::text NOT NULL,
-    name text NOT NULL,
-    slug text NOT NULL,
-    status text DEFAULT 'active'::text NOT NULL,
-    status_reason text,
-    status_by text,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT operator_is_active CHECK (((kind = 'customer'::text) OR (status = 'active'::text))),
-    CONSTRAINT tenants_kind_check CHECK ((kind = ANY (ARRAY['customer'::text, 'operator'::text]))),
-    CONSTRAINT tenants_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200))),
-    CONSTRAINT tenants_slug_check CHECK ((slug ~ '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$'::text)),
-    CONSTRAINT tenants_status_check CHECK ((status = ANY (ARRAY['active'::text, 'suspended'::text])))
-);
+CREATE FUNCTION app.new_id() RETURNS uuid
+    LANGUAGE sql PARALLEL SAFE
+    AS $$
+    -- A random UUID (version 4) with the milliseconds written over its first 48 bits, and the bits 52 and 53, which
+    -- are 00 in a 4, set: version 7.
+    SELECT encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
+        PLACING substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3) FROM 1 FOR 6),
+        52, 1), 53, 1), 'hex')::uuid
+    $$;
 
-ALTER TABLE ONLY app.tenants FORCE ROW LEVEL SECURITY;
+ALTER FUNCTION app.new_id() OWNER TO usher_owner;
 
-ALTER TABLE app.tenants OWNER TO usher_owner;
+-- COMMENT FUNCTION new_id()
 
--- COMMENT TABLE tenants
-
-COMMENT ON TABLE app.tenants IS 'Customer organisations, and one row for the operator, whose API keys and staff hang on it like any tenant''s.';
+COMMENT ON FUNCTION app.new_id() IS 'A UUIDv7, for rows that the database itself makes: ids in the order in which they were made.';
 
 -- FUNCTION operator_tenants(uuid, integer)
 
-CREATE FUNCTION app.operator_tenants(p_after uuid, p_limit integer) RETURNS SETOF app.tenants
+CREATE FUNCTION app.operator_tenants(p_after uuid, p_limit integer) RETURNS TABLE(id uuid, name text, slug text, status text, status_reason text, status_by text, created_at timestamp with time zone, updated_at timestamp with time zone)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    SELECT t.* FROM app.tenants t
+    SELECT t.id, t.name, t.slug, t.status, t.status_reason, t.status_by, t.created_at, t.updated_at
+      FROM app.tenants t
      WHERE t.kind = 'customer' AND (p_after IS NULL OR t.id > p_after)
      ORDER BY t.id LIMIT least(p_limit, 101)
     $$;
 
 ALTER FUNCTION app.operator_tenants(p_after uuid, p_limit integer) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION operator_tenants(p_after uuid, p_limit integer)
+
+COMMENT ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) IS 'Customers, in the order in which they were made, after p_after (NULL: from the start); at most 101.';
 
 -- FUNCTION seat_open(uuid, uuid, integer, bigint, bigint, text, text, text, text, text, text, jsonb, uuid[], text[], text[], text[], timestamp with time zone[])
 
@@ -231,7 +252,7 @@ BEGIN
     IF EXISTS (SELECT FROM app.ended_sessions e WHERE e.tenant_id = l.tenant_id AND e.id = p_session) THEN
         RETURN 'ended';
     END IF;
-    IF l.seat_epoch <> p_epoch THEN
+    IF l.seat_epoch IS DISTINCT FROM p_epoch THEN
         RETURN 'epoch';
     END IF;
     SELECT t.status INTO tenant_status FROM app.tenants t WHERE t.id = l.tenant_id;
@@ -348,17 +369,27 @@ CREATE FUNCTION app.sweep_licenses(p_after_tenant uuid, p_after_license uuid, p_
 
 ALTER FUNCTION app.sweep_licenses(p_after_tenant uuid, p_after_license uuid, p_limit integer) OWNER TO usher_resolver;
 
+-- COMMENT FUNCTION sweep_licenses(p_after_tenant uuid, p_after_license uuid, p_limit integer)
+
+COMMENT ON FUNCTION app.sweep_licenses(p_after_tenant uuid, p_after_license uuid, p_limit integer) IS 'Licences with open sessions, in the order of tenant and id, after the given one.';
+
 -- FUNCTION sweep_outbox(integer)
 
 CREATE FUNCTION app.sweep_outbox(p_limit integer) RETURNS TABLE(tenant_id uuid, topic text, subject_id uuid)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    SELECT DISTINCT o.tenant_id, o.topic, o.subject_id FROM app.outbox o
-     WHERE o.done_at IS NULL AND o.topic IN ('license.changed', 'session.evicted') LIMIT p_limit
+    SELECT o.tenant_id, o.topic, o.subject_id FROM app.outbox o
+     WHERE o.done_at IS NULL AND o.topic IN ('license.changed', 'session.evicted')
+     GROUP BY o.tenant_id, o.topic, o.subject_id
+     ORDER BY min(o.created_at) LIMIT p_limit
     $$;
 
 ALTER FUNCTION app.sweep_outbox(p_limit integer) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION sweep_outbox(p_limit integer)
+
+COMMENT ON FUNCTION app.sweep_outbox(p_limit integer) IS 'What the seat pools were not told, the longest waiting first.';
 
 -- FUNCTION tenant()
 
@@ -408,7 +439,7 @@ COMMENT ON COLUMN app.api_keys.last_used_at IS 'Exact to the minute.';
 CREATE TABLE app.devices (
     tenant_id uuid NOT NULL,
     license_id uuid NOT NULL,
-    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    id uuid DEFAULT app.new_id() NOT NULL,
     hardware_id text NOT NULL,
     hostname text,
     first_seen_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -701,7 +732,7 @@ COMMENT ON COLUMN app.open_sessions.evicted_at IS 'Evicted, but its holder may s
 
 CREATE TABLE app.outbox (
     tenant_id uuid NOT NULL,
-    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    id uuid DEFAULT app.new_id() NOT NULL,
     topic text NOT NULL,
     subject_id uuid NOT NULL,
     payload jsonb DEFAULT '{}'::jsonb NOT NULL,
@@ -797,6 +828,33 @@ ALTER TABLE app.sweep_cursor OWNER TO usher_owner;
 
 COMMENT ON TABLE app.sweep_cursor IS 'Where the next sweep goes on.';
 
+-- TABLE tenants
+
+CREATE TABLE app.tenants (
+    id uuid NOT NULL,
+    kind text DEFAULT 'customer'::text NOT NULL,
+    name text NOT NULL,
+    slug text NOT NULL,
+    status text DEFAULT 'active'::text NOT NULL,
+    status_reason text,
+    status_by text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT operator_is_active CHECK (((kind = 'customer'::text) OR (status = 'active'::text))),
+    CONSTRAINT tenants_kind_check CHECK ((kind = ANY (ARRAY['customer'::text, 'operator'::text]))),
+    CONSTRAINT tenants_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200))),
+    CONSTRAINT tenants_slug_check CHECK ((slug ~ '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$'::text)),
+    CONSTRAINT tenants_status_check CHECK ((status = ANY (ARRAY['active'::text, 'suspended'::text])))
+);
+
+ALTER TABLE ONLY app.tenants FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.tenants OWNER TO usher_owner;
+
+-- COMMENT TABLE tenants
+
+COMMENT ON TABLE app.tenants IS 'Customer organisations, and one row for the operator, whose API keys and staff hang on it like any tenant''s.';
+
 -- TABLE ATTACH ended_sessions_default
 
 ALTER TABLE ONLY app.ended_sessions ATTACH PARTITION app.ended_sessions_default DEFAULT;
@@ -891,11 +949,11 @@ CREATE INDEX api_keys_by_hash ON app.api_keys USING btree (key_hash);
 
 -- INDEX ended_sessions_by_license
 
-CREATE INDEX ended_sessions_by_license ON ONLY app.ended_sessions USING btree (tenant_id, license_id, ended_at DESC);
+CREATE INDEX ended_sessions_by_license ON ONLY app.ended_sessions USING btree (tenant_id, license_id, id);
 
--- INDEX ended_sessions_default_tenant_id_license_id_ended_at_idx
+-- INDEX ended_sessions_default_tenant_id_license_id_id_idx
 
-CREATE INDEX ended_sessions_default_tenant_id_license_id_ended_at_idx ON app.ended_sessions_default USING btree (tenant_id, license_id, ended_at DESC);
+CREATE INDEX ended_sessions_default_tenant_id_license_id_id_idx ON app.ended_sessions_default USING btree (tenant_id, license_id, id);
 
 -- INDEX idempotency_keys_expiry
 
@@ -909,6 +967,14 @@ CREATE INDEX license_keys_by_hash ON app.license_keys USING btree (key_hash);
 
 CREATE INDEX license_keys_by_license ON app.license_keys USING btree (tenant_id, license_id, created_at DESC);
 
+-- INDEX licenses_by_id
+
+CREATE INDEX licenses_by_id ON app.licenses USING btree (id);
+
+-- INDEX open_sessions_by_license
+
+CREATE INDEX open_sessions_by_license ON app.open_sessions USING btree (tenant_id, license_id, id);
+
 -- INDEX outbox_pending
 
 CREATE INDEX outbox_pending ON app.outbox USING btree (topic, created_at) WHERE (done_at IS NULL);
@@ -921,9 +987,9 @@ CREATE INDEX outbox_subject ON app.outbox USING btree (tenant_id, subject_id) WH
 
 ALTER INDEX app.ended_sessions_pkey ATTACH PARTITION app.ended_sessions_default_pkey;
 
--- INDEX ATTACH ended_sessions_default_tenant_id_license_id_ended_at_idx
+-- INDEX ATTACH ended_sessions_default_tenant_id_license_id_id_idx
 
-ALTER INDEX app.ended_sessions_by_license ATTACH PARTITION app.ended_sessions_default_tenant_id_license_id_ended_at_idx;
+ALTER INDEX app.ended_sessions_by_license ATTACH PARTITION app.ended_sessions_default_tenant_id_license_id_id_idx;
 
 -- TRIGGER licenses changed
 
@@ -1156,44 +1222,10 @@ REVOKE ALL ON FUNCTION app.licenses_touched() FROM PUBLIC;
 REVOKE ALL ON FUNCTION app.make_history_partitions(p_months_ahead integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.make_history_partitions(p_months_ahead integer) TO usher_sweep;
 
--- ACL TABLE tenants
+-- ACL FUNCTION new_id()
 
-GRANT SELECT ON TABLE app.tenants TO usher_facts;
-GRANT SELECT ON TABLE app.tenants TO usher_seats;
-GRANT SELECT ON TABLE app.tenants TO usher_operator;
-GRANT SELECT ON TABLE app.tenants TO usher_resolver;
-
--- ACL COLUMN tenants.id
-
-GRANT INSERT(id) ON TABLE app.tenants TO usher_operator;
-
--- ACL COLUMN tenants.kind
-
-GRANT INSERT(kind) ON TABLE app.tenants TO usher_operator;
-
--- ACL COLUMN tenants.name
-
-GRANT INSERT(name),UPDATE(name) ON TABLE app.tenants TO usher_operator;
-
--- ACL COLUMN tenants.slug
-
-GRANT INSERT(slug),UPDATE(slug) ON TABLE app.tenants TO usher_operator;
-
--- ACL COLUMN tenants.status
-
-GRANT UPDATE(status) ON TABLE app.tenants TO usher_operator;
-
--- ACL COLUMN tenants.status_reason
-
-GRANT UPDATE(status_reason) ON TABLE app.tenants TO usher_operator;
-
--- ACL COLUMN tenants.status_by
-
-GRANT UPDATE(status_by) ON TABLE app.tenants TO usher_operator;
-
--- ACL COLUMN tenants.updated_at
-
-GRANT UPDATE(updated_at) ON TABLE app.tenants TO usher_operator;
+REVOKE ALL ON FUNCTION app.new_id() FROM PUBLIC;
+GRANT ALL ON FUNCTION app.new_id() TO usher_seats;
 
 -- ACL FUNCTION operator_tenants(p_after uuid, p_limit integer)
 
@@ -1222,40 +1254,69 @@ GRANT ALL ON FUNCTION app.sweep_outbox(p_limit integer) TO usher_sweep;
 
 -- ACL TABLE api_keys
 
-GRANT SELECT,INSERT ON TABLE app.api_keys TO usher_admin;
-GRANT SELECT,INSERT ON TABLE app.api_keys TO usher_operator;
+GRANT INSERT ON TABLE app.api_keys TO usher_admin;
+GRANT INSERT ON TABLE app.api_keys TO usher_operator;
 
 -- ACL COLUMN api_keys.tenant_id
 
+GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_admin;
+GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_resolver;
 
 -- ACL COLUMN api_keys.id
 
+GRANT SELECT(id) ON TABLE app.api_keys TO usher_admin;
+GRANT SELECT(id) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(id) ON TABLE app.api_keys TO usher_resolver;
 
 -- ACL COLUMN api_keys.name
 
-GRANT UPDATE(name) ON TABLE app.api_keys TO usher_admin;
-GRANT UPDATE(name) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(name),UPDATE(name) ON TABLE app.api_keys TO usher_admin;
+GRANT SELECT(name),UPDATE(name) ON TABLE app.api_keys TO usher_operator;
+
+-- ACL COLUMN api_keys.scopes
+
+GRANT SELECT(scopes) ON TABLE app.api_keys TO usher_admin;
+GRANT SELECT(scopes) ON TABLE app.api_keys TO usher_operator;
 
 -- ACL COLUMN api_keys.key_hash
 
 GRANT SELECT(key_hash) ON TABLE app.api_keys TO usher_resolver;
 
+-- ACL COLUMN api_keys.pepper_version
+
+GRANT SELECT(pepper_version) ON TABLE app.api_keys TO usher_admin;
+GRANT SELECT(pepper_version) ON TABLE app.api_keys TO usher_operator;
+
+-- ACL COLUMN api_keys.hint
+
+GRANT SELECT(hint) ON TABLE app.api_keys TO usher_admin;
+GRANT SELECT(hint) ON TABLE app.api_keys TO usher_operator;
+
+-- ACL COLUMN api_keys.created_by
+
+GRANT SELECT(created_by) ON TABLE app.api_keys TO usher_admin;
+GRANT SELECT(created_by) ON TABLE app.api_keys TO usher_operator;
+
+-- ACL COLUMN api_keys.created_at
+
+GRANT SELECT(created_at) ON TABLE app.api_keys TO usher_admin;
+GRANT SELECT(created_at) ON TABLE app.api_keys TO usher_operator;
+
 -- ACL COLUMN api_keys.expires_at
 
-GRANT UPDATE(expires_at) ON TABLE app.api_keys TO usher_admin;
-GRANT UPDATE(expires_at) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(expires_at),UPDATE(expires_at) ON TABLE app.api_keys TO usher_admin;
+GRANT SELECT(expires_at),UPDATE(expires_at) ON TABLE app.api_keys TO usher_operator;
 
 -- ACL COLUMN api_keys.revoked_at
 
-GRANT UPDATE(revoked_at) ON TABLE app.api_keys TO usher_admin;
-GRANT UPDATE(revoked_at) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(revoked_at),UPDATE(revoked_at) ON TABLE app.api_keys TO usher_admin;
+GRANT SELECT(revoked_at),UPDATE(revoked_at) ON TABLE app.api_keys TO usher_operator;
 
 -- ACL COLUMN api_keys.last_used_at
 
-GRANT UPDATE(last_used_at) ON TABLE app.api_keys TO usher_admin;
-GRANT UPDATE(last_used_at) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_admin;
+GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_operator;
 
 -- ACL TABLE devices
 
@@ -1277,11 +1338,44 @@ GRANT SELECT,INSERT ON TABLE app.ended_sessions TO usher_seats;
 
 -- ACL TABLE idempotency_keys
 
-GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE app.idempotency_keys TO usher_replays;
+GRANT SELECT,INSERT,DELETE ON TABLE app.idempotency_keys TO usher_replays;
 GRANT DELETE ON TABLE app.idempotency_keys TO usher_resolver;
+
+-- ACL COLUMN idempotency_keys.ctid
+
+GRANT SELECT(ctid) ON TABLE app.idempotency_keys TO usher_resolver;
+
+-- ACL COLUMN idempotency_keys.body_hash
+
+GRANT UPDATE(body_hash) ON TABLE app.idempotency_keys TO usher_replays;
+
+-- ACL COLUMN idempotency_keys.state
+
+GRANT UPDATE(state) ON TABLE app.idempotency_keys TO usher_replays;
+
+-- ACL COLUMN idempotency_keys.held_until
+
+GRANT UPDATE(held_until) ON TABLE app.idempotency_keys TO usher_replays;
+
+-- ACL COLUMN idempotency_keys.http_status
+
+GRANT UPDATE(http_status) ON TABLE app.idempotency_keys TO usher_replays;
+
+-- ACL COLUMN idempotency_keys.answer
+
+GRANT UPDATE(answer) ON TABLE app.idempotency_keys TO usher_replays;
+
+-- ACL COLUMN idempotency_keys.session_id
+
+GRANT UPDATE(session_id) ON TABLE app.idempotency_keys TO usher_replays;
+
+-- ACL COLUMN idempotency_keys.created_at
+
+GRANT UPDATE(created_at) ON TABLE app.idempotency_keys TO usher_replays;
 
 -- ACL COLUMN idempotency_keys.expires_at
 
+GRANT UPDATE(expires_at) ON TABLE app.idempotency_keys TO usher_replays;
 GRANT SELECT(expires_at) ON TABLE app.idempotency_keys TO usher_resolver;
 
 -- ACL TABLE license_keys
@@ -1437,10 +1531,12 @@ GRANT SELECT,INSERT,DELETE ON TABLE app.open_sessions TO usher_seats;
 
 -- ACL COLUMN open_sessions.tenant_id
 
+GRANT SELECT(tenant_id) ON TABLE app.open_sessions TO usher_facts;
 GRANT SELECT(tenant_id) ON TABLE app.open_sessions TO usher_resolver;
 
 -- ACL COLUMN open_sessions.license_id
 
+GRANT SELECT(license_id) ON TABLE app.open_sessions TO usher_facts;
 GRANT SELECT(license_id) ON TABLE app.open_sessions TO usher_resolver;
 
 -- ACL COLUMN open_sessions.seat_no
@@ -1450,14 +1546,17 @@ GRANT SELECT(seat_no) ON TABLE app.open_sessions TO usher_resolver;
 -- ACL COLUMN open_sessions.evicted_at
 
 GRANT UPDATE(evicted_at) ON TABLE app.open_sessions TO usher_admin;
+GRANT UPDATE(evicted_at) ON TABLE app.open_sessions TO usher_sweep;
 
 -- ACL COLUMN open_sessions.evict_reason
 
 GRANT UPDATE(evict_reason) ON TABLE app.open_sessions TO usher_admin;
+GRANT UPDATE(evict_reason) ON TABLE app.open_sessions TO usher_sweep;
 
 -- ACL COLUMN open_sessions.evicted_by
 
 GRANT UPDATE(evicted_by) ON TABLE app.open_sessions TO usher_admin;
+GRANT UPDATE(evicted_by) ON TABLE app.open_sessions TO usher_sweep;
 
 -- ACL TABLE outbox
 
@@ -1499,12 +1598,68 @@ GRANT SELECT(done_at) ON TABLE app.outbox TO usher_resolver;
 -- ACL TABLE plans
 
 GRANT SELECT ON TABLE app.plans TO usher_facts;
-GRANT SELECT,INSERT,UPDATE ON TABLE app.plans TO usher_operator;
+GRANT SELECT,INSERT ON TABLE app.plans TO usher_operator;
+
+-- ACL COLUMN plans.product_code
+
+GRANT UPDATE(product_code) ON TABLE app.plans TO usher_operator;
+
+-- ACL COLUMN plans.name
+
+GRANT UPDATE(name) ON TABLE app.plans TO usher_operator;
+
+-- ACL COLUMN plans.max_seats
+
+GRANT UPDATE(max_seats) ON TABLE app.plans TO usher_operator;
+
+-- ACL COLUMN plans.overdraft_seats
+
+GRANT UPDATE(overdraft_seats) ON TABLE app.plans TO usher_operator;
+
+-- ACL COLUMN plans.ttl_seconds
+
+GRANT UPDATE(ttl_seconds) ON TABLE app.plans TO usher_operator;
+
+-- ACL COLUMN plans.seat_per
+
+GRANT UPDATE(seat_per) ON TABLE app.plans TO usher_operator;
+
+-- ACL COLUMN plans.features
+
+GRANT UPDATE(features) ON TABLE app.plans TO usher_operator;
+
+-- ACL COLUMN plans.versions
+
+GRANT UPDATE(versions) ON TABLE app.plans TO usher_operator;
+
+-- ACL COLUMN plans.max_devices
+
+GRANT UPDATE(max_devices) ON TABLE app.plans TO usher_operator;
+
+-- ACL COLUMN plans.offline_grace_seconds
+
+GRANT UPDATE(offline_grace_seconds) ON TABLE app.plans TO usher_operator;
+
+-- ACL COLUMN plans.drain_seconds
+
+GRANT UPDATE(drain_seconds) ON TABLE app.plans TO usher_operator;
+
+-- ACL COLUMN plans.updated_at
+
+GRANT UPDATE(updated_at) ON TABLE app.plans TO usher_operator;
 
 -- ACL TABLE products
 
 GRANT SELECT ON TABLE app.products TO usher_facts;
-GRANT SELECT,INSERT,UPDATE ON TABLE app.products TO usher_operator;
+GRANT SELECT,INSERT ON TABLE app.products TO usher_operator;
+
+-- ACL COLUMN products.name
+
+GRANT UPDATE(name) ON TABLE app.products TO usher_operator;
+
+-- ACL COLUMN products.updated_at
+
+GRANT UPDATE(updated_at) ON TABLE app.products TO usher_operator;
 
 -- ACL TABLE sweep_cursor
 
@@ -1518,9 +1673,63 @@ GRANT UPDATE(after_tenant) ON TABLE app.sweep_cursor TO usher_sweep;
 
 GRANT UPDATE(after_license) ON TABLE app.sweep_cursor TO usher_sweep;
 
+-- ACL TABLE tenants
+
+GRANT SELECT ON TABLE app.tenants TO usher_facts;
+GRANT SELECT ON TABLE app.tenants TO usher_seats;
+GRANT SELECT ON TABLE app.tenants TO usher_operator;
+
+-- ACL COLUMN tenants.id
+
+GRANT INSERT(id) ON TABLE app.tenants TO usher_operator;
+GRANT SELECT(id) ON TABLE app.tenants TO usher_resolver;
+
+-- ACL COLUMN tenants.kind
+
+GRANT INSERT(kind) ON TABLE app.tenants TO usher_operator;
+GRANT SELECT(kind) ON TABLE app.tenants TO usher_resolver;
+
+-- ACL COLUMN tenants.name
+
+GRANT INSERT(name),UPDATE(name) ON TABLE app.tenants TO usher_operator;
+GRANT SELECT(name) ON TABLE app.tenants TO usher_resolver;
+
+-- ACL COLUMN tenants.slug
+
+GRANT INSERT(slug),UPDATE(slug) ON TABLE app.tenants TO usher_operator;
+GRANT SELECT(slug) ON TABLE app.tenants TO usher_resolver;
+
+-- ACL COLUMN tenants.status
+
+GRANT UPDATE(status) ON TABLE app.tenants TO usher_operator;
+GRANT SELECT(status) ON TABLE app.tenants TO usher_resolver;
+
+-- ACL COLUMN tenants.status_reason
+
+GRANT UPDATE(status_reason) ON TABLE app.tenants TO usher_operator;
+GRANT SELECT(status_reason) ON TABLE app.tenants TO usher_resolver;
+
+-- ACL COLUMN tenants.status_by
+
+GRANT UPDATE(status_by) ON TABLE app.tenants TO usher_operator;
+GRANT SELECT(status_by) ON TABLE app.tenants TO usher_resolver;
+
+-- ACL COLUMN tenants.created_at
+
+GRANT SELECT(created_at) ON TABLE app.tenants TO usher_resolver;
+
+-- ACL COLUMN tenants.updated_at
+
+GRANT UPDATE(updated_at) ON TABLE app.tenants TO usher_operator;
+GRANT SELECT(updated_at) ON TABLE app.tenants TO usher_resolver;
+
 -- DEFAULT ACL DEFAULT PRIVILEGES FOR FUNCTIONS
 
 ALTER DEFAULT PRIVILEGES FOR ROLE usher_owner REVOKE ALL ON FUNCTIONS  FROM PUBLIC;
+
+-- DEFAULT ACL DEFAULT PRIVILEGES FOR FUNCTIONS
+
+ALTER DEFAULT PRIVILEGES FOR ROLE usher_resolver REVOKE ALL ON FUNCTIONS  FROM PUBLIC;
 
 -- ROLES
 

@@ -20,6 +20,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -60,8 +62,35 @@ type Request struct {
 	Wait       bool           `json:"wait,omitempty" doc:"When no seat is free, take a place in the queue."`
 }
 
-// maxMetadata is how many bytes of metadata a session keeps.
+// maxMetadata is how many bytes of metadata a session keeps, as PostgreSQL writes them.
 const maxMetadata = 16 << 10
+
+// stored is how many bytes PostgreSQL writes a JSON value with: a space after each colon and comma, numbers without
+// exponents, and nothing escaped that need not be.
+func stored(value any) int {
+	switch v := value.(type) {
+	case map[string]any:
+		n := len("{}") + max(len(v)-1, 0)*len(", ")
+		for name, member := range v {
+			n += stored(name) + len(": ") + stored(member)
+		}
+		return n
+	case []any:
+		n := len("[]") + max(len(v)-1, 0)*len(", ")
+		for _, element := range v {
+			n += stored(element)
+		}
+		return n
+	case string:
+		return len(v) + len(`""`) + strings.Count(v, `"`) + strings.Count(v, `\`)
+	case float64:
+		return len(strconv.FormatFloat(v, 'f', -1, 64))
+	case bool:
+		return len(strconv.FormatBool(v))
+	default:
+		return len("null")
+	}
+}
 
 // Answer is the body of a 200 and a 201.
 type Answer struct {
@@ -117,9 +146,28 @@ func (d Deps) acquire(c *httpx.Call) (httpx.Reply, error) {
 	if err != nil {
 		return httpx.Reply{}, err
 	}
+	for {
+		reply, refusal := d.ask(c, facts)
+		if !decided(refusal) {
+			return reply, refusal
+		}
+		// Facts are remembered for seconds: what refuses must not have changed meanwhile.
+		newer, err := d.newer(c, facts)
+		if err != nil {
+			return httpx.Reply{}, err
+		}
+		if newer == nil {
+			return httpx.Reply{}, refusal
+		}
+		facts = newer
+	}
+}
+
+// ask is acquire, going by these facts.
+func (d Deps) ask(c *httpx.Call, facts *license.Facts) (httpx.Reply, error) {
 	l := &facts.License
-	if !l.Grants(facts.Now(d.Now())) {
-		return httpx.Reply{}, refused(l.Checks(license.Question{}, facts.Now(d.Now())))
+	if now := facts.Now(d.Now()); !l.Grants(now) {
+		return httpx.Reply{}, refused(l.Checks(license.Question{}, now))
 	}
 	var q Request
 	if err := c.Decode(&q); err != nil {
@@ -141,17 +189,53 @@ func (d Deps) acquire(c *httpx.Call) (httpx.Reply, error) {
 	return d.seat(c, facts, &q, holder)
 }
 
+// decided says that an error was decided by the licence's facts, or may have been.
+func decided(err error) bool {
+	f := fault.As(err)
+	return f != nil && (f.Kind == fault.KindForbidden || f.Kind == fault.KindInvalid || f.Code == errOvertaken.Code)
+}
+
+// errOvertaken says that who the holder is must be decided anew. It is answered only when that keeps happening.
+var errOvertaken = &fault.Error{
+	Kind: fault.KindConflict, Code: "license_changed", RetryAfter: time.Second,
+	Detail: "The licence was changed while the seat was being taken. Try again.",
+}
+
+// newer are facts that overtook these, or nil. The pool knows whether there are any; a cold one does not.
+func (d Deps) newer(c *httpx.Call, facts *license.Facts) (*license.Facts, error) {
+	l := &facts.License
+	sight, err := d.Seats.Peek(c.Context(), l.Tenant, l.ID)
+	cold := sight.PoolVersion == 0
+	if err != nil || sight.PoolVersion <= l.PoolVersion && !cold {
+		return nil, err
+	}
+	newer, err := d.atLeast(c.Context(), c.Peek("license_key"), l.PoolVersion+1)
+	if err != nil || newer.License.PoolVersion <= l.PoolVersion {
+		return nil, err
+	}
+	return newer, nil
+}
+
+// atLeast is what the key opens, at this version or a later one.
+func (d Deps) atLeast(ctx context.Context, key string, version int64) (*license.Facts, error) {
+	facts, err := d.Licenses.FindAtLeast(ctx, key, version)
+	if errors.Is(err, license.ErrUnknownKey) {
+		return nil, errUnknownKey // it was rotated away meanwhile
+	}
+	return facts, err
+}
+
 // seat takes the seat and answers.
 func (d Deps) seat(c *httpx.Call, facts *license.Facts, q *Request, holder seat.Holder) (httpx.Reply, error) {
 	grant, err := d.Seats.Acquire(c.Context(), facts.License.Tenant, facts.License.ID, holder, seat.Ask{
 		Wait: q.Wait, PoolVersion: facts.License.PoolVersion,
 		Recheck: func(ctx context.Context, version int64) error {
-			newer, err := d.Licenses.FindAtLeast(ctx, q.LicenseKey, version)
-			if errors.Is(err, license.ErrUnknownKey) {
-				return errUnknownKey // its key was rotated away meanwhile
-			}
+			newer, err := d.atLeast(ctx, q.LicenseKey, version)
 			if err != nil {
 				return err
+			}
+			if key, err := newer.License.HolderKey(q.HardwareID, q.User, q.InstanceID); err != nil || key != holder.Key {
+				return errOvertaken
 			}
 			facts = newer
 			return d.check(ctx, facts, q)
@@ -190,13 +274,13 @@ func holderOf(l *license.License, q *Request) (seat.Holder, error) {
 		Key: key, HardwareID: q.HardwareID, Hostname: q.Hostname, User: q.User, InstanceID: q.InstanceID, Version: q.Version,
 	}
 	if q.Metadata != nil {
+		if stored(q.Metadata) > maxMetadata {
+			return seat.Holder{}, fault.Invalid("The metadata is too large.", fault.Field{
+				Field: "metadata", Code: "too_long", Detail: "Metadata may have 16 KiB at most, with its numbers written out.",
+			})
+		}
 		if h.Metadata, err = json.Marshal(q.Metadata); err != nil {
 			return seat.Holder{}, fmt.Errorf("encode metadata: %w", err)
-		}
-		if len(h.Metadata) > maxMetadata {
-			return seat.Holder{}, fault.Invalid("The metadata is too large.", fault.Field{
-				Field: "metadata", Code: "too_long", Detail: "Metadata may have 16 KiB at most.",
-			})
 		}
 	}
 	return h, nil

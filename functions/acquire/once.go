@@ -1,11 +1,13 @@
 package acquire
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -15,6 +17,9 @@ import (
 	"github.com/coditect/usher/shared/seat"
 	"github.com/coditect/usher/shared/tenancy"
 )
+
+// afterwards is how long the remembering of an answer may take when the time of its request is over.
+const afterwards = 2 * time.Second
 
 // once takes a seat under an Idempotency-Key: a repetition gets the first answer while that session lives, and a seat of
 // its own otherwise. What was not answered with a seat is not remembered.
@@ -52,6 +57,9 @@ func (d Deps) once(c *httpx.Call, name string, facts *license.Facts, q *Request,
 
 	reply, failed := d.seat(c, facts, q, holder)
 	answer, seated := reply.Body.(Answer)
+	// A client that has gone will ask again, and must not find its own first request still in flight.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+	defer cancel()
 	err = d.DB.As(ctx, tenant, func(tx tenancy.Tx) error {
 		if failed != nil || !seated {
 			return claim.Abandon(ctx, tx)

@@ -36,13 +36,17 @@ type Deps struct {
 	Log      *slog.Logger
 }
 
-// Request names a waiter. With a seat token it is left out.
+// Request names a waiter, who may send what it acquired with. With a seat token it is left out.
 type Request struct {
-	LicenseKey string `json:"license_key,omitempty" maxLength:"255"`
-	HardwareID string `json:"hardware_id,omitempty" maxLength:"255"`
-	Version    string `json:"version,omitempty" maxLength:"50" doc:"Not looked at: a waiter may send what it acquired with."`
-	User       string `json:"user,omitempty" maxLength:"255"`
-	InstanceID string `json:"instance_id,omitempty" maxLength:"255"`
+	LicenseKey string         `json:"license_key,omitempty" maxLength:"255"`
+	HardwareID string         `json:"hardware_id,omitempty" maxLength:"255"`
+	User       string         `json:"user,omitempty" maxLength:"255"`
+	InstanceID string         `json:"instance_id,omitempty" maxLength:"255"`
+	Version    string         `json:"version,omitempty" maxLength:"50" doc:"Not looked at."`
+	Product    string         `json:"product,omitempty" maxLength:"63" doc:"Not looked at."`
+	Hostname   string         `json:"hostname,omitempty" maxLength:"255" doc:"Not looked at."`
+	Metadata   map[string]any `json:"metadata,omitempty" maxProperties:"50" doc:"Not looked at."`
+	Wait       bool           `json:"wait,omitempty" doc:"Not looked at."`
 }
 
 // Answer is the body of a 200.
@@ -69,7 +73,7 @@ func Routes(d Deps) []httpx.Route {
 		Credentials: []httpx.Credential{httpx.SeatToken, httpx.LicenseKey},
 		Body:        Request{}, BodyOptional: true,
 		Replies:  []httpx.Doc{{Status: http.StatusOK, Body: Answer{}, Description: "How the session ended."}},
-		Problems: []int{http.StatusNotFound, http.StatusTooManyRequests},
+		Problems: []int{http.StatusUnauthorized, http.StatusNotFound, http.StatusTooManyRequests},
 		Handle:   d.release,
 	}}
 }

@@ -171,10 +171,12 @@ func (b *Budgets) take(ctx context.Context, cells ...cell) error {
 		keys[i] = c.key
 		args = append(args, c.interval.Microseconds(), c.burst)
 	}
-	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
+	call, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
 	defer cancel()
-	answer, err := take.Run(ctx, b.redis, keys, args...).Int64Slice()
+	answer, err := take.Run(call, b.redis, keys, args...).Int64Slice()
 	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil // it is the caller who went away, not the store
 	case err != nil || len(answer) != 2:
 		b.lost(now, err)
 		return nil

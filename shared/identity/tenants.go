@@ -19,12 +19,14 @@ import (
 // OperatorID is the operator's own row among the tenants, the same in every deployment.
 var OperatorID = uuid.MustParse("00000000-0000-7000-8000-000000000001")
 
+// What a tenant can be.
 const (
-	kindOperator = "operator"
-	// StatusActive and StatusSuspended are what a tenant can be.
 	StatusActive    = "active"
 	StatusSuspended = "suspended"
 )
+
+// kindOperator is the kind of the operator's row, and its slug.
+const kindOperator = "operator"
 
 // Tenant is a customer organisation.
 type Tenant struct {

@@ -134,8 +134,10 @@ func (l *License) checkExpiry(now time.Time) Check {
 	case now.Before(*l.ExpiresAt):
 		return passed("expiry", "The licence expires on "+date(*l.ExpiresAt)+".")
 	case l.GraceUntil != nil && now.Before(*l.GraceUntil):
-		return Check{Name: "expiry", OK: true, Code: CodeInGrace,
-			Detail: "The licence expired on " + date(*l.ExpiresAt) + " and keeps working until " + date(*l.GraceUntil) + ". Renew it before then."}
+		return Check{
+			Name: "expiry", OK: true, Code: CodeInGrace,
+			Detail: "The licence expired on " + date(*l.ExpiresAt) + " and keeps working until " + date(*l.GraceUntil) + ". Renew it before then.",
+		}
 	default:
 		return failed("expiry", CodeExpired, "The licence expired on "+date(*l.Until())+". Renew it to go on.")
 	}

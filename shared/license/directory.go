@@ -218,8 +218,13 @@ const columns = `
 func (l *License) fields() []any {
 	return []any{
 		&l.ID, &l.Product, &l.Plan, &l.Status, &l.StatusReason, &l.StatusBy, &l.TenantStatus,
-		&l.MaxSeats, &l.OverdraftSeats, seconds{&l.TTL}, &l.SeatPer, &l.Features, &l.Versions, &l.MaxDevices,
-		&l.AllowedHardware, seconds{&l.OfflineGrace}, seconds{&l.Drain}, &l.StartsAt, &l.ExpiresAt, &l.GraceUntil,
+		&l.MaxSeats, &l.OverdraftSeats,
+		seconds{&l.TTL},
+		&l.SeatPer, &l.Features, &l.Versions, &l.MaxDevices,
+		&l.AllowedHardware,
+		seconds{&l.OfflineGrace},
+		seconds{&l.Drain},
+		&l.StartsAt, &l.ExpiresAt, &l.GraceUntil,
 		&l.PoolVersion, &l.CreatedAt, &l.UpdatedAt,
 	}
 }

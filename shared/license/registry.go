@@ -188,8 +188,10 @@ func setStatus(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, id uuid.UU
 // over LongestOverlap is a fault.Invalid; a revoked licence a fault.Conflict.
 func (r *Registry) RotateKey(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, id uuid.UUID, overlap time.Duration) (License, secret.Key, error) {
 	if overlap < 0 || overlap > LongestOverlap {
-		return License{}, secret.Key{}, fault.Invalid("The overlap is not valid.", fault.Field{Field: "overlap_seconds", Code: "out_of_range",
-			Detail: fmt.Sprintf("The old key lives on for 0 to %d seconds.", inSeconds(LongestOverlap))})
+		return License{}, secret.Key{}, fault.Invalid("The overlap is not valid.", fault.Field{
+			Field: "overlap_seconds", Code: "out_of_range",
+			Detail: fmt.Sprintf("The old key lives on for 0 to %d seconds.", inSeconds(LongestOverlap)),
+		})
 	}
 	l, err := lock(ctx, tx, tenant, id)
 	if err != nil {

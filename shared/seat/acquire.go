@@ -85,7 +85,7 @@ func (p *Pools) Acquire(ctx context.Context, tenant tenancy.ID, license uuid.UUI
 				return Grant{}, err
 			}
 		}
-		grant, err := p.acquireOnce(ctx, l, h, ask)
+		grant, err := p.acquireOnce(ctx, l, h, ask, try == 0)
 		if !errors.Is(err, errAgain) {
 			return grant, err
 		}
@@ -105,7 +105,7 @@ func pause(ctx context.Context, try int) error {
 	}
 }
 
-func (p *Pools) acquireOnce(ctx context.Context, l pool, h Holder, ask Ask) (Grant, error) {
+func (p *Pools) acquireOnce(ctx context.Context, l pool, h Holder, ask Ask, first bool) (Grant, error) {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return Grant{}, err
@@ -117,6 +117,11 @@ func (p *Pools) acquireOnce(ctx context.Context, l pool, h Holder, ask Ask) (Gra
 	switch {
 	case r.cold:
 		return Grant{}, again(p.rebuild(ctx, l, 0))
+	case r.answer.Verdict == Refused && first:
+		// The caller's facts let it in: a date may have passed that nobody told the pool of.
+		return Grant{}, again(p.changed(ctx, l, true))
+	case r.answer.Verdict == Refused:
+		return p.refused(ctx, l, r.answer)
 	case r.answer.Verdict != 0:
 		return r.answer, nil
 	}
@@ -128,26 +133,26 @@ func (p *Pools) acquireOnce(ctx context.Context, l pool, h Holder, ask Ask) (Gra
 			return Grant{}, err
 		}
 	}
-	if r.mark == markReserved {
-		verdict, err := p.open(ctx, l, r, h)
-		if err != nil {
-			return Grant{}, err // the reservation stays: the commit may be in doubt
+	// A session that the pool has already is opened, too: opening is idempotent, and nobody hears yes without a row.
+	verdict, err := p.open(ctx, l, r, h)
+	if err != nil {
+		return Grant{}, err // the reservation stays: the commit may be in doubt
+	}
+	switch verdict {
+	case "ok":
+	case "epoch":
+		return Grant{}, again(p.rebuild(ctx, l, r.epoch))
+	case "seat_held":
+		return Grant{}, again(p.lostSeat(ctx, l, r))
+	case "limit", "suspended":
+		if err := p.changed(ctx, l, true); err != nil {
+			return Grant{}, err
 		}
-		switch verdict {
-		case "ok":
-		case "epoch", "seat_held":
-			// The pool and the rows disagree about who sits: the rows are right.
-			return Grant{}, again(p.rebuild(ctx, l, r.epoch))
-		case "limit", "suspended":
-			if err := p.changed(ctx, l, true); err != nil {
-				return Grant{}, err
-			}
-			return Grant{}, again(p.giveBack(ctx, l, r))
-		case "ended":
-			return Grant{}, again(p.giveBack(ctx, l, r))
-		default: // too_many_devices
-			return Grant{Verdict: Refused, Code: verdict}, p.giveBack(ctx, l, r)
-		}
+		return Grant{}, again(p.giveBack(ctx, l, r))
+	case "ended":
+		return Grant{}, again(p.giveBack(ctx, l, r))
+	default: // too_many_devices
+		return Grant{Verdict: Refused, Code: verdict}, p.giveBack(ctx, l, r)
 	}
 	beat, err := p.confirm(ctx, l, r)
 	if err != nil {
@@ -155,7 +160,7 @@ func (p *Pools) acquireOnce(ctx context.Context, l pool, h Holder, ask Ask) (Gra
 	}
 	if !beat.Alive {
 		// It lapsed, was evicted or its pool suspended before the confirmation: nobody was told yes.
-		err := p.closeRows(ctx, l, r.epoch, []gone{{r.session, beat.Ending}})
+		_, err := p.closeRows(ctx, l, r.epoch, []gone{{r.session, beat.Ending}})
 		if errors.Is(err, errEpoch) {
 			err = nil // a rebuild restored the row: the next try finds the session by its holder
 		}
@@ -180,11 +185,33 @@ func again(err error) error {
 	return errAgain
 }
 
-// The marks of a session in the pool that matter here, as lib.lua writes them.
-const (
-	markReserved = "0"
-	markEvicted  = "2"
-)
+// refused checks a pool's refusal with the licence's row: a date may have passed that nobody told the pool of.
+func (p *Pools) refused(ctx context.Context, l pool, answer Grant) (Grant, error) {
+	var row limits
+	err := p.db.Batch(ctx, l.tenant, func(b *tenancy.Batch) {
+		b.Queue(selectLimits, l.license.String()).QueryRow(func(r pgx.Row) (err error) {
+			row, err = scanLimits(r)
+			return err
+		})
+	})
+	if err != nil {
+		return Grant{}, fmt.Errorf("read limits of license %s: %w", l.license, err)
+	}
+	if row.state == answer.Code {
+		return answer, nil
+	}
+	return Grant{}, again(p.changed(ctx, l, true))
+}
+
+// lostSeat prepares the next try after a row was found on the reserved seat. When the reservation has expired meanwhile,
+// somebody else was merely faster; otherwise pool and rows disagree about who sits, and the rows are right.
+func (p *Pools) lostSeat(ctx context.Context, l pool, r reservation) error {
+	s, err := p.peek(ctx, l, r.session)
+	if err != nil || !s.lives {
+		return err
+	}
+	return p.rebuild(ctx, l, r.epoch)
+}
 
 // gone is a session that left the pool, and how.
 type gone struct {
@@ -201,7 +228,6 @@ type reservation struct {
 	fence   Fence
 	epoch   int64 // the pool's, in which this was decided
 	seat    int
-	mark    string
 	from    []gone // the sessions that the seat is taken from
 }
 
@@ -237,7 +263,7 @@ func (p *Pools) reserve(ctx context.Context, l pool, id uuid.UUID, holder string
 		r.answer, r.version = g, rep.int()
 	case "seat":
 		r.session, r.fence, r.seat = rep.uuid(), rep.fence(), int(rep.int())
-		r.epoch, r.mark, r.version = rep.int(), rep.str(), rep.int()
+		r.epoch, r.version = rep.int(), rep.int()
 		for rep.more() {
 			r.from = append(r.from, gone{rep.uuid(), rep.ending()})
 		}

@@ -4,7 +4,7 @@
 -- Returns one of
 --   rebuild  incarnation
 --   refused  state, pool version
---   seat     session, fence, seat, epoch, mark, pool version, then for each session the seat is taken from:
+--   seat     session, fence, seat, epoch, pool version, then, for a reservation, each session the seat is taken from:
 --            id, status, at, reason, by
 --   full     live, max, overdraft, queue length, ms until the earliest lease ends, pool version, now
 --   queued   position from 1, queue length, poll ms, mean ms between freed seats or -1, live, max, overdraft, pool version, now
@@ -16,7 +16,7 @@ redis.call('HSET', META, 'ck', now)
 local id, holder, wait = ARGV[1], ARGV[2], ARGV[3] == '1'
 
 local function seat_answer(sid, s)
-  local answer = { 'seat', sid, s.fence, s.seat, m.ep, s.mark, m.pv }
+  local answer = { 'seat', sid, s.fence, s.seat, m.ep, m.pv }
   if s.mark == RESERVED then
     local from = redis.call('ZRANGEBYSCORE', DIRTY, s.seat, s.seat)
     for i = 1, #from do
@@ -55,7 +55,7 @@ if not ((rank or redis.call('ZCARD', QUEUE)) < free) then
   redis.call('HINCRBY', META, 'dn', 1)
   if not wait then
     local first = redis.call('ZRANGE', LEASES, 0, 0, 'WITHSCORES')
-    return { 'full', taken, m.max, m.od, redis.call('ZCARD', QUEUE), (tonumber(first[2]) or now) - now, m.pv, now }
+    return { 'full', taken, m.max, m.od, redis.call('ZCARD', QUEUE), math.max(0, (tonumber(first[2]) or now) - now), m.pv, now }
   end
   if not rank then redis.call('ZADD', QUEUE, redis.call('HINCRBY', META, 'tk', 1), holder) end
   redis.call('ZADD', POLLS, now + 3 * m.pl, holder)

@@ -7,7 +7,9 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
 
+	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/tenancy"
 )
 
@@ -24,7 +26,7 @@ func (p *Pools) Changed(ctx context.Context, tenant tenancy.ID, license uuid.UUI
 	return p.changed(ctx, pool{tenant: tenant, license: license}, false)
 }
 
-// changed is Changed. With dated, the row is known to say something that no change announced (a date has passed), so it
+// changed is Changed. With dated, the row may say something that no change announced, because a date has passed: then it
 // gets a new version when the pool heard of this one already.
 func (p *Pools) changed(ctx context.Context, l pool, dated bool) error {
 	var row limits
@@ -35,40 +37,28 @@ func (p *Pools) changed(ctx context.Context, l pool, dated bool) error {
 			if err != nil {
 				return err
 			}
-			if _, err := tx.Exec(ctx, `UPDATE app.licenses SET pool_version = pool_version + 1
-				 WHERE tenant_id = (SELECT app.tenant()) AND id = $1::uuid AND pool_version <= $2`, l.license.String(), seen.version); err != nil {
+			if _, err := tx.Exec(ctx, `UPDATE app.licenses l SET pool_version = l.pool_version + 1 FROM app.tenants t
+				 WHERE l.tenant_id = (SELECT app.tenant()) AND l.id = $1::uuid AND t.id = l.tenant_id AND l.pool_version <= $2
+				   AND app.license_state(t.status, l.status, l.starts_at, l.expires_at, l.grace_until, now()) <> $3`,
+				l.license.String(), seen.version, seen.state); err != nil {
 				return err
 			}
 		}
 		var err error
-		if row, err = scanLimits(tx.QueryRow(ctx, `SELECT `+limitColumns+`
-			  FROM app.licenses l JOIN app.tenants t ON t.id = l.tenant_id
-			 WHERE l.tenant_id = (SELECT app.tenant()) AND l.id = $1::uuid`, l.license.String())); err != nil {
+		if row, err = scanLimits(tx.QueryRow(ctx, selectLimits, l.license.String())); err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, `SELECT id FROM app.outbox
-			 WHERE tenant_id = (SELECT app.tenant()) AND subject_id = $1::uuid AND topic = $2 AND done_at IS NULL`,
-			l.license.String(), topicLicenseChanged)
-		if err != nil {
-			return err
-		}
-		pending, err = pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+		pending, err = undelivered(ctx, tx, topicLicenseChanged, l.license)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("read limits of license %s: %w", l.license, err)
 	}
-	rep, err := p.run(ctx, resizeScript, l, p.settings(row)...)
-	if err != nil {
+	if err := p.tell(ctx, l, resizeScript, p.settings(row)...); err != nil {
 		return fmt.Errorf("resize pool of license %s: %w", l.license, err)
 	}
-	if rep.str() == "rebuild" {
-		if err := p.rebuild(ctx, l, 0); err != nil {
-			return err
-		}
-	}
 	if len(pending) == 0 && row.told {
-		return rep.err
+		return nil
 	}
 	err = p.db.Batch(ctx, l.tenant, func(b *tenancy.Batch) {
 		queueDone(b, pending)
@@ -79,7 +69,67 @@ func (p *Pools) changed(ctx context.Context, l pool, dated bool) error {
 				l.license.String(), row.version, p.floor(row.longest).Seconds())
 		}
 	})
-	return errors.Join(rep.err, err)
+	if err != nil {
+		return fmt.Errorf("settle change of license %s: %w", l.license, err)
+	}
+	return nil
+}
+
+// tell runs a script that tells the pool what is committed in PostgreSQL, until the pool it told is the one of the row's
+// epoch: a rebuild under way may have read the rows before that commit, and would undo what the pool was told.
+func (p *Pools) tell(ctx context.Context, l pool, s *redis.Script, args ...any) error {
+	for range tries {
+		rep, err := p.run(ctx, s, l, args...)
+		if err != nil {
+			return err
+		}
+		var told, distrusted int64
+		switch kind := rep.str(); kind {
+		case "ok":
+			told = rep.int()
+		case "rebuild":
+		case "unknown":
+			distrusted = rep.int()
+		default:
+			rep.fail("begins with %q", kind)
+		}
+		if rep.err != nil {
+			return rep.err
+		}
+		if told != 0 {
+			epoch, err := p.rowEpoch(ctx, l)
+			if err != nil || epoch == told {
+				return err
+			}
+		}
+		if err := p.rebuild(ctx, l, distrusted); err != nil {
+			return err
+		}
+	}
+	return fault.Unavailable(fmt.Errorf("tell pool of license %s: it was rebuilt %d times meanwhile", l.license, tries))
+}
+
+// rowEpoch reads the epoch of the licence's row.
+func (p *Pools) rowEpoch(ctx context.Context, l pool) (epoch int64, err error) {
+	err = p.db.Batch(ctx, l.tenant, func(b *tenancy.Batch) {
+		b.Queue(`SELECT seat_epoch FROM app.licenses WHERE tenant_id = (SELECT app.tenant()) AND id = $1::uuid`,
+			l.license.String()).QueryRow(func(row pgx.Row) error { return row.Scan(&epoch) })
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, ErrUnknownLicense
+	}
+	return epoch, err
+}
+
+// undelivered reads what the outbox still has to tell a pool of the subject.
+func undelivered(ctx context.Context, tx tenancy.Tx, topic string, subject uuid.UUID) ([]uuid.UUID, error) {
+	rows, err := tx.Query(ctx, `SELECT id FROM app.outbox
+	     WHERE tenant_id = (SELECT app.tenant()) AND subject_id = $1::uuid AND topic = $2 AND done_at IS NULL`,
+		subject.String(), topic)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 }
 
 func queueDone(b *tenancy.Batch, ids []uuid.UUID) {
@@ -135,31 +185,15 @@ func (p *Pools) tellEviction(ctx context.Context, tenant tenancy.ID, session uui
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			return err
 		}
-		rows, err := tx.Query(ctx, `SELECT id FROM app.outbox
-			 WHERE tenant_id = (SELECT app.tenant()) AND subject_id = $1::uuid AND topic = $2 AND done_at IS NULL`,
-			session.String(), topicSessionEvicted)
-		if err != nil {
-			return err
-		}
-		pending, err = pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+		pending, err = undelivered(ctx, tx, topicSessionEvicted, session)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("read eviction of session %s: %w", session, err)
 	}
 	if marked {
-		rep, err := p.run(ctx, evictScript, l, session.String(), reason, by)
-		if err != nil {
+		if err := p.tell(ctx, l, evictScript, session.String(), reason, by); err != nil {
 			return fmt.Errorf("evict session %s: %w", session, err)
-		}
-		switch rep.str() {
-		case "rebuild":
-			err = p.rebuild(ctx, l, 0)
-		case "unknown":
-			err = p.rebuild(ctx, l, rep.int())
-		}
-		if err := errors.Join(rep.err, err); err != nil {
-			return err
 		}
 	}
 	if len(pending) > 0 {

@@ -3,8 +3,7 @@
 -- KEYS  as lib.lua
 -- ARGV  session; reason; by whom
 -- Returns one of
---   evicted
---   ended                              it is gone already
+--   ok       epoch                     also when it is gone already
 --   unknown  epoch
 --   rebuild  incarnation
 local id = ARGV[1]
@@ -12,7 +11,7 @@ local m = guard()
 if not m then return { 'rebuild', incarnation() } end
 local r = redis.call('HGET', SESSIONS, id)
 if not r then
-  if redis.call('HEXISTS', ENDS, id) == 1 or redis.call('ZSCORE', DIRTY, id) then return { 'ended' } end
+  if redis.call('HEXISTS', ENDS, id) == 1 or redis.call('ZSCORE', DIRTY, id) then return { 'ok', m.ep } end
   return { 'unknown', m.ep }
 end
 local s = unpack_session(r)
@@ -23,4 +22,4 @@ if s.mark ~= EVICTED then
   note_end(id, 'evicted', now, ARGV[2], ARGV[3])
   if redis.call('HGET', HOLDERS, s.holder) == id then redis.call('HDEL', HOLDERS, s.holder) end
 end
-return { 'evicted' }
+return { 'ok', m.ep }

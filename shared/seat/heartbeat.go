@@ -34,7 +34,7 @@ type Beat struct {
 type touched struct {
 	kind  string
 	beat  Beat
-	epoch int64 // of the pool, when it does not know the session
+	epoch int64 // of the pool, when it does not know the session by this fence
 }
 
 func (p *Pools) touch(ctx context.Context, l pool, args ...any) (touched, error) {
@@ -54,9 +54,9 @@ func (p *Pools) touch(ctx context.Context, l pool, args ...any) (touched, error)
 		t.beat = b
 	case "ended":
 		t.beat = Beat{Ending: rep.ending()}
-	case "unknown":
+	case "unknown", "stale":
 		t.epoch = rep.int()
-	case "stale", "reserved", "rebuild":
+	case "reserved", "rebuild":
 	default:
 		rep.fail("begins with %q", t.kind)
 	}
@@ -98,11 +98,8 @@ func (p *Pools) Heartbeat(ctx context.Context, ref Ref) (Beat, error) {
 			if err != nil {
 				return Beat{}, err
 			}
-			if !row.open {
-				if !row.found {
-					row.ending = forgotten
-				}
-				return Beat{Ending: row.ending}, nil
+			if !row.openBy(ref.Fence) {
+				return Beat{Ending: row.endingOr(forgotten)}, nil
 			}
 			if err := p.rebuild(ctx, l, t.epoch); err != nil {
 				return Beat{}, err
@@ -123,31 +120,41 @@ func (p *Pools) beatOfRow(ctx context.Context, ref Ref, known Ending) (Beat, err
 	if err != nil {
 		return Beat{}, err
 	}
-	if row.found && !row.open {
-		known = row.ending
-	}
-	return Beat{Ending: known}, nil
+	return Beat{Ending: row.endingOr(known)}, nil
 }
 
 // rowState is what PostgreSQL knows of a session.
 type rowState struct {
-	found, open bool
-	ending      Ending // when found and not open
+	open   bool
+	fence  Fence // when open
+	ended  bool
+	ending Ending // when ended
+}
+
+// openBy says whether the session is open, and that of this fence.
+func (s *rowState) openBy(fence Fence) bool { return s.open && s.fence == fence }
+
+func (s *rowState) endingOr(otherwise Ending) Ending {
+	if s.ended {
+		return s.ending
+	}
+	return otherwise
 }
 
 func (s *rowState) queue(b *tenancy.Batch, session uuid.UUID) {
-	b.Queue(`SELECT true, '', '', '', now() FROM app.open_sessions WHERE tenant_id = (SELECT app.tenant()) AND id = $1::uuid
+	b.Queue(`SELECT true, fence_epoch, fence_counter, '', '', '', now() FROM app.open_sessions
+	          WHERE tenant_id = (SELECT app.tenant()) AND id = $1::uuid
 	         UNION ALL
-	         SELECT false, status, end_reason, ended_by, ended_at FROM app.ended_sessions
+	         SELECT false, 0, 0, status, end_reason, ended_by, ended_at FROM app.ended_sessions
 	          WHERE tenant_id = (SELECT app.tenant()) AND id = $1::uuid
 	         LIMIT 1`, session.String(),
 	).Query(func(rows pgx.Rows) error {
 		for rows.Next() {
 			e := &s.ending
-			if err := rows.Scan(&s.open, &e.Status, &e.Reason, &e.By, &e.At); err != nil {
+			if err := rows.Scan(&s.open, &s.fence.Epoch, &s.fence.Counter, &e.Status, &e.Reason, &e.By, &e.At); err != nil {
 				return err
 			}
-			s.found, e.At = true, e.At.UTC()
+			s.ended, e.At = !s.open, e.At.UTC()
 		}
 		return rows.Err()
 	})
@@ -172,20 +179,26 @@ func (p *Pools) Release(ctx context.Context, ref Ref) (Ending, error) {
 		return Ending{}, fmt.Errorf("release session %s: %w", ref.Session, err)
 	}
 	ending := Ending{Status: Released, Reason: ReasonReleased, By: "holder"}
-	kind := rep.str()
-	if kind == "ended" {
+	known := forgotten
+	switch kind := rep.str(); kind {
+	case "ended":
 		ending = rep.ending()
+		known = ending
+	case "unknown", "rebuild":
+	case "stale": // another's, unless the row says that it is the pool that is wrong
+		row, err := p.row(ctx, ref)
+		if err != nil || !row.openBy(ref.Fence) {
+			return row.endingOr(forgotten), err
+		}
+	default:
+		rep.fail("begins with %q", kind)
 	}
 	if rep.err != nil {
 		return Ending{}, rep.err
 	}
-	if kind == "stale" { // not this session's seat any more; its row tells
-		beat, err := p.beatOfRow(ctx, ref, forgotten)
-		return beat.Ending, err
-	}
 	// The holder's own word needs no epoch: whatever the pool forgot, the row of this session may be closed.
 	var verdict string
-	stored := rowState{}
+	var stored rowState
 	err = p.db.Batch(ctx, ref.Tenant, func(b *tenancy.Batch) {
 		queueClose(b, l, 0, []gone{{ref.Session, ending}}, &verdict)
 		stored.queue(b, ref.Session)
@@ -193,38 +206,41 @@ func (p *Pools) Release(ctx context.Context, ref Ref) (Ending, error) {
 	if err != nil {
 		return Ending{}, fmt.Errorf("close session %s: %w", ref.Session, err)
 	}
-	if stored.found {
-		return stored.ending, nil
-	}
-	return ending, nil
+	return stored.endingOr(known), nil
 }
 
 // Leave gives up a waiter's place in the queue and says whether it had one.
 func (p *Pools) Leave(ctx context.Context, tenant tenancy.ID, license uuid.UUID, holder string) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	l := pool{tenant: tenant, license: license}
-	n, err := leaveScript.Run(ctx, p.rdb, l.keys(), holder).Int()
+	rep, err := p.run(ctx, leaveScript, pool{tenant: tenant, license: license}, holder)
 	if err != nil {
-		return false, unavailable(fmt.Errorf("leave queue of license %s: %w", license, err))
+		return false, fmt.Errorf("leave queue of license %s: %w", license, err)
 	}
-	return n == 1, nil
+	return rep.int() == 1, rep.err
 }
 
 // errEpoch says that what was decided in an older world was refused by a newer one.
 var errEpoch = errors.New("seat: decided in another epoch")
 
-// closeRows moves the sessions' rows to history. With an epoch it rests on evidence and answers errEpoch in another.
-func (p *Pools) closeRows(ctx context.Context, l pool, epoch int64, sessions []gone) error {
+// closeRows moves the rows of those sessions that are open to history, on evidence of the epoch, and says how many they
+// were. In another epoch it does nothing and answers errEpoch.
+func (p *Pools) closeRows(ctx context.Context, l pool, epoch int64, sessions []gone) (closed int, err error) {
+	ids := make([]string, len(sessions))
+	for i, g := range sessions {
+		ids[i] = g.session.String()
+	}
 	var verdict string
-	err := p.db.Batch(ctx, l.tenant, func(b *tenancy.Batch) { queueClose(b, l, epoch, sessions, &verdict) })
+	err = p.db.Batch(ctx, l.tenant, func(b *tenancy.Batch) {
+		b.Queue(`SELECT count(*) FROM app.open_sessions WHERE tenant_id = (SELECT app.tenant()) AND id = ANY ($1::text[]::uuid[])`, ids).
+			QueryRow(func(row pgx.Row) error { return row.Scan(&closed) })
+		queueClose(b, l, epoch, sessions, &verdict)
+	})
 	if err != nil {
-		return fmt.Errorf("close %d sessions of license %s: %w", len(sessions), l.license, err)
+		return 0, fmt.Errorf("close %d sessions of license %s: %w", len(sessions), l.license, err)
 	}
 	if verdict != "ok" {
-		return errEpoch
+		return 0, errEpoch
 	}
-	return nil
+	return closed, nil
 }
 
 func queueClose(b *tenancy.Batch, l pool, epoch int64, sessions []gone, verdict *string) {

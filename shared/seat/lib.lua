@@ -1,8 +1,8 @@
 -- Prepended to every script. All keys of a licence carry its hash tag, so that one script sees all of them.
 --
 -- KEYS[1]  meta     HASH  inc incarnation, ep epoch, sv schema version, pv pool version, st state, by who set it,
---                         max seats, od overdraft, v lease, sg clock allowance, p reservation, pl poll, fl floor (ms),
---                         du drain until (ms), hi highest seat used, fc fence counter, tk ticket counter, ck highest
+--                         max seats, od overdraft, v lease, sg clock allowance, p reservation, pl poll (ms),
+--                         fu nothing restored is reaped before (ms), du drain until (ms), hi highest seat used, fc fence counter, tk ticket counter, ck highest
 --                         clock seen (ms), pk peak, dn denied, lf last freed (ms), gp mean gap between frees (ms)
 -- KEYS[2]  leases   ZSET  session → reap at (ms)
 -- KEYS[3]  sessions HASH  session → fence|seat|mark|holder; mark 0 reserved, 1 confirmed, 2 evicted and not yet heard

@@ -1,6 +1,7 @@
 package seat
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,9 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
+	"github.com/redis/go-redis/v9/maintnotifications"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/platform/config"
@@ -25,6 +29,8 @@ type Config struct {
 	Cluster bool `env:"REDIS_CLUSTER" envDefault:"false"`
 	// Connections is the most an instance opens (to each node of a cluster).
 	Connections int `env:"REDIS_POOL_SIZE" envDefault:"50"`
+	// Timeout bounds one call: a script, with its one retry. A script that ships all sessions of a licence has longer.
+	Timeout time.Duration `env:"REDIS_TIMEOUT" envDefault:"500ms"`
 	// Reservation is P: how long a seat stays reserved for a session that was not confirmed yet.
 	Reservation time.Duration `env:"SEAT_RESERVATION" envDefault:"15s"`
 	// ConnectionLife is R: the longest life of one connection to Redis, so of one to a primary that was demoted.
@@ -36,19 +42,22 @@ type Config struct {
 	Poll time.Duration `env:"SEAT_POLL" envDefault:"5s"`
 }
 
-// Deadlines of calls to Redis (docs/product: connect 1 s, call 500 ms). A rebuild ships every open session of a licence.
 const (
-	dialTimeout    = time.Second
-	callTimeout    = 500 * time.Millisecond
+	// dialTimeout bounds the making of one connection to Redis.
+	dialTimeout = time.Second
+	// rebuildTimeout bounds a script that ships all sessions of a licence.
 	rebuildTimeout = 5 * time.Second
+	// rebuildDeadline bounds a rebuild with all its tries.
+	rebuildDeadline = 10 * time.Second
 )
 
 // Pools are the seat pools of all licences. It is safe for concurrent use.
 type Pools struct {
-	rdb redis.UniversalClient
-	db  *tenancy.DB
-	cfg Config
-	log *slog.Logger
+	rdb      redis.UniversalClient
+	db       *tenancy.DB
+	cfg      Config
+	log      *slog.Logger
+	rebuilds singleflight.Group // of this process, by pool
 }
 
 // Open reads the Config and makes the pools' connections, which are opened when first used. The db is that of a role in
@@ -61,25 +70,30 @@ func Open(getenv func(string) string, db *tenancy.DB, log *slog.Logger) (*Pools,
 	return New(cfg, db, log)
 }
 
-// New is Open with a Config at hand.
+// New is Open with a Config at hand; no Timeout means half a second.
 func New(cfg Config, db *tenancy.DB, log *slog.Logger) (*Pools, error) {
 	opts, err := redis.ParseURL(cfg.URL.Reveal())
 	if err != nil {
 		return nil, errors.New("REDIS_URL is not a URL such as redis://host:6379/0") // the parser's error may quote a password
 	}
-	if cfg.Connections < 1 || cfg.Reservation <= 0 || cfg.ConnectionLife <= 0 || cfg.ClockAllowance <= 0 || cfg.Poll < time.Second {
-		return nil, errors.New("REDIS_POOL_SIZE, SEAT_RESERVATION, SEAT_CONNECTION_LIFE and SEAT_CLOCK_ALLOWANCE must be above zero, and SEAT_POLL at least 1s")
+	cfg.Timeout = cmp.Or(cfg.Timeout, 500*time.Millisecond)
+	if cfg.Connections < 1 || cfg.Timeout <= 0 || cfg.Reservation <= 0 || cfg.ConnectionLife <= 0 || cfg.ClockAllowance <= 0 || cfg.Poll < time.Second {
+		return nil, errors.New("REDIS_POOL_SIZE, REDIS_TIMEOUT, SEAT_RESERVATION, SEAT_CONNECTION_LIFE and SEAT_CLOCK_ALLOWANCE must be above zero, and SEAT_POLL at least 1s")
 	}
 	u := &redis.UniversalOptions{
 		Addrs: []string{opts.Addr}, DB: opts.DB, Username: opts.Username, Password: opts.Password, TLSConfig: opts.TLSConfig,
 		IsClusterMode: cfg.Cluster, ClientName: "usher",
 		PoolSize: cfg.Connections, DialTimeout: dialTimeout, ReadTimeout: rebuildTimeout, WriteTimeout: rebuildTimeout,
-		PoolTimeout: callTimeout, ContextTimeoutEnabled: true,
+		PoolTimeout: cfg.Timeout, ContextTimeoutEnabled: true,
 		ConnMaxLifetime: cfg.ConnectionLife,
 		// Every script is safe to repeat, so one lost connection need not become an error.
 		MaxRetries: 1, MinRetryBackoff: 4 * time.Millisecond, MaxRetryBackoff: 20 * time.Millisecond,
-		MaxRedirects: 3,
+		MaxRedirects:  3,
+		DialerRetries: 1,
+		// A managed Redis tells of maintenance in other ways; asking would cost every connection a round trip.
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
+	logging.Disable() // every error comes back from its call, and is logged once by whoever handles it
 	if opts.Network == "unix" {
 		simple := u.Simple()
 		simple.Network = "unix"

@@ -38,6 +38,14 @@ const limitColumns = `
 	     ELSE greatest(0, (extract(epoch FROM l.drain_until - now()) * 1000)::bigint) END,
 	l.ttl_floor_until <> 'infinity'`
 
+// selectLimits reads a licence's limits; lockLimits also locks its row against openings and other rebuilds.
+const (
+	selectLimits = `SELECT ` + limitColumns + `
+	  FROM app.licenses l JOIN app.tenants t ON t.id = l.tenant_id
+	 WHERE l.tenant_id = (SELECT app.tenant()) AND l.id = $1::uuid`
+	lockLimits = selectLimits + ` FOR UPDATE OF l`
+)
+
 func scanLimits(row pgx.Row) (limits, error) {
 	var s limits
 	var lease, longest, drain int64
@@ -58,7 +66,7 @@ func (p *Pools) settings(s limits) []any {
 	}
 	return []any{
 		s.version, s.state, s.by, s.max, s.over, s.lease.Milliseconds(), p.allowance(s.lease).Milliseconds(),
-		p.cfg.Reservation.Milliseconds(), p.cfg.Poll.Milliseconds(), p.floor(s.longest).Milliseconds(), drain,
+		p.cfg.Reservation.Milliseconds(), p.cfg.Poll.Milliseconds(), drain,
 	}
 }
 
@@ -72,8 +80,23 @@ type snapshot struct {
 
 // rebuild builds the licence's pool from the rows, when the pool is cold, of another incarnation, or not of the row's
 // epoch. distrusted is an epoch in which pool and rows were seen to disagree: a pool still of that epoch is rebuilt, too.
-// A hundred callers cause one rebuild: the others wait for the row's lock and find the work done.
+// A hundred callers cause one rebuild: those of this process wait for the first one's, those of others for the row's lock.
 func (p *Pools) rebuild(ctx context.Context, l pool, distrusted int64) error {
+	done := p.rebuilds.DoChan(fmt.Sprint(l.tenant, l.license, distrusted), func() (any, error) {
+		// It serves the others, too, so it does not end with the call that came first.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rebuildDeadline)
+		defer cancel()
+		return nil, p.rebuildOnce(ctx, l, distrusted)
+	})
+	select {
+	case r := <-done:
+		return r.Err
+	case <-ctx.Done():
+		return fault.Unavailable(fmt.Errorf("rebuild pool of license %s: %w", l.license, ctx.Err()))
+	}
+}
+
+func (p *Pools) rebuildOnce(ctx context.Context, l pool, distrusted int64) error {
 	for range tries {
 		s, err := p.snapshot(ctx, l, distrusted)
 		if err != nil {
@@ -104,9 +127,7 @@ func (p *Pools) snapshot(ctx context.Context, l pool, distrusted int64) (*snapsh
 	var s *snapshot
 	err := p.db.As(ctx, l.tenant, func(tx tenancy.Tx) error {
 		s = nil
-		row, err := scanLimits(tx.QueryRow(ctx, `SELECT `+limitColumns+`
-			  FROM app.licenses l JOIN app.tenants t ON t.id = l.tenant_id
-			 WHERE l.tenant_id = (SELECT app.tenant()) AND l.id = $1::uuid FOR UPDATE OF l`, l.license.String()))
+		row, err := scanLimits(tx.QueryRow(ctx, lockLimits, l.license.String()))
 		if err != nil {
 			return err
 		}
@@ -118,16 +139,22 @@ func (p *Pools) snapshot(ctx context.Context, l pool, distrusted int64) (*snapsh
 			return nil
 		}
 		s = &snapshot{limits: row, incarnation: seen.incarnation}
-		if err := tx.QueryRow(ctx, `UPDATE app.licenses
-			   SET seat_epoch = greatest(seat_epoch + 1, extract(epoch FROM now())::bigint)
-			 WHERE tenant_id = (SELECT app.tenant()) AND id = $1::uuid RETURNING seat_epoch`, l.license.String(),
-		).Scan(&s.limits.epoch); err != nil {
+		if s.limits.epoch, err = nextEpoch(ctx, tx, l); err != nil {
 			return err
 		}
 		s.rows, err = openRows(ctx, tx, l)
 		return err
 	})
 	return s, err
+}
+
+// nextEpoch begins a new epoch: what was decided in an older one is refused from the commit on.
+func nextEpoch(ctx context.Context, tx tenancy.Tx, l pool) (epoch int64, err error) {
+	err = tx.QueryRow(ctx, `UPDATE app.licenses
+	       SET seat_epoch = greatest(seat_epoch + 1, extract(epoch FROM now())::bigint)
+	     WHERE tenant_id = (SELECT app.tenant()) AND id = $1::uuid RETURNING seat_epoch`, l.license.String(),
+	).Scan(&epoch)
+	return epoch, err
 }
 
 // rowArgs is how many arguments of rebuild.lua a session takes.
@@ -161,6 +188,7 @@ func openRows(ctx context.Context, tx tenancy.Tx, l pool) ([]any, error) {
 // install gives the snapshot to the pool and answers rebuild.lua's verdict.
 func (p *Pools) install(ctx context.Context, l pool, s *snapshot) (string, error) {
 	args := append([]any{s.limits.epoch, s.incarnation}, p.settings(s.limits)...)
+	args = append(args, p.floor(s.limits.longest).Milliseconds())
 	rep, err := p.runWithin(ctx, rebuildTimeout, rebuildScript, l, append(args, s.rows...)...)
 	if err != nil {
 		return "", err

@@ -2,7 +2,7 @@
 -- before it read PostgreSQL. Tombstones, queue and counters survive. Safe to repeat.
 -- KEYS  as lib.lua
 -- ARGV  epoch; incarnation; pool version; state; by; max; overdraft; lease ms; clock allowance ms; reservation ms; poll ms;
---       floor ms; ms until drained sessions are evicted, or -1; then for each open session
+--       ms until drained sessions are evicted, or -1; floor ms; then for each open session
 --       id, seat, fence, holder, ms until its borrow ends or 0, eviction's reason or '', evicted by, evicted at (ms)
 -- Returns one of
 --   ok       number of sessions
@@ -15,11 +15,11 @@ if old and tonumber(old.ep) >= ep then return { 'old', old.ep } end
 if ARGV[2] ~= inc then return { 'moved', inc } end
 local now = now_ms(old and old.ck)
 
--- Every belief alive now ends before the floor. A pool that came back from a replica may have renewed leases of its own, longer
--- length before anybody noticed: its floor counts too.
-local floor = tonumber(ARGV[12])
-local keep = redis.call('HMGET', META, 'fl', 'tk', 'dn', 'pk')
-local at_least = now + math.max(floor, tonumber(keep[1] or '0'))
+-- Every belief alive now ends before the floor. A pool that came back from a replica may not have heard that leases became
+-- shorter, and have renewed some at its own, longer length before anybody noticed: they count, in later rebuilds too.
+local keep = redis.call('HMGET', META, 'fu', 'tk', 'dn', 'pk')
+local longer = old and math.max(0, old.v - tonumber(ARGV[8])) or 0
+local at_least = math.max(now + tonumber(ARGV[13]) + longer, tonumber(keep[1] or '0'))
 
 redis.call('DEL', META, LEASES, SESSIONS, SEATS, FREED, DIRTY, HOLDERS)
 local hi, taken, n = 0, {}, 0
@@ -46,7 +46,7 @@ for i = 1, hi do
   if not taken[i] then redis.call('ZADD', FREED, i, i) end
 end
 redis.call('HSET', META, 'inc', inc, 'ep', ARGV[1], 'sv', SCHEMA, 'pv', ARGV[3], 'st', ARGV[4], 'by', ARGV[5], 'max', ARGV[6],
-  'od', ARGV[7], 'v', ARGV[8], 'sg', ARGV[9], 'p', ARGV[10], 'pl', ARGV[11], 'fl', ARGV[12], 'hi', hi, 'fc', 0,
+  'od', ARGV[7], 'v', ARGV[8], 'sg', ARGV[9], 'p', ARGV[10], 'pl', ARGV[11], 'fu', at_least, 'hi', hi, 'fc', 0,
   'tk', keep[2] or 0, 'dn', keep[3] or 0, 'pk', keep[4] or 0, 'ck', now)
-if tonumber(ARGV[13]) >= 0 then redis.call('HSET', META, 'du', now + tonumber(ARGV[13])) end
+if tonumber(ARGV[12]) >= 0 then redis.call('HSET', META, 'du', now + tonumber(ARGV[12])) end
 return { 'ok', n }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 
@@ -32,65 +34,57 @@ type Recovery struct {
 // writes the rows of the lost time anew from the pools in Redis, which still know who sits, and bumps every epoch so that
 // nothing decided before the restore can touch the restored world. Safe to repeat.
 func (p *Pools) Recover(ctx context.Context) (Recovery, error) {
-	licenses, err := p.pooledLicenses(ctx)
+	pools, err := p.all(ctx)
 	if err != nil {
 		return Recovery{}, err
 	}
 	var report Recovery
-	for _, license := range licenses {
-		if err := p.recoverLicense(ctx, license, &report); err != nil {
-			return report, fmt.Errorf("recover license %s: %w", license, err)
+	for _, l := range pools {
+		report.Licenses++
+		err := p.recoverPool(ctx, l, &report)
+		if errors.Is(err, ErrUnknownLicense) {
+			report.Unknown = append(report.Unknown, l.license)
+			continue
+		}
+		if err != nil {
+			return report, fmt.Errorf("recover license %s: %w", l.license, err)
 		}
 	}
 	return report, nil
 }
 
-// pooledLicenses lists the licences that have a pool.
-func (p *Pools) pooledLicenses(ctx context.Context) ([]uuid.UUID, error) {
-	var mu sync.Mutex
-	var licenses []uuid.UUID
+// all lists the pools there are, warm or cold.
+func (p *Pools) all(ctx context.Context) ([]pool, error) {
+	var mu sync.Mutex // a cluster's nodes are scanned at once
+	seen := map[pool]bool{}
 	scan := func(ctx context.Context, c *redis.Client) error {
-		for keys := c.Scan(ctx, 0, keyPrefix+"*"+metaSuffix, sweepPage).Iterator(); ; {
-			if !keys.Next(ctx) {
-				if err := keys.Err(); err != nil {
-					return unavailable(err)
-				}
-				return nil
+		keys := c.Scan(ctx, 0, keyPrefix+"*"+metaSuffix, sweepPage).Iterator()
+		for keys.Next(ctx) {
+			if l, ok := parsePool(keys.Val()); ok {
+				mu.Lock()
+				seen[l] = true // a scan may answer a key twice
+				mu.Unlock()
 			}
-			id, err := uuid.Parse(strings.TrimSuffix(strings.TrimPrefix(keys.Val(), keyPrefix), metaSuffix))
-			if err != nil {
-				continue // not a pool of ours
-			}
-			mu.Lock()
-			licenses = append(licenses, id)
-			mu.Unlock()
 		}
-	}
-	switch c := p.rdb.(type) {
-	case *redis.ClusterClient:
-		return licenses, c.ForEachMaster(ctx, scan)
-	case *redis.Client:
-		return licenses, scan(ctx, c)
-	default:
-		return nil, fmt.Errorf("redis: unexpected client %T", c)
-	}
-}
-
-func (p *Pools) recoverLicense(ctx context.Context, license uuid.UUID, report *Recovery) error {
-	report.Licenses++
-	var tenant *uuid.UUID
-	err := p.db.Across(ctx, "recovery: whose a pool is", func(tx tenancy.Tx) error {
-		return tx.QueryRow(ctx, `SELECT app.find_license_tenant($1::uuid)`, license.String()).Scan(&tenant)
-	})
-	if err != nil {
-		return err
-	}
-	if tenant == nil {
-		report.Unknown = append(report.Unknown, license)
+		if err := keys.Err(); err != nil {
+			return unavailable(fmt.Errorf("list pools: %w", err))
+		}
 		return nil
 	}
-	l := pool{tenant: found(*tenant), license: license}
-	sessions, _, cold, err := p.list(ctx, l)
+	var err error
+	switch c := p.rdb.(type) {
+	case *redis.ClusterClient:
+		err = c.ForEachMaster(ctx, scan)
+	case *redis.Client:
+		err = scan(ctx, c)
+	default:
+		err = fmt.Errorf("redis: unexpected client %T", c)
+	}
+	return slices.Collect(maps.Keys(seen)), err
+}
+
+func (p *Pools) recoverPool(ctx context.Context, l pool, report *Recovery) error {
+	sessions, cold, err := p.list(ctx, l)
 	if err != nil {
 		return err
 	}
@@ -98,66 +92,90 @@ func (p *Pools) recoverLicense(ctx context.Context, license uuid.UUID, report *R
 		report.Cold++
 		return p.rebuild(ctx, l, 0)
 	}
-	restored, closed := 0, 0
+	var restored, closed int
 	err = p.db.As(ctx, l.tenant, func(tx tenancy.Tx) error {
-		restored, closed = 0, 0
-		if _, err := scanLimits(tx.QueryRow(ctx, `SELECT `+limitColumns+`
-			  FROM app.licenses l JOIN app.tenants t ON t.id = l.tenant_id
-			 WHERE l.tenant_id = (SELECT app.tenant()) AND l.id = $1::uuid FOR UPDATE OF l`, license.String())); err != nil {
+		restored = 0
+		if _, err := scanLimits(tx.QueryRow(ctx, lockLimits, l.license.String())); err != nil {
 			return err
 		}
-		ids := make([]string, len(sessions))
-		for i, s := range sessions {
-			ids[i] = s.session.String()
-		}
-		// Rows that no pool knows ended in the lost time; they must go first, because their seats may have new holders.
-		rows, err := tx.Query(ctx, `SELECT id FROM app.open_sessions
-			 WHERE tenant_id = (SELECT app.tenant()) AND license_id = $1::uuid AND id <> ALL ($2::text[]::uuid[])`, license.String(), ids)
-		if err != nil {
+		// Rows that no pool knows ended in the lost time; they go first, because their seats may have new holders.
+		if closed, err = closeOthers(ctx, tx, l, sessions); err != nil {
 			return err
 		}
-		lost, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
-		if err != nil {
-			return err
-		}
-		var ended []gone
-		for _, id := range lost {
-			ended = append(ended, gone{id, forgotten})
-		}
-		var verdict string
-		if err := tx.Batch(ctx, func(b *tenancy.Batch) { queueClose(b, l, 0, ended, &verdict) }); err != nil {
-			return err
-		}
-		closed = len(lost)
-		for _, s := range sessions {
-			hardware, _ := strings.CutPrefix(s.holder, "device:")
-			if hardware == s.holder {
-				hardware = "" // held by a user or an instance: the pool does not know the device
-			}
-			tag, err := tx.Exec(ctx, `INSERT INTO app.open_sessions
-			       (tenant_id, id, license_id, seat_no, fence_epoch, fence_counter, holder, hardware_id)
-			SELECT app.tenant(), $1::uuid, $2::uuid, $3, $4, $5, $6::text, $7::text
-			 WHERE NOT EXISTS (SELECT FROM app.ended_sessions WHERE tenant_id = (SELECT app.tenant()) AND id = $1::uuid)
-			    ON CONFLICT (tenant_id, id) DO NOTHING`,
-				s.session.String(), license.String(), s.seat, s.fence.Epoch, s.fence.Counter, s.holder, hardware)
+		for page := range slices.Chunk(sessions, sweepPage) {
+			n, err := restore(ctx, tx, l, page)
 			if err != nil {
 				return err
 			}
-			restored += int(tag.RowsAffected())
+			restored += n
 		}
-		_, err = tx.Exec(ctx, `UPDATE app.licenses
-			   SET seat_epoch = greatest(seat_epoch + 1, extract(epoch FROM now())::bigint)
-			 WHERE tenant_id = (SELECT app.tenant()) AND id = $1::uuid`, license.String())
+		_, err := nextEpoch(ctx, tx, l)
 		return err
 	})
-	if errors.Is(err, ErrUnknownLicense) {
-		report.Unknown = append(report.Unknown, license)
-		return nil
-	}
 	if err != nil {
 		return err
 	}
 	report.Restored += restored
 	report.Closed += closed
 	return p.rebuild(ctx, l, 0)
+}
+
+// closeOthers closes the open rows of sessions that are not among those given, and says how many.
+func closeOthers(ctx context.Context, tx tenancy.Tx, l pool, sessions []pooled) (int, error) {
+	ids := make([]string, len(sessions))
+	for i, s := range sessions {
+		ids[i] = s.session.String()
+	}
+	rows, err := tx.Query(ctx, `SELECT id FROM app.open_sessions
+	     WHERE tenant_id = (SELECT app.tenant()) AND license_id = $1::uuid AND id <> ALL ($2::text[]::uuid[])`, l.license.String(), ids)
+	if err != nil {
+		return 0, err
+	}
+	others, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil || len(others) == 0 {
+		return 0, err
+	}
+	ended := make([]gone, len(others))
+	for i, id := range others {
+		ended[i] = gone{id, forgotten}
+	}
+	var verdict string
+	err = tx.Batch(ctx, func(b *tenancy.Batch) { queueClose(b, l, 0, ended, &verdict) })
+	return len(others), err
+}
+
+// restore writes the rows of sessions that have none, and marks the evictions that rows lost. It says how many rows it
+// wrote anew.
+func restore(ctx context.Context, tx tenancy.Tx, l pool, sessions []pooled) (int, error) {
+	var ids, holders, hardware []string
+	var seats, epochs, counters []int64
+	var evicted []gone
+	for _, s := range sessions {
+		// The pool does not know the device of a user or of an instance.
+		device, isDevice := strings.CutPrefix(s.holder, "device:")
+		if !isDevice {
+			device = ""
+		}
+		ids, holders, hardware = append(ids, s.session.String()), append(holders, s.holder), append(hardware, device)
+		seats, epochs, counters = append(seats, int64(s.seat)), append(epochs, s.fence.Epoch), append(counters, s.fence.Counter)
+		if s.evicted {
+			evicted = append(evicted, gone{s.session, s.ending})
+		}
+	}
+	tag, err := tx.Exec(ctx, `INSERT INTO app.open_sessions
+	       (tenant_id, id, license_id, seat_no, fence_epoch, fence_counter, overdraft, holder, hardware_id)
+	SELECT l.tenant_id, s.id, l.id, s.seat, s.epoch, s.counter, s.seat > l.max_seats, s.holder, s.hardware
+	  FROM app.licenses l, unnest($2::text[]::uuid[], $3::bigint[]::int[], $4::bigint[], $5::bigint[], $6::text[], $7::text[])
+	       AS s (id, seat, epoch, counter, holder, hardware)
+	 WHERE l.tenant_id = (SELECT app.tenant()) AND l.id = $1::uuid
+	   AND NOT EXISTS (SELECT FROM app.ended_sessions e WHERE e.tenant_id = l.tenant_id AND e.id = s.id)
+	    ON CONFLICT (tenant_id, id) DO NOTHING`, l.license.String(), ids, seats, epochs, counters, holders, hardware)
+	if err != nil || len(evicted) == 0 {
+		return int(tag.RowsAffected()), err
+	}
+	lost, _, reasons, bys, ats := columns(evicted)
+	_, err = tx.Exec(ctx, `UPDATE app.open_sessions o SET evicted_at = coalesce(s.at, now()), evict_reason = s.reason, evicted_by = s.by
+	  FROM unnest($1::text[]::uuid[], $2::text[], $3::text[], $4::timestamptz[]) AS s (id, reason, by, at)
+	 WHERE o.tenant_id = (SELECT app.tenant()) AND o.id = s.id AND o.evicted_at IS NULL`, lost, reasons, bys, ats)
+	return int(tag.RowsAffected()), err
 }

@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -64,18 +65,43 @@ type pool struct {
 	license uuid.UUID
 }
 
+// A key is seat:{tenant/license}:name. The braces make both together the hash tag: a cluster keeps a pool in one slot, and
+// whoever names a licence under another tenant finds no pool.
 const (
 	keyPrefix  = "seat:{"
 	metaSuffix = "}:meta"
 )
 
-// keys are KEYS of every script, in the order of lib.lua.
+// keyNames are in the order of lib.lua.
+var keyNames = [...]string{"meta", "leases", "sessions", "seats", "freed", "dirty", "holders", "tombs", "ends", "queue", "polls"}
+
+// keys are KEYS of every script. They share one string: every heartbeat makes them.
 func (l pool) keys() []string {
-	head := keyPrefix + l.license.String()
-	return []string{
-		head + metaSuffix, head + "}:leases", head + "}:sessions", head + "}:seats", head + "}:freed", head + "}:dirty",
-		head + "}:holders", head + "}:tombs", head + "}:ends", head + "}:queue", head + "}:polls",
+	head := keyPrefix + l.tenant.String() + "/" + l.license.String() + "}:"
+	var all strings.Builder
+	all.Grow(len(keyNames) * (len(head) + len("sessions")))
+	for _, name := range keyNames {
+		all.WriteString(head)
+		all.WriteString(name)
 	}
+	keys := make([]string, 0, len(keyNames))
+	from := 0
+	for _, name := range keyNames {
+		to := from + len(head) + len(name)
+		keys = append(keys, all.String()[from:to])
+		from = to
+	}
+	return keys
+}
+
+// parsePool is the pool that a meta key belongs to.
+func parsePool(metaKey string) (pool, bool) {
+	name, ok := strings.CutPrefix(metaKey, keyPrefix)
+	name, ok2 := strings.CutSuffix(name, metaSuffix)
+	tenant, license, ok3 := strings.Cut(name, "/")
+	t, err1 := uuid.Parse(tenant)
+	l, err2 := uuid.Parse(license)
+	return pool{tenant: found(t), license: l}, ok && ok2 && ok3 && err1 == nil && err2 == nil
 }
 
 // reply is what a script returned. The first fault in reading it is kept, so that callers check once.
@@ -87,7 +113,7 @@ type reply struct {
 
 // run runs a script within the call's deadline. An error of Redis comes back as fault.Unavailable.
 func (p *Pools) run(ctx context.Context, s *redis.Script, l pool, args ...any) (*reply, error) {
-	return p.runWithin(ctx, callTimeout, s, l, args...)
+	return p.runWithin(ctx, p.cfg.Timeout, s, l, args...)
 }
 
 func (p *Pools) runWithin(ctx context.Context, within time.Duration, s *redis.Script, l pool, args ...any) (*reply, error) {

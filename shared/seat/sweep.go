@@ -19,7 +19,9 @@ const (
 	sweepDeadline = 45 * time.Second
 	// sweepers are how many licences are swept at a time: a sweep needs two connections to PostgreSQL.
 	sweepers = 2
-	// sweepPage is how many licences, rows or dirty sessions are handled at once.
+	// licensePage is how many licences are swept between two moves of the cursor.
+	licensePage = 50
+	// sweepPage is how many rows, dirty sessions or messages are handled at once.
 	sweepPage = 500
 	// monthsAhead is how many months of history have their partition before they begin.
 	monthsAhead = 2
@@ -75,13 +77,15 @@ func (p *Pools) Sweep(ctx context.Context) (Report, error) {
 	return report, err
 }
 
+// message is what the outbox has for a pool.
+type message struct {
+	tenant  uuid.UUID
+	topic   string
+	subject uuid.UUID
+}
+
 // settle repeats what the outbox says a pool was not told.
 func (p *Pools) settle(ctx context.Context) (Report, error) {
-	type message struct {
-		tenant  uuid.UUID
-		topic   string
-		subject uuid.UUID
-	}
 	var messages []message
 	err := p.db.Across(ctx, "sweep: pools that were not told of a change", func(tx tenancy.Tx) error {
 		rows, err := tx.Query(ctx, `SELECT tenant_id, topic, subject_id FROM app.sweep_outbox($1)`, sweepPage)
@@ -96,22 +100,28 @@ func (p *Pools) settle(ctx context.Context) (Report, error) {
 	if err != nil {
 		return Report{}, fmt.Errorf("read outbox: %w", err)
 	}
+	return p.repeat(ctx, messages), nil
+}
+
+// repeat tells the pools the messages, as long as there is time.
+func (p *Pools) repeat(ctx context.Context, messages []message) Report {
 	var report Report
 	for _, m := range messages {
-		tenant := found(m.tenant)
-		if m.topic == topicSessionEvicted {
-			err = p.tellEviction(ctx, tenant, m.subject)
-		} else {
-			err = p.Changed(ctx, tenant, m.subject)
+		if ctx.Err() != nil {
+			break
 		}
-		if err != nil {
+		tell := p.Changed
+		if m.topic == topicSessionEvicted {
+			tell = p.tellEviction
+		}
+		if err := tell(ctx, found(m.tenant), m.subject); err != nil && !errors.Is(err, ErrUnknownSession) { // which another sweep has settled
 			report.Failed++
 			p.log.ErrorContext(ctx, "sweep could not tell a pool", "topic", m.topic, "subject", m.subject, "error", err)
 			continue
 		}
 		report.Told++
 	}
-	return report, nil
+	return report
 }
 
 // walk visits every licence with open rows once, from the stored cursor on and round.
@@ -129,12 +139,11 @@ func (p *Pools) walk(ctx context.Context, report *Report) error {
 		if wrapped {
 			page = upTo(page, start)
 		}
-		p.sweepAll(ctx, page, report)
-		if ctx.Err() != nil {
+		if !p.sweepAll(ctx, page, report) {
 			return nil
 		}
 		switch {
-		case len(page) == sweepPage:
+		case len(page) == licensePage:
 			at = page[len(page)-1]
 		case wrapped || start == (place{}):
 			report.Complete = true
@@ -193,7 +202,7 @@ func (p *Pools) moveCursor(ctx context.Context, at place) error {
 func (p *Pools) nextLicenses(ctx context.Context, after place) (page []place, err error) {
 	err = p.db.Across(ctx, "sweep: licences with open sessions", func(tx tenancy.Tx) error {
 		rows, err := tx.Query(ctx, `SELECT tenant_id, license_id FROM app.sweep_licenses($1::uuid, $2::uuid, $3)`,
-			after.tenant.String(), after.license.String(), sweepPage)
+			after.tenant.String(), after.license.String(), licensePage)
 		if err != nil {
 			return err
 		}
@@ -208,8 +217,9 @@ func (p *Pools) nextLicenses(ctx context.Context, after place) (page []place, er
 	return page, nil
 }
 
-// sweepAll sweeps the licences of a page, a few at a time. One that fails is logged and does not hold up the others.
-func (p *Pools) sweepAll(ctx context.Context, page []place, report *Report) {
+// sweepAll sweeps the licences of a page, a few at a time, and says whether there was time for all of them. One that fails
+// is logged and does not hold up the others.
+func (p *Pools) sweepAll(ctx context.Context, page []place, report *Report) bool {
 	work := make(chan place)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -235,6 +245,7 @@ func (p *Pools) sweepAll(ctx context.Context, page []place, report *Report) {
 	}
 	close(work)
 	wg.Wait()
+	return ctx.Err() == nil
 }
 
 // swept is what sweep.lua answered.
@@ -311,7 +322,7 @@ func (p *Pools) sweepLicense(ctx context.Context, l pool) (Report, error) {
 			report.Rebuilt++
 			return report, nil
 		}
-		if s.state != row.state || s.version < row.version {
+		if s.state != row.state || s.version < row.version || !row.told {
 			if err := p.changed(ctx, l, s.state != row.state); err != nil {
 				return report, err
 			}
@@ -322,13 +333,14 @@ func (p *Pools) sweepLicense(ctx context.Context, l pool) (Report, error) {
 			ended = append(ended, gone{id, Ending{Status: Lapsed, Reason: ReasonLeaseExpired}})
 		}
 		for len(ended) > 0 {
-			if err := p.closeRows(ctx, l, s.epoch, ended); err != nil {
-				if errors.Is(err, errEpoch) {
-					return report, nil // decided in an older world
-				}
+			closed, err := p.closeRows(ctx, l, s.epoch, ended)
+			if errors.Is(err, errEpoch) {
+				return report, nil // decided in an older world
+			}
+			if err != nil {
 				return report, err
 			}
-			report.Closed += len(ended)
+			report.Closed += closed
 			if s, err = p.tidy(ctx, l, ended, nil); err != nil || s.rebuild {
 				return report, err
 			}
@@ -349,9 +361,7 @@ func (p *Pools) sweepLicense(ctx context.Context, l pool) (Report, error) {
 // openSessions reads the licence's limits and a page of its open sessions.
 func (p *Pools) openSessions(ctx context.Context, l pool, after uuid.UUID) (row limits, open []uuid.UUID, err error) {
 	err = p.db.As(ctx, l.tenant, func(tx tenancy.Tx) error {
-		if row, err = scanLimits(tx.QueryRow(ctx, `SELECT `+limitColumns+`
-			  FROM app.licenses l JOIN app.tenants t ON t.id = l.tenant_id
-			 WHERE l.tenant_id = (SELECT app.tenant()) AND l.id = $1::uuid`, l.license.String())); err != nil {
+		if row, err = scanLimits(tx.QueryRow(ctx, selectLimits, l.license.String())); err != nil {
 			return err
 		}
 		rows, err := tx.Query(ctx, `SELECT id FROM app.open_sessions
@@ -374,34 +384,39 @@ type pooled struct {
 	session uuid.UUID
 	fence   Fence
 	seat    int
-	mark    string
 	holder  string
+	evicted bool   // and its holder has not heard yet
+	ending  Ending // when evicted
 }
 
-// list reads all confirmed sessions of a pool, and the epoch they belong to; cold says that the pool must be rebuilt.
-func (p *Pools) list(ctx context.Context, l pool) (sessions []pooled, epoch int64, cold bool, err error) {
+// markEvicted is lib.lua's EVICTED.
+const markEvicted = "2"
+
+// list reads all confirmed sessions of a pool; cold says that the pool must be rebuilt.
+func (p *Pools) list(ctx context.Context, l pool) (sessions []pooled, cold bool, err error) {
 	seen := map[uuid.UUID]bool{}
 	for cursor := "0"; ; {
 		rep, err := p.runWithin(ctx, rebuildTimeout, listScript, l, cursor, sweepPage)
 		if err != nil {
-			return nil, 0, false, fmt.Errorf("list pool of license %s: %w", l.license, err)
+			return nil, false, fmt.Errorf("list pool of license %s: %w", l.license, err)
 		}
 		if rep.str() == "rebuild" {
-			return nil, 0, true, rep.err
+			return nil, true, rep.err
 		}
-		epoch, cursor = rep.int(), rep.str()
+		cursor = rep.str()
 		for rep.more() {
-			s := pooled{session: rep.uuid(), fence: rep.fence(), seat: int(rep.int()), mark: rep.str(), holder: rep.str()}
+			s := pooled{session: rep.uuid(), fence: rep.fence(), seat: int(rep.int()), holder: rep.str()}
+			s.evicted, s.ending = rep.str() == markEvicted, rep.ending()
 			if !seen[s.session] {
 				seen[s.session] = true
 				sessions = append(sessions, s)
 			}
 		}
 		if rep.err != nil {
-			return nil, 0, false, rep.err
+			return nil, false, rep.err
 		}
 		if cursor == "0" {
-			return sessions, epoch, false, nil
+			return sessions, false, nil
 		}
 	}
 }
@@ -409,7 +424,7 @@ func (p *Pools) list(ctx context.Context, l pool) (sessions []pooled, epoch int6
 // freeGhosts frees the seats of sessions whose row was closed between a rebuild's snapshot and its script. Nobody
 // believes in a session whose row is closed.
 func (p *Pools) freeGhosts(ctx context.Context, l pool) (int, error) {
-	sessions, _, cold, err := p.list(ctx, l)
+	sessions, cold, err := p.list(ctx, l)
 	if err != nil || cold {
 		return 0, err
 	}

@@ -5,7 +5,7 @@
 --   ok       now, lease ms, live, max, overdraft, seat is to drain until (ms) or 0, pool version, seat
 --   ended    status, at, reason, by
 --   unknown  epoch                     the pool has never heard of it, or has forgotten
---   stale                              another fence holds the session
+--   stale    epoch                     another fence holds the session
 --   reserved                           a heartbeat for a session that was never confirmed
 --   rebuild  incarnation               this pool must not say no: it was built under another incarnation
 local id = ARGV[1]
@@ -22,7 +22,7 @@ if not m or not r then
   return no('unknown', m and m.ep or '0')
 end
 local s = unpack_session(r)
-if s.fence ~= ARGV[2] then return no('stale') end
+if s.fence ~= ARGV[2] then return no('stale', m.ep) end
 local now = now_ms(m.ck)
 if s.mark == RESERVED and ARGV[3] ~= 'confirm' then return no('reserved') end
 
@@ -45,11 +45,14 @@ if score <= now or s.mark == EVICTED or m.st ~= 'active' or (drain > 0 and drain
   return { 'ended', how_ended(id) }
 end
 
+local ends = now + m.v + m.sg
 if s.mark == RESERVED then
   s.mark = CONFIRMED
   redis.call('HSET', SESSIONS, id, pack_session(s))
+  redis.call('ZADD', LEASES, 'XX', ends, id) -- nobody believes yet, so a reservation longer than the lease ends with it
+else
+  redis.call('ZADD', LEASES, 'XX', 'GT', ends, id)
 end
 for i = 4, #ARGV do redis.call('ZREM', DIRTY, ARGV[i]) end
-redis.call('ZADD', LEASES, 'XX', 'GT', now + m.v + m.sg, id)
 if now >= m.ck + 1000 then redis.call('HSET', META, 'ck', now) end
 return { 'ok', now, m.v, live, m.max, m.od, drain, m.pv, s.seat }

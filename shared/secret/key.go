@@ -89,7 +89,7 @@ func (f Format) Parse(text string) (Key, error) {
 // cutPrefix removes the format's prefix, in either case, hyphens not counted.
 func (f Format) cutPrefix(text string) (string, bool) {
 	want := strings.ReplaceAll(f.Prefix, "-", "")
-	for at := 0; at < len(text); at++ {
+	for at := range len(text) {
 		if want == "" {
 			return text[at:], true
 		}

@@ -282,7 +282,9 @@ func replaceFile(t *testing.T, path, text string) {
 
 func TestTheKeysComeFromOnePlace(t *testing.T) {
 	t.Parallel()
-	env := func(pairs map[string]string) func(string) string { return func(name string) string { return pairs[name] } }
+	env := func(pairs map[string]string) func(string) string {
+		return func(name string) string { return pairs[name] }
+	}
 	discard := slog.New(slog.DiscardHandler)
 	if _, err := signing.OpenTokens(env(map[string]string{"SEAT_TOKEN_KEYS": ringText("k2", "k1")}), discard); err != nil {
 		t.Error(err)

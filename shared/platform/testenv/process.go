@@ -54,7 +54,7 @@ func Process(t testing.TB, name string, env map[string]string) *Proc {
 	binary, err := os.Executable()
 	must(t, err)
 	p := &Proc{name: name, done: make(chan struct{})}
-	p.cmd = exec.Command(binary) //nolint:gosec // ourselves
+	p.cmd = exec.Command(binary)
 	p.cmd.Env = append(os.Environ(), programVariable+"="+name)
 	for variable, value := range env {
 		p.cmd.Env = append(p.cmd.Env, variable+"="+value)

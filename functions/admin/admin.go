@@ -1,0 +1,106 @@
+// Package admin is administration: the operator's tenants and catalogue, and what a tenant has: licences, their devices
+// and sessions, and API keys.
+//
+//	GET    /v1/me                                  who this credential is
+//	GET    /v1/tenants          POST               {name, slug?}
+//	GET    /v1/tenants/{id}     PATCH              {name?, status?, reason?}
+//	GET    /v1/catalog/products/{code}  PUT        {name?}
+//	GET    /v1/catalog/plans/{code}     PUT        {product, name?, max_seats?, ...}
+//	GET    /v1/licenses         POST               {plan, max_seats, ...}
+//	GET    /v1/licenses/{id}    PATCH              the same fields
+//	POST   /v1/licenses/{id}/suspend               {reason}
+//	POST   /v1/licenses/{id}/reinstate
+//	POST   /v1/licenses/{id}/revoke                {reason}
+//	POST   /v1/licenses/{id}/rotate-key            {overlap_seconds?}
+//	GET    /v1/licenses/{id}/devices
+//	DELETE /v1/licenses/{id}/devices/{device_id}   its sessions are evicted with the reason device_removed
+//	GET    /v1/sessions                            ?license_id=&status=
+//	POST   /v1/sessions/{id}/evict                 {reason}
+//	GET    /v1/api-keys         POST               {name, scopes[], expires_at?}
+//	DELETE /v1/api-keys/{id}
+//
+// A caller shows an API key; the table rules says which scope each route wants of it. A tenant's key acts for its tenant;
+// the operator's says by ?tenant_id= for whom. What is decided first: 401, then 403, 404, 400 and 422, and 409 last.
+// Verbs, PATCH and DELETE answer 200 with the resource as it is afterwards (DELETE of a device: as it was); making
+// something answers 201. Lists answer {items, next_cursor} and take ?limit= and ?cursor=.
+//
+//	401  api_key_invalid
+//	403  forbidden, tenant_suspended
+//	404  not_found: not there, or not yours
+//	409  slug_taken, license_revoked, idempotency_in_flight
+//	422  invalid_request, idempotency_key_reused
+//	503  store_unavailable: PostgreSQL cannot answer
+//
+// A change is committed to PostgreSQL and then told to the seat pools in Redis. When that fails the change holds all the
+// same, and the sweep tells them: administration goes on without Redis.
+package admin
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+
+	"github.com/coditect/usher/shared/identity"
+	"github.com/coditect/usher/shared/license"
+	"github.com/coditect/usher/shared/platform/httpx"
+	"github.com/coditect/usher/shared/platform/serve"
+	"github.com/coditect/usher/shared/seat"
+	"github.com/coditect/usher/shared/tenancy"
+)
+
+// Deps is what the function works with.
+type Deps struct {
+	// DB logs in as usher_admin, for what tenants have.
+	DB *tenancy.DB
+	// Operator logs in as usher_operator, for the tenants themselves and the catalogue.
+	Operator *tenancy.DB
+	Keys     *identity.Verifier
+	Registry *license.Registry
+	Seats    *seat.Pools
+	Log      *slog.Logger
+}
+
+// tenants is the operator's way to its customers.
+func (d Deps) tenants() *identity.Tenants { return identity.NewTenants(d.Operator) }
+
+// endpoint is a route and what it does once its rule is kept. The route's Handle is made of both.
+type endpoint struct {
+	httpx.Route
+	do func(Deps, *httpx.Call, caller) (httpx.Reply, error)
+}
+
+// New is the function on its own.
+func New(d Deps) http.Handler {
+	return httpx.New(httpx.Service{Name: "admin", Version: "development", Log: d.Log}, Routes(d)...)
+}
+
+// Routes is what the function serves.
+func Routes(d Deps) []httpx.Route {
+	serve.Complete(d)
+	var routes []httpx.Route
+	for _, group := range [][]endpoint{meRoutes, tenantRoutes, catalogRoutes, licenseRoutes, deviceRoutes, sessionRoutes, apiKeyRoutes} {
+		for _, e := range group {
+			r, ruled := rules[e.ID]
+			if !ruled {
+				panic(fmt.Sprintf("admin: no rule says who may use %s", e.ID))
+			}
+			route := e.Route
+			route.Tag = "admin"
+			route.Credentials = []httpx.Credential{httpx.APIKey}
+			// Every route reads its query, if only to refuse parameters that it does not have.
+			route.Problems = append(route.Problems, http.StatusForbidden, http.StatusBadRequest, http.StatusUnprocessableEntity)
+			if r.about != nobody {
+				route.Problems = append(route.Problems, http.StatusNotFound)
+			}
+			route.Handle = func(c *httpx.Call) (httpx.Reply, error) {
+				who, err := d.caller(c, r)
+				if err != nil {
+					return httpx.Reply{}, err
+				}
+				return e.do(d, c, who)
+			}
+			routes = append(routes, route)
+		}
+	}
+	return routes
+}

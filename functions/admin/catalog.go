@@ -1,0 +1,232 @@
+package admin
+
+import (
+	"cmp"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/coditect/usher/shared/fault"
+	"github.com/coditect/usher/shared/license"
+	"github.com/coditect/usher/shared/platform/httpx"
+	"github.com/coditect/usher/shared/tenancy"
+)
+
+// Product is something that the operator sells.
+type Product struct {
+	Code      string     `json:"code"`
+	Name      string     `json:"name"`
+	CreatedAt httpx.Time `json:"created_at"`
+	UpdatedAt httpx.Time `json:"updated_at"`
+}
+
+// ProductRequest says what a product is to be.
+type ProductRequest struct {
+	Name string `json:"name,omitempty" minLength:"1" maxLength:"200" doc:"The code when left out."`
+}
+
+// Plan is the defaults of the licences sold under it.
+type Plan struct {
+	Code                string     `json:"code"`
+	Product             string     `json:"product"`
+	Name                string     `json:"name"`
+	MaxSeats            int        `json:"max_seats"`
+	OverdraftSeats      int        `json:"overdraft_seats"`
+	TTLSeconds          int64      `json:"ttl_seconds"`
+	SeatPer             string     `json:"seat_per" enum:"device,user,instance"`
+	Features            []string   `json:"features"`
+	Versions            string     `json:"versions"`
+	MaxDevices          *int       `json:"max_devices" doc:"Null: no limit."`
+	OfflineGraceSeconds int64      `json:"offline_grace_seconds"`
+	DrainSeconds        int64      `json:"drain_seconds"`
+	CreatedAt           httpx.Time `json:"created_at"`
+	UpdatedAt           httpx.Time `json:"updated_at"`
+}
+
+// PlanRequest says what a plan is to be; what is left out gets its default.
+type PlanRequest struct {
+	Product             string   `json:"product" minLength:"1" maxLength:"63"`
+	Name                string   `json:"name,omitempty" minLength:"1" maxLength:"200" doc:"The code when left out."`
+	MaxSeats            *int     `json:"max_seats,omitempty" minimum:"1" maximum:"1000000" doc:"1 when left out."`
+	OverdraftSeats      *int     `json:"overdraft_seats,omitempty" minimum:"0" maximum:"1000000" doc:"0 when left out."`
+	TTLSeconds          *int64   `json:"ttl_seconds,omitempty" minimum:"1" maximum:"86400" doc:"The life of a lease; 360 when left out."`
+	SeatPer             string   `json:"seat_per,omitempty" enum:"device,user,instance" doc:"Who holds a seat; device when left out."`
+	Features            []string `json:"features,omitempty" maxItems:"200"`
+	Versions            string   `json:"versions,omitempty" maxLength:"255" doc:"A range such as >=2.0 <4.0; every version when left out."`
+	MaxDevices          *int     `json:"max_devices,omitempty" nullable:"true" minimum:"1" maximum:"1000000" doc:"No limit when null or left out."`
+	OfflineGraceSeconds *int64   `json:"offline_grace_seconds,omitempty" minimum:"0" maximum:"31536000" doc:"The life of a validate receipt; 86400 when left out."`
+	DrainSeconds        *int64   `json:"drain_seconds,omitempty" minimum:"0" maximum:"31536000" doc:"How long sessions above a reduced number of seats may go on; 86400 when left out."`
+}
+
+var catalogRoutes = []endpoint{{
+	Route: httpx.Route{
+		Method: "GET", Path: "/v1/catalog/products/{code}", ID: "show_product",
+		Summary: "Show a product",
+		Replies: []httpx.Doc{{Status: http.StatusOK, Body: Product{}}},
+	}, do: Deps.showProduct,
+}, {
+	Route: httpx.Route{
+		Method: "PUT", Path: "/v1/catalog/products/{code}", ID: "put_product",
+		Summary: "Make or change a product",
+		Body:    ProductRequest{},
+		Replies: []httpx.Doc{
+			{Status: http.StatusCreated, Body: Product{}, Description: "The product was made."},
+			{Status: http.StatusOK, Body: Product{}, Description: "The product was there, and is now as the request says."},
+		},
+	}, do: Deps.putProduct,
+}, {
+	Route: httpx.Route{
+		Method: "GET", Path: "/v1/catalog/plans/{code}", ID: "show_plan",
+		Summary: "Show a plan",
+		Replies: []httpx.Doc{{Status: http.StatusOK, Body: Plan{}}},
+	}, do: Deps.showPlan,
+}, {
+	Route: httpx.Route{
+		Method: "PUT", Path: "/v1/catalog/plans/{code}", ID: "put_plan",
+		Summary: "Make or change a plan", Description: "Changes no licence that was sold under it.",
+		Body: PlanRequest{},
+		Replies: []httpx.Doc{
+			{Status: http.StatusCreated, Body: Plan{}, Description: "The plan was made."},
+			{Status: http.StatusOK, Body: Plan{}, Description: "The plan was there, and is now as the request says."},
+		},
+	}, do: Deps.putPlan,
+}}
+
+func productOf(p *license.Product) Product {
+	return Product{Code: p.Code, Name: p.Name, CreatedAt: httpx.At(p.CreatedAt), UpdatedAt: httpx.At(p.UpdatedAt)}
+}
+
+func planOf(p *license.Plan) Plan {
+	return Plan{
+		Code: p.Code, Product: p.Product, Name: p.Name, MaxSeats: p.MaxSeats, OverdraftSeats: p.OverdraftSeats,
+		TTLSeconds: seconds(p.TTL), SeatPer: p.SeatPer, Features: p.Features, Versions: p.Versions, MaxDevices: orUnlimited(p.MaxDevices),
+		OfflineGraceSeconds: seconds(p.OfflineGrace), DrainSeconds: seconds(p.Drain),
+		CreatedAt: httpx.At(p.CreatedAt), UpdatedAt: httpx.At(p.UpdatedAt),
+	}
+}
+
+func seconds(d time.Duration) int64 { return int64(d / time.Second) }
+
+// duration is a number of whole seconds, or what it is when left out.
+func duration(seconds *int64, otherwise time.Duration) time.Duration {
+	if seconds == nil {
+		return otherwise
+	}
+	return time.Duration(*seconds) * time.Second
+}
+
+// orUnlimited shows a number of devices, of which zero is no limit.
+func orUnlimited(devices int) *int {
+	if devices == 0 {
+		return nil
+	}
+	return &devices
+}
+
+// or is what p points to, or what it is when left out.
+func or[T any](p *T, otherwise T) T {
+	if p == nil {
+		return otherwise
+	}
+	return *p
+}
+
+func (d Deps) showProduct(c *httpx.Call, who caller) (httpx.Reply, error) {
+	code, err := pathCode(c)
+	if err != nil {
+		return httpx.Reply{}, err
+	}
+	var p license.Product
+	err = d.Operator.AsReadOnly(c.Context(), who.Tenant, func(tx tenancy.Tx) (err error) {
+		p, err = license.ReadProduct(c.Context(), tx, code)
+		return err
+	})
+	if err != nil {
+		return httpx.Reply{}, err
+	}
+	if err := c.DecodeQuery(nil); err != nil {
+		return httpx.Reply{}, err
+	}
+	return httpx.Reply{Body: productOf(&p)}, nil
+}
+
+func (d Deps) putProduct(c *httpx.Call, who caller) (httpx.Reply, error) {
+	var q ProductRequest
+	if err := decode(c, nil, &q); err != nil {
+		return httpx.Reply{}, err
+	}
+	p := license.Product{Code: c.PathValue("code"), Name: cmp.Or(q.Name, c.PathValue("code"))}
+	err := d.Operator.As(c.Context(), who.Tenant, func(tx tenancy.Tx) (err error) {
+		p, err = license.PutProduct(c.Context(), tx, p)
+		return err
+	})
+	if err != nil {
+		return httpx.Reply{}, err
+	}
+	return httpx.Reply{Status: putStatus(p.CreatedAt, p.UpdatedAt), Body: productOf(&p)}, nil
+}
+
+func (d Deps) showPlan(c *httpx.Call, who caller) (httpx.Reply, error) {
+	code, err := pathCode(c)
+	if err != nil {
+		return httpx.Reply{}, err
+	}
+	var p license.Plan
+	err = d.Operator.AsReadOnly(c.Context(), who.Tenant, func(tx tenancy.Tx) (err error) {
+		p, err = license.ReadPlan(c.Context(), tx, code)
+		return err
+	})
+	if err != nil {
+		return httpx.Reply{}, err
+	}
+	if err := c.DecodeQuery(nil); err != nil {
+		return httpx.Reply{}, err
+	}
+	return httpx.Reply{Body: planOf(&p)}, nil
+}
+
+func (d Deps) putPlan(c *httpx.Call, who caller) (httpx.Reply, error) {
+	var q PlanRequest
+	if err := decode(c, nil, &q); err != nil {
+		return httpx.Reply{}, err
+	}
+	p := license.Plan{
+		Code: c.PathValue("code"), Product: q.Product, Name: cmp.Or(q.Name, c.PathValue("code")),
+		MaxSeats: or(q.MaxSeats, 1), OverdraftSeats: or(q.OverdraftSeats, 0), TTL: duration(q.TTLSeconds, 6*time.Minute),
+		SeatPer: cmp.Or(q.SeatPer, license.PerDevice), Features: q.Features, Versions: q.Versions, MaxDevices: or(q.MaxDevices, 0),
+		OfflineGrace: duration(q.OfflineGraceSeconds, 24*time.Hour), Drain: duration(q.DrainSeconds, 24*time.Hour),
+	}
+	err := d.Operator.As(c.Context(), who.Tenant, func(tx tenancy.Tx) (err error) {
+		p, err = license.PutPlan(c.Context(), tx, p, d.Registry.ShortestTTL())
+		return err
+	})
+	if err != nil {
+		return httpx.Reply{}, err
+	}
+	return httpx.Reply{Status: putStatus(p.CreatedAt, p.UpdatedAt), Body: planOf(&p)}, nil
+}
+
+// pathCode is the code in the path. What holds a character that no code has is not there.
+func pathCode(c *httpx.Call) (string, error) {
+	code := c.PathValue("code")
+	if strings.Trim(code, "abcdefghijklmnopqrstuvwxyz0123456789_-") != "" {
+		return "", fault.NotFound("not_found", "There is nothing in the catalogue by that code.")
+	}
+	return code, nil
+}
+
+// putStatus is 201 for what a PUT has just made. Both times are of the transaction that made it.
+func putStatus(created, updated time.Time) int {
+	if created.Equal(updated) {
+		return http.StatusCreated
+	}
+	return http.StatusOK
+}
+
+// decode reads the query and the body.
+func decode(c *httpx.Call, query, body any) error {
+	if err := c.DecodeQuery(query); err != nil {
+		return err
+	}
+	return c.Decode(body)
+}

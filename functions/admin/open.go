@@ -1,0 +1,59 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"github.com/coditect/usher/shared/identity"
+	"github.com/coditect/usher/shared/license"
+	"github.com/coditect/usher/shared/platform/config"
+	"github.com/coditect/usher/shared/platform/httpx"
+	"github.com/coditect/usher/shared/platform/serve"
+	"github.com/coditect/usher/shared/seat"
+	"github.com/coditect/usher/shared/tenancy"
+)
+
+// Config is what the function reads from its environment, beside what its packages do.
+type Config struct {
+	// OperatorURL is where the database is, for the role usher_operator; it may hold a password. DATABASE_URL is for the
+	// role usher_admin.
+	OperatorURL config.Secret `env:"OPERATOR_DATABASE_URL,required"`
+}
+
+// Open puts the function together from its environment: DATABASE_*, OPERATOR_DATABASE_URL, REDIS_*, SEAT_*,
+// API_KEY_PEPPERS, LICENSE_KEY_PEPPERS and LICENSE_MIN_TTL_SECONDS as their packages say.
+func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*serve.Function, error) {
+	db, err1 := tenancy.Open(ctx, getenv, log)
+	operator, err2 := OpenOperator(ctx, getenv, log)
+	seats, err3 := seat.Open(getenv, db, log)
+	keys, err4 := identity.Open(getenv, db)
+	registry, err5 := license.OpenRegistry(getenv)
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+		return nil, err
+	}
+	return &serve.Function{
+		Name:   "admin",
+		Routes: Routes(Deps{DB: db, Operator: operator, Keys: keys, Registry: registry, Seats: seats, Log: log}),
+		// Redis is not asked: administration goes on without it.
+		Ready: []httpx.Check{{Name: "postgresql", Ping: func(ctx context.Context) error {
+			return errors.Join(db.Ping(ctx), operator.Ping(ctx))
+		}}},
+		Close: func() { _ = seats.Close(); operator.Close(); db.Close() },
+	}, nil
+}
+
+// OpenOperator is the database as the operator's role sees it: at OPERATOR_DATABASE_URL, with the other settings of
+// DATABASE_*.
+func OpenOperator(ctx context.Context, getenv func(string) string, log *slog.Logger) (*tenancy.DB, error) {
+	var cfg Config
+	if err := config.Load(&cfg, getenv); err != nil {
+		return nil, err
+	}
+	return tenancy.Open(ctx, func(name string) string {
+		if name == "DATABASE_URL" {
+			return cfg.OperatorURL.Reveal()
+		}
+		return getenv(name)
+	}, log)
+}

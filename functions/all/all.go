@@ -1,0 +1,174 @@
+// Package all serves every function on one port, at the public paths. It is for one machine: `make run`, the demo, the
+// end-to-end tests and the OpenAPI document. It is never deployed, and nothing imports it.
+//
+// The functions stay apart even here: each is opened by its own Open in an environment of its own, with its own login
+// role and its own connections.
+package all
+
+//go:generate go run ./cmd/openapi ../../docs/openapi.json
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/coditect/usher/functions/acquire"
+	"github.com/coditect/usher/functions/admin"
+	"github.com/coditect/usher/functions/heartbeat"
+	"github.com/coditect/usher/functions/keys"
+	"github.com/coditect/usher/functions/release"
+	"github.com/coditect/usher/functions/sweep"
+	"github.com/coditect/usher/functions/validate"
+	"github.com/coditect/usher/shared/platform/httpx"
+	"github.com/coditect/usher/shared/platform/serve"
+)
+
+// Name is the service's name when it is all functions in one.
+const Name = "all"
+
+// function is one of them.
+type function struct {
+	name string
+	open func(ctx context.Context, getenv func(string) string, log *slog.Logger) (*serve.Function, error)
+}
+
+// functions is every function there is, in the order of the OpenAPI document.
+var functions = []function{
+	{"validate", validate.Open},
+	{"acquire", acquire.Open},
+	{"heartbeat", heartbeat.Open},
+	{"release", release.Open},
+	{"keys", keys.Open},
+	{"sweep", sweep.Open},
+	{"admin", admin.Open},
+}
+
+// Names lists the functions.
+func Names() []string {
+	names := make([]string, len(functions))
+	for i, f := range functions {
+		names[i] = f.name
+	}
+	return names
+}
+
+// Environment is how a function reads its variables, by the function's name.
+type Environment func(function string) func(variable string) string
+
+// Open opens every function in its own environment and joins them to one, which serves all their routes and is ready
+// when all their stores answer. Like a function's own Open it does not wait for the stores. The error names the function.
+func Open(ctx context.Context, env Environment, log *slog.Logger) (*serve.Function, error) {
+	joined := &serve.Function{Name: Name}
+	var opened []*serve.Function
+	var faults []error
+	for _, f := range functions {
+		one, err := f.open(ctx, env(f.name), log)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("open function %s: %w", f.name, err))
+			continue
+		}
+		opened = append(opened, one)
+		joined.Routes = append(joined.Routes, one.Routes...)
+	}
+	joined.Ready = ready(opened)
+	joined.Close = func() {
+		for _, f := range opened {
+			if f.Close != nil {
+				f.Close()
+			}
+		}
+	}
+	if err := errors.Join(faults...); err != nil {
+		joined.Close()
+		return nil, err
+	}
+	return joined, nil
+}
+
+// ready makes one check of each store, which asks on behalf of every function that uses it: each logs in by itself.
+func ready(opened []*serve.Function) []httpx.Check {
+	var checks []httpx.Check
+	pings := map[string][]func(context.Context) error{}
+	for _, f := range opened {
+		for _, check := range f.Ready {
+			if pings[check.Name] == nil {
+				checks = append(checks, httpx.Check{Name: check.Name, Ping: func(ctx context.Context) error {
+					return together(ctx, pings[check.Name])
+				}})
+			}
+			pings[check.Name] = append(pings[check.Name], func(ctx context.Context) error {
+				if err := check.Ping(ctx); err != nil {
+					return fmt.Errorf("function %s: %w", f.Name, err)
+				}
+				return nil
+			})
+		}
+	}
+	return checks
+}
+
+// together pings at once and joins the errors.
+func together(ctx context.Context, pings []func(context.Context) error) error {
+	answers := make(chan error, len(pings))
+	for _, ping := range pings {
+		go func() { answers <- ping(ctx) }()
+	}
+	var errs []error
+	for range pings {
+		errs = append(errs, <-answers)
+	}
+	return errors.Join(errs...)
+}
+
+// Document is the OpenAPI document of all functions: what docs/openapi.json holds. The functions are opened on stores
+// that do not exist, which nothing here asks.
+func Document(ctx context.Context) ([]byte, error) {
+	env, err := nowhere()
+	if err != nil {
+		return nil, err
+	}
+	f, err := Open(ctx, func(string) func(string) string { return env }, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return httpx.OpenAPI("Usher", "1", f.Routes)
+}
+
+// nowhere is an environment in which every function opens: addresses where nothing is, and secrets made up.
+func nowhere() (func(string) string, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	ring := "1:" + base64.StdEncoding.EncodeToString(make([]byte, 32))
+	return func(variable string) string {
+		switch {
+		case variable == "RECEIPT_SIGNING_KEY":
+			return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+		case strings.HasSuffix(variable, "DATABASE_URL"):
+			return "postgres://usher@127.0.0.1:1/usher"
+		case strings.HasSuffix(variable, "REDIS_URL"):
+			return "redis://127.0.0.1:1/0"
+		case strings.HasSuffix(variable, "_PEPPERS"), variable == "SEAT_TOKEN_KEYS":
+			return ring
+		case variable == "RECEIPT_ISSUER", variable == "SCHEDULER_AUDIENCE":
+			return "https://usher.example"
+		case variable == "SCHEDULER_EMAIL":
+			return "scheduler@usher.example"
+		}
+		return ""
+	}, nil
+}

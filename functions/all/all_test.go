@@ -1,0 +1,381 @@
+package all_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/coditect/usher/functions/admin"
+	"github.com/coditect/usher/functions/all"
+	"github.com/coditect/usher/functions/all/local"
+	"github.com/coditect/usher/shared/identity"
+	"github.com/coditect/usher/shared/platform/httpx/httpxtest"
+	"github.com/coditect/usher/shared/platform/serve"
+	"github.com/coditect/usher/shared/platform/testenv"
+	"github.com/coditect/usher/shared/signing"
+)
+
+func TestOpenAPIDocumentIsWhatTheCodeSays(t *testing.T) {
+	t.Parallel()
+	want, err := all.Document(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	have, err := os.ReadFile(filepath.Join(testenv.Root(t), "docs", "openapi.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(have, want) {
+		t.Error("docs/openapi.json is not what the code says: make generate writes it anew")
+	}
+}
+
+func TestEveryFunctionIsServed(t *testing.T) {
+	t.Parallel()
+	binaries, err := filepath.Glob(filepath.Join(testenv.Root(t), "functions", "*", "cmd", "main.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, main := range binaries {
+		if name := filepath.Base(filepath.Dir(filepath.Dir(main))); name != all.Name {
+			want = append(want, name)
+		}
+	}
+	have := all.Names()
+	slices.Sort(have)
+	slices.Sort(want)
+	if !slices.Equal(have, want) {
+		t.Errorf("served are %v, and the functions are %v", have, want)
+	}
+}
+
+func TestAFunctionThatCannotOpenIsNamed(t *testing.T) {
+	t.Parallel()
+	_, err := all.Open(t.Context(), func(string) func(string) string { return func(string) string { return "" } }, testenv.Logs(t).Logger)
+	for _, name := range all.Names() {
+		if err == nil || !strings.Contains(err.Error(), "open function "+name) {
+			t.Errorf("the error does not name function %s: %v", name, err)
+		}
+	}
+}
+
+// service is every function on one port, on real stores, with every exchange held to the OpenAPI document.
+type service struct {
+	url      string
+	postgres *testenv.DB
+	redis    *testenv.RedisServer
+	env      all.Environment
+	token    func(claims map[string]any) string // of the local issuer
+	log      *testenv.LogCapture
+}
+
+const (
+	lease     = 3 * time.Second
+	allowance = 300 * time.Millisecond
+	audience  = "https://usher.test"
+	scheduler = "scheduler@usher.test"
+)
+
+func start(t *testing.T) *service {
+	t.Helper()
+	s := &service{postgres: testenv.Postgres(t), redis: testenv.Redis(t), log: testenv.Logs(t)}
+	issuer := testenv.Issuer(t)
+	s.token = func(claims map[string]any) string {
+		token, err := issuer.Token(claims, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
+	settings := map[string]string{
+		"OPERATOR_DATABASE_URL": s.postgres.URL("usher_operator"),
+		"REDIS_URL":             s.redis.Database(0), "BUDGET_REDIS_URL": s.redis.Database(1),
+		"LICENSE_KEY_PEPPERS": ring(), "API_KEY_PEPPERS": ring(), "SEAT_TOKEN_KEYS": ring(),
+		"RECEIPT_SIGNING_KEY": signingKey(t), "RECEIPT_ISSUER": audience,
+		"SCHEDULER_ISSUER": issuer.URL(), "SCHEDULER_AUDIENCE": audience, "SCHEDULER_EMAIL": scheduler,
+		"LICENSE_MIN_TTL_SECONDS": "2", "SEAT_POLL": "1s",
+		"SEAT_RESERVATION": "5s", "SEAT_CONNECTION_LIFE": "5s", "SEAT_CLOCK_ALLOWANCE": allowance.String(),
+	}
+	s.env = func(function string) func(string) string {
+		return func(variable string) string {
+			if variable == "DATABASE_URL" {
+				return s.postgres.URL("usher_" + function)
+			}
+			return settings[variable]
+		}
+	}
+	f, err := all.Open(t.Context(), s.env, s.log.Logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.Close)
+	handler, err := serve.Handler(f, s.log.Logger, s.env(all.Name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	document, err := all.Document(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(httpxtest.Check(t, document)(handler))
+	t.Cleanup(server.Close)
+	s.url = server.URL
+	return s
+}
+
+// call sends a request and answers its status and its body, of which every problem is one as well.
+func (s *service) call(t *testing.T, bearer, method, path string, body any) (int, answer) {
+	t.Helper()
+	var got answer
+	status, err := local.API{URL: s.url, Bearer: bearer}.Call(t.Context(), method, path, body, &got)
+	var refusal *local.Refusal
+	if err != nil && !errors.As(err, &refusal) {
+		t.Fatal(err)
+	}
+	if refusal != nil {
+		got.Code, got.Detail, got.RetryAfterSeconds = refusal.Code, refusal.Detail, refusal.RetryAfterSeconds
+	}
+	return status, got
+}
+
+// must is call, for what has to answer a status.
+func (s *service) must(t *testing.T, status int, bearer, method, path string, body any) answer {
+	t.Helper()
+	have, got := s.call(t, bearer, method, path, body)
+	if have != status {
+		t.Fatalf("%s %s answered %d %s (%s), want %d", method, path, have, got.Code, got.Detail, status)
+	}
+	return got
+}
+
+// answer is what the tests look at, of every answer there is.
+type answer struct {
+	Code              string
+	Detail            string
+	RetryAfterSeconds int `json:"retry_after_seconds"`
+
+	ID         uuid.UUID
+	LicenseKey string                 `json:"license_key"`
+	License    struct{ ID uuid.UUID } `json:"license"`
+
+	SeatToken   string    `json:"seat_token"`
+	SessionID   uuid.UUID `json:"session_id"`
+	SeatNo      int       `json:"seat_no"`
+	ActiveSeats int       `json:"active_seats"`
+	MaxSeats    int       `json:"max_seats"`
+	TTLSeconds  int       `json:"ttl_seconds"`
+	EndReason   string    `json:"end_reason"`
+	Position    int
+	Receipt     string
+	Valid       bool
+
+	Status string
+	Closed int
+}
+
+// operator makes the operator, and answers its key.
+func (s *service) operator(t *testing.T) string {
+	t.Helper()
+	getenv := s.env("admin")
+	operator, err := admin.OpenOperator(t.Context(), getenv, s.log.Logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer operator.Close()
+	keys, err := identity.Open(getenv, operator)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := admin.Bootstrap(t.Context(), operator, keys, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key.Reveal()
+}
+
+// sell makes a tenant with a licence, as the operator would, and answers the licence's key and the operator's.
+func (s *service) sell(t *testing.T, seats int) (key, operator string) {
+	t.Helper()
+	operator = s.operator(t)
+	s.must(t, 201, operator, "PUT", "/v1/catalog/products/editor", object{"name": "Editor"})
+	s.must(t, 201, operator, "PUT", "/v1/catalog/plans/pro", object{"product": "editor", "name": "Pro"})
+	tenant := s.must(t, 201, operator, "POST", "/v1/tenants", object{"name": "Acme"})
+	sold := s.must(t, 201, operator, "POST", "/v1/licenses?tenant_id="+tenant.ID.String(),
+		object{"plan": "pro", "max_seats": seats, "ttl_seconds": int(lease / time.Second)})
+	return sold.LicenseKey, operator
+}
+
+type object = map[string]any
+
+func question(key, device string) object {
+	return object{"license_key": key, "hardware_id": device, "version": "1.0.0"}
+}
+
+func TestASeatIsTakenKeptRefusedAndGivenBack(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	key, _ := s.sell(t, 1)
+
+	if got := s.must(t, 200, "", "POST", "/v1/validate", question(key, "laptop")); !got.Valid {
+		t.Errorf("the key is not valid: %s", got.Code)
+	}
+	first := s.must(t, 201, "", "POST", "/v1/acquire", question(key, "laptop"))
+	if first.SeatNo != 1 || first.ActiveSeats != 1 || first.MaxSeats != 1 || first.TTLSeconds != 3 {
+		t.Errorf("the first client was answered %+v", first)
+	}
+	if again := s.must(t, 200, "", "POST", "/v1/acquire", question(key, "laptop")); again.SessionID != first.SessionID {
+		t.Errorf("asking again made session %s of session %s", again.SessionID, first.SessionID)
+	}
+	s.must(t, 200, first.SeatToken, "POST", "/v1/heartbeat", nil)
+	if refused := s.must(t, 409, "", "POST", "/v1/acquire", question(key, "desktop")); refused.Code != "no_seats_available" || refused.RetryAfterSeconds < 1 {
+		t.Errorf("the second client was answered %+v", refused)
+	}
+	ended := s.must(t, 200, first.SeatToken, "POST", "/v1/release", nil)
+	if ended.SessionID != first.SessionID || ended.EndReason != "released" {
+		t.Errorf("the release was answered %+v", ended)
+	}
+	second := s.must(t, 201, "", "POST", "/v1/acquire", question(key, "desktop"))
+	if lost := s.must(t, 410, first.SeatToken, "POST", "/v1/heartbeat", nil); lost.Code != "seat_released" {
+		t.Errorf("the first client's heartbeat was answered %s", lost.Code)
+	}
+	s.must(t, 200, first.SeatToken, "POST", "/v1/release", nil)
+	s.must(t, 200, second.SeatToken, "POST", "/v1/heartbeat", nil)
+	s.log.Hides(t, key, first.SeatToken, second.SeatToken)
+}
+
+func TestACrashedClientsSeatComesFreeWithoutASweep(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	key, _ := s.sell(t, 1)
+	began := time.Now()
+	crashed := s.must(t, 201, "", "POST", "/v1/acquire", question(key, "laptop"))
+	var next answer
+	testenv.Eventually(t, lease+allowance+10*time.Second, func() error {
+		status, got := s.call(t, "", "POST", "/v1/acquire", question(key, "desktop"))
+		if status != 201 {
+			return fmt.Errorf("answered %d %s", status, got.Code)
+		}
+		next = got
+		return nil
+	})
+	if early := time.Since(began); early < lease {
+		t.Errorf("the seat was given away after %s, within the lease", early)
+	}
+	if lost := s.must(t, 410, crashed.SeatToken, "POST", "/v1/heartbeat", nil); lost.Code != "seat_lapsed" {
+		t.Errorf("the crashed client was answered %s", lost.Code)
+	}
+	s.must(t, 200, next.SeatToken, "POST", "/v1/heartbeat", nil)
+}
+
+func TestAWaiterGetsTheSeatThatIsGivenBackAndNobodyOvertakes(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	key, _ := s.sell(t, 1)
+	holder := s.must(t, 201, "", "POST", "/v1/acquire", question(key, "laptop"))
+	waiting := question(key, "desktop")
+	waiting["wait"] = true
+	if got := s.must(t, 202, "", "POST", "/v1/acquire", waiting); got.Position != 1 {
+		t.Errorf("the waiter has place %d", got.Position)
+	}
+	s.must(t, 200, holder.SeatToken, "POST", "/v1/release", nil)
+	s.must(t, 409, "", "POST", "/v1/acquire", question(key, "phone"))
+	s.must(t, 201, "", "POST", "/v1/acquire", waiting)
+}
+
+func TestAReceiptIsVerifiedWithThePublishedKeys(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	key, _ := s.sell(t, 1)
+	seat := s.must(t, 201, "", "POST", "/v1/acquire", question(key, "laptop"))
+	response, err := http.Get(s.url + "/.well-known/jwks.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := signing.ParseKeySet(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	receipt, err := keys.Verify(seat.Receipt, time.Now())
+	if err != nil || receipt.Session != seat.SessionID || receipt.Product != "editor" || receipt.HardwareHash != signing.HashHardware("laptop") {
+		t.Errorf("the receipt says %+v, %v", receipt, err)
+	}
+}
+
+func TestTheSweepIsForTheSchedulerAlone(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	key, operator := s.sell(t, 1)
+	s.must(t, 201, "", "POST", "/v1/acquire", question(key, "laptop"))
+	claims := object{"aud": audience, "email": scheduler, "email_verified": true}
+	s.must(t, 401, "", "POST", "/tasks/sweep", nil)
+	s.must(t, 401, operator, "POST", "/tasks/sweep", nil)
+	s.must(t, 401, s.token(object{"aud": audience, "email": "somebody@usher.test", "email_verified": true}), "POST", "/tasks/sweep", nil)
+	testenv.Eventually(t, lease+allowance+10*time.Second, func() error {
+		if swept := s.must(t, 200, s.token(claims), "POST", "/tasks/sweep", nil); swept.Closed != 1 {
+			return fmt.Errorf("closed %d sessions", swept.Closed)
+		}
+		return nil
+	})
+}
+
+func TestReadyNamesTheStoreThatIsOut(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.must(t, 200, "", "GET", "/health/ready", nil)
+	s.redis.Kill(t)
+	response, err := http.Get(s.url + "/health/ready")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	var problem struct{ Stores []string }
+	if err := json.NewDecoder(response.Body).Decode(&problem); err != nil {
+		t.Fatal(err)
+	}
+	if response.StatusCode != 503 || !slices.Equal(problem.Stores, []string{"redis"}) {
+		t.Errorf("without Redis it answers %d and names %v", response.StatusCode, problem.Stores)
+	}
+}
+
+func ring() string {
+	secret := make([]byte, 32)
+	_, _ = rand.Read(secret)
+	return "1:" + base64.StdEncoding.EncodeToString(secret)
+}
+
+func signingKey(t *testing.T) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}

@@ -1,0 +1,418 @@
+package migrations_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/coditect/usher/shared/platform/localenv"
+	"github.com/coditect/usher/shared/platform/testenv"
+)
+
+// seats is one tenant's licence, and callers who open and close sessions on it as the function acquire does.
+type seats struct {
+	t               *testing.T
+	db              *testenv.DB
+	pool            *pgxpool.Pool
+	tenant, license uuid.UUID
+}
+
+const epoch = 7 // of a new licence here
+
+// sell makes a licence of three seats.
+func sell(t *testing.T) *seats {
+	t.Helper()
+	s := &seats{t: t, db: testenv.Postgres(t), tenant: newID(), license: newID()}
+	s.db.Exec(t, `INSERT INTO app.tenants (id, name, slug) VALUES ($1, 'a', 'a')`, s.tenant)
+	s.db.Exec(t, `INSERT INTO app.products (code, name) VALUES ('p', 'p')`)
+	s.db.Exec(t, `INSERT INTO app.plans (code, product_code, name) VALUES ('p-1', 'p', 'p')`)
+	s.db.Exec(t, `INSERT INTO app.licenses (tenant_id, id, product_code, plan_code, max_seats, overdraft_seats, ttl_seconds, seat_per,
+			offline_grace_seconds, drain_seconds, seat_epoch) VALUES ($1, $2, 'p', 'p-1', 2, 1, 60, 'device', 0, 3600, $3)`, s.tenant, s.license, epoch)
+	config, err := pgxpool.ParseConfig(s.db.URL("usher_acquire"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.MaxConns = 16
+	if s.pool, err = pgxpool.NewWithConfig(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.pool.Close)
+	return s
+}
+
+func newID() uuid.UUID { return uuid.Must(uuid.NewV7()) }
+
+// alter changes licences or tenants; the triggers on them write as the tenant.
+func (s *seats) alter(table, set string) {
+	s.t.Helper()
+	conn, err := pgx.Connect(s.t.Context(), s.db.URL(localenv.Superuser))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	_, err = conn.Exec(s.t.Context(), fmt.Sprintf(`SET app.current_tenant_id = '%s'; UPDATE app.%s SET %s`, s.tenant, table, set))
+	if err := errors.Join(err, conn.Close(s.t.Context())); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// ask runs a query under the tenant in one transaction, committed.
+func (s *seats) ask(ctx context.Context, sql string, args ...any) (answer string, err error) {
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SELECT set_config('app.current_tenant_id', $1, true)`, s.tenant.String()); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, sql, args...).Scan(&answer)
+	})
+	return answer, err
+}
+
+// try opens a session and answers the verdict. The sessions it displaces are closed as lapsed.
+func (s *seats) try(ctx context.Context, session uuid.UUID, seat int, epoch any, hardware string, displaced ...uuid.UUID) (string, error) {
+	gone := append([]uuid.UUID{}, displaced...)
+	return s.ask(ctx, `SELECT app.seat_open($1, $2, $3, $4, 1, $5, $6, NULL, NULL, NULL, '1.0.0', '{"k": 1}', $7,
+		array_fill('lapsed'::text, ARRAY[cardinality($7::uuid[])]), array_fill('lease_expired'::text, ARRAY[cardinality($7::uuid[])]),
+		array_fill(''::text, ARRAY[cardinality($7::uuid[])]), array_fill(NULL::timestamptz, ARRAY[cardinality($7::uuid[])]))`,
+		s.license, session, seat, epoch, "device:"+hardware, hardware, gone)
+}
+
+func (s *seats) open(want string, session uuid.UUID, seat int, epoch any, hardware string, displaced ...uuid.UUID) {
+	s.t.Helper()
+	got, err := s.try(s.t.Context(), session, seat, epoch, hardware, displaced...)
+	if err != nil || got != want {
+		s.t.Fatalf("opening seat %d in epoch %v for %s answers %q (%v), want %s", seat, epoch, hardware, got, err, want)
+	}
+}
+
+func (s *seats) close(want string, epoch any, session uuid.UUID, status, reason string) {
+	s.t.Helper()
+	got, err := s.ask(s.t.Context(), `SELECT app.session_close($1, $2, ARRAY[$3]::uuid[], ARRAY[$4::text], ARRAY[$5::text], '{holder}', '{NULL}')`,
+		s.license, epoch, session, status, reason)
+	if err != nil || got != want {
+		s.t.Fatalf("closing in epoch %v answers %q (%v), want %s", epoch, got, err, want)
+	}
+}
+
+// is checks what the database has of a session: "open on SEAT", "STATUS REASON" of an ended one, or "nothing".
+func (s *seats) is(session uuid.UUID, want string) {
+	s.t.Helper()
+	got := testenv.Value[string](s.t, s.db, `SELECT coalesce(string_agg(x, ' and '), 'nothing') FROM (
+		SELECT 'open on ' || seat_no FROM app.open_sessions WHERE id = $1 UNION ALL
+		SELECT status || ' ' || end_reason FROM app.ended_sessions WHERE id = $1) s (x)`, session)
+	if got != want {
+		s.t.Errorf("the session is %q, want %q", got, want)
+	}
+}
+
+func (s *seats) openSessions() int {
+	s.t.Helper()
+	return testenv.Value[int](s.t, s.db, `SELECT count(*) FROM app.open_sessions`)
+}
+
+func TestSeatOpenSaysWhyNot(t *testing.T) {
+	t.Parallel()
+	s := sell(t)
+	one, two := newID(), newID()
+	s.open("epoch", one, 1, epoch-1, "h1")
+	s.open("epoch", one, 1, epoch+1, "h1")
+	s.open("epoch", one, 1, nil, "h1")
+	s.open("limit", one, 4, epoch, "h1")
+	s.is(one, "nothing")
+	s.open("ok", one, 1, epoch, "h1")
+	s.is(one, "open on 1")
+	s.open("seat_held", two, 1, epoch, "h2")
+	s.is(two, "nothing")
+	s.open("ok", two, 3, epoch, "h2")
+	if over := testenv.Values[bool](t, s.db, `SELECT overdraft FROM app.open_sessions ORDER BY seat_no`); !slices.Equal(over, []bool{false, true}) {
+		t.Errorf("seats 1 and 3 of 2 + 1 are overdrafts: %v", over)
+	}
+	stranger := *s
+	stranger.license = newID()
+	stranger.open("epoch", newID(), 2, epoch, "h3")
+	stranger = *s
+	stranger.tenant = newID()
+	stranger.open("epoch", newID(), 2, epoch, "h3")
+
+	for _, state := range []string{
+		`status = 'suspended'`, `status = 'revoked'`, `starts_at = now() + interval '1 hour'`, `expires_at = now()`,
+		`expires_at = now() - interval '2 hours', grace_until = now() - interval '1 hour'`,
+	} {
+		s.alter("licenses", state)
+		s.open("suspended", newID(), 2, epoch, "h3")
+		s.open("ok", one, 1, epoch, "h1") // it is open already
+		s.alter("licenses", `status = 'active', starts_at = NULL, expires_at = NULL, grace_until = NULL`)
+	}
+	s.alter("licenses", `expires_at = now() - interval '1 hour', grace_until = now() + interval '1 hour'`)
+	s.alter("tenants", `status = 'suspended'`)
+	s.open("suspended", newID(), 2, epoch, "h3")
+	s.alter("tenants", `status = 'active'`)
+	s.open("ok", newID(), 2, epoch, "h3")
+
+	s.alter("licenses", `max_devices = 3`)
+	s.open("too_many_devices", newID(), 1, epoch, "h4", one)
+	s.is(one, "open on 1") // refused: nothing is displaced
+	if devices := testenv.Value[int](t, s.db, `SELECT count(*) FROM app.devices`); devices != 3 {
+		t.Errorf("%d devices are known, want 3", devices)
+	}
+	s.alter("licenses", `max_seats = 1, overdraft_seats = 0`)
+	s.open("limit", newID(), 2, epoch, "h3")
+}
+
+func TestSeatOpenIsIdempotentAndNeverReopens(t *testing.T) {
+	t.Parallel()
+	s := sell(t)
+	one, two := newID(), newID()
+	s.open("ok", one, 1, epoch, "h1")
+	s.open("ok", one, 1, epoch, "h1")
+	s.alter("licenses", `seat_epoch = seat_epoch + 1`)
+	s.open("ok", one, 1, epoch, "h1") // by id, whatever the epoch
+	s.close("ok", nil, one, "released", "released")
+	s.is(one, "released released")
+	s.open("ended", one, 1, epoch, "h1")
+	s.open("ended", one, 1, epoch+1, "h1")
+	s.close("ok", nil, one, "evicted", "again")
+	s.is(one, "released released")
+
+	// What is displaced ends in the same transaction; what had ended stays as it was.
+	s.open("ok", two, 1, epoch+1, "h2")
+	s.open("ok", newID(), 1, epoch+1, "h3", one, two)
+	s.is(one, "released released")
+	s.is(two, "lapsed lease_expired")
+	if got := testenv.Value[string](t, s.db, `SELECT format('%s %s %s %s', seat_no, holder, version, metadata) FROM app.ended_sessions WHERE id = $1`, two); got != `1 device:h2 1.0.0 {"k": 1}` {
+		t.Errorf("the history of a session is %s", got)
+	}
+}
+
+func TestSessionCloseOnEvidenceDemandsItsEpoch(t *testing.T) {
+	t.Parallel()
+	s := sell(t)
+	one := newID()
+	s.open("ok", one, 1, epoch, "h1")
+	s.close("epoch", epoch-1, one, "lapsed", "lease_expired")
+	s.close("epoch", epoch+1, one, "lapsed", "lease_expired")
+	s.is(one, "open on 1")
+	s.close("ok", epoch, one, "lapsed", "lease_expired")
+	s.is(one, "lapsed lease_expired")
+	s.close("ok", epoch, newID(), "lapsed", "lease_expired") // nobody's
+	if n := testenv.Value[int](t, s.db, `SELECT count(*) FROM app.ended_sessions`); n != 1 {
+		t.Errorf("the history has %d rows, want 1", n)
+	}
+
+	two := newID()
+	s.open("ok", two, 1, epoch, "h1")
+	s.db.Exec(t, `UPDATE app.open_sessions SET evicted_at = now() - interval '1 minute', evict_reason = 'misuse', evicted_by = 'ada'`)
+	s.open("ok", two, 1, epoch, "h1")
+	s.close("ok", nil, two, "released", "released") // an eviction that was answered outranks it
+	s.is(two, "evicted misuse")
+	if by := testenv.Value[string](t, s.db, `SELECT ended_by FROM app.ended_sessions WHERE id = $1 AND ended_at < now()`, two); by != "ada" {
+		t.Errorf("it was ended by %q", by)
+	}
+
+	four := newID()
+	s.open("ok", four, 1, epoch, "h1")
+	if _, err := s.ask(t.Context(), `SELECT app.session_close($1, NULL, ARRAY[$2]::uuid[], '{vanished}', '{x}', '{x}', '{now}')`, s.license, four); code(err) != "23514" {
+		t.Errorf("a status that there is not: %v", err)
+	}
+	s.is(four, "open on 1")
+}
+
+// together runs fn so many times at once and counts the answers.
+func together(t *testing.T, times int, fn func(n int) (string, error)) map[string]int {
+	t.Helper()
+	var (
+		all     sync.WaitGroup
+		mu      sync.Mutex
+		answers = map[string]int{}
+		start   = make(chan struct{})
+	)
+	for n := range times {
+		all.Go(func() {
+			<-start
+			answer, err := fn(n)
+			if err != nil {
+				answer = err.Error()
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			answers[answer]++
+		})
+	}
+	close(start)
+	all.Wait()
+	return answers
+}
+
+func TestOneOfTwoOpenersGetsTheSeat(t *testing.T) {
+	t.Parallel()
+	s := sell(t)
+	for round := range 10 {
+		got := together(t, 8, func(n int) (string, error) {
+			return s.try(t.Context(), newID(), 1, epoch, fmt.Sprint("h", n))
+		})
+		if got["ok"] != 1 || got["seat_held"] != 7 || s.openSessions() != 1 {
+			t.Fatalf("round %d: 8 openers of one seat: %v, and %d sessions", round, got, s.openSessions())
+		}
+		s.db.Exec(t, `DELETE FROM app.open_sessions`)
+	}
+}
+
+func TestOpenersOfOneSessionAllHearYesOnce(t *testing.T) {
+	t.Parallel()
+	s := sell(t)
+	for round := range 10 {
+		session := newID()
+		got := together(t, 8, func(int) (string, error) { return s.try(t.Context(), session, 1, epoch, "h") })
+		if got["ok"] != 8 || s.openSessions() != 1 {
+			t.Fatalf("round %d: 8 openers of one session: %v, and %d sessions", round, got, s.openSessions())
+		}
+		s.close("ok", nil, session, "released", "released")
+	}
+}
+
+func TestNoOpenerRevivesASessionThatAnotherEnds(t *testing.T) {
+	t.Parallel()
+	s := sell(t)
+	for round := range 30 {
+		session := newID()
+		got := together(t, 6, func(n int) (string, error) {
+			if n%3 > 0 {
+				return s.try(t.Context(), session, 1, epoch, "h")
+			}
+			return s.ask(t.Context(), `SELECT 'close ' || app.session_close($1, NULL, ARRAY[$2]::uuid[], '{released}', '{released}', '{x}', '{NULL}')`, s.license, session)
+		})
+		if got["close ok"] != 2 || got["ok"]+got["ended"] != 4 {
+			t.Fatalf("round %d: %v", round, got)
+		}
+		s.close("ok", nil, session, "released", "released")
+		s.is(session, "released released")
+	}
+}
+
+func TestNoTwoNewDevicesAreTheLastOne(t *testing.T) {
+	t.Parallel()
+	s := sell(t)
+	s.alter("licenses", `max_devices = 3, max_seats = 100`)
+	for round := range 8 {
+		got := together(t, 10, func(n int) (string, error) {
+			return s.try(t.Context(), newID(), n+1, epoch, fmt.Sprint("h", n/2)) // each device twice
+		})
+		devices := testenv.Value[int](t, s.db, `SELECT count(*) FROM app.devices`)
+		if got["ok"] != 6 || got["too_many_devices"] != 4 || devices != 3 {
+			t.Fatalf("round %d: %v, and %d devices of 3", round, got, devices)
+		}
+		s.db.Exec(t, `DELETE FROM app.open_sessions`)
+		s.db.Exec(t, `DELETE FROM app.devices`)
+	}
+}
+
+// TestNothingOfAnOldEpochIsWrittenAfterItsBump is what a rebuild rests on: once it has bumped the epoch and read the open
+// sessions, no session of an older epoch comes to be any more.
+func TestNothingOfAnOldEpochIsWrittenAfterItsBump(t *testing.T) {
+	t.Parallel()
+	s := sell(t)
+	s.alter("licenses", `max_seats = 1000000`)
+	ctx := t.Context()
+	var (
+		openers sync.WaitGroup
+		mu      sync.Mutex
+		opened  int
+		current = int64(epoch) // what the pool in Redis would say
+		done    = make(chan struct{})
+	)
+	for n := range 6 {
+		openers.Go(func() {
+			for seat := n + 1; ; seat += 6 {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				mu.Lock()
+				e := current
+				mu.Unlock()
+				verdict, err := s.try(ctx, newID(), seat, e, fmt.Sprint("h", n))
+				if err != nil || verdict != "ok" && verdict != "epoch" {
+					t.Errorf("an opener hears %q (%v)", verdict, err)
+					return
+				}
+				if verdict == "ok" {
+					mu.Lock()
+					opened++
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	bump := func() (bumped int64, seen []uuid.UUID, err error) {
+		err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, `SELECT set_config('app.current_tenant_id', $1, true)`, s.tenant.String()); err != nil {
+				return err
+			}
+			if _, err := tx.Exec(ctx, `SELECT FROM app.licenses WHERE id = $1 FOR NO KEY UPDATE`, s.license); err != nil {
+				return err
+			}
+			if err := tx.QueryRow(ctx, `UPDATE app.licenses SET seat_epoch = seat_epoch + 1 WHERE id = $1 RETURNING seat_epoch`, s.license).Scan(&bumped); err != nil {
+				return err
+			}
+			rows, err := tx.Query(ctx, `SELECT id FROM app.open_sessions WHERE license_id = $1`, s.license)
+			if err != nil {
+				return err
+			}
+			seen, err = pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+			return err
+		})
+		return bumped, seen, err
+	}
+	older := map[int64][]uuid.UUID{}
+	for range 25 {
+		bumped, seen, err := bump()
+		if err != nil {
+			t.Errorf("a bump among openers: %v", err)
+			break
+		}
+		older[bumped] = seen
+		mu.Lock()
+		current = bumped
+		mu.Unlock()
+	}
+	testenv.Eventually(t, 10*time.Second, func() error { // so that the last epoch is opened in, too
+		mu.Lock()
+		defer mu.Unlock()
+		if opened < 50 {
+			return fmt.Errorf("%d sessions are open", opened)
+		}
+		return nil
+	})
+	close(done)
+	openers.Wait()
+	for bumped, seen := range older {
+		if late := testenv.Value[int](t, s.db, `SELECT count(*) FROM app.open_sessions WHERE fence_epoch < $1 AND id <> ALL ($2)`, bumped, seen); late > 0 {
+			t.Errorf("%d sessions of an older epoch came to be after the bump to %d", late, bumped)
+		}
+	}
+}
+
+func TestADeviceIsRememberedByTheHour(t *testing.T) {
+	t.Parallel()
+	s := sell(t)
+	s.open("ok", newID(), 1, epoch, "h")
+	id := testenv.Value[uuid.UUID](t, s.db, `SELECT id FROM app.devices`)
+	if id.Version() != 7 || time.Since(time.Unix(id.Time().UnixTime())).Abs() > time.Minute {
+		t.Errorf("a device's id is %s, want a UUIDv7 of now", id)
+	}
+	const seen = `SELECT last_seen_at > now() - interval '1 minute' FROM app.devices`
+	for age, want := range map[string]bool{"59 minutes": false, "61 minutes": true} {
+		s.db.Exec(t, `UPDATE app.devices SET last_seen_at = now() - $1::interval`, age)
+		s.open("ok", newID(), 1, epoch, "h", testenv.Values[uuid.UUID](t, s.db, `SELECT id FROM app.open_sessions`)...)
+		if got := testenv.Value[bool](t, s.db, seen); got != want {
+			t.Errorf("last seen %s ago and again now: written down is %v, want %v", age, got, want)
+		}
+	}
+}
