@@ -67,8 +67,6 @@ COMMENT ON COLUMN app.licenses.ttl_floor_seconds IS
     'The longest lease that somebody may still believe in, while ttl_floor_until has not passed: a shortened lease counts only '
     'once the older, longer beliefs have ended. ttl_floor_until is infinity until the pool was told of the shorter lease.';
 COMMENT ON COLUMN app.licenses.drain_until IS 'When sessions on seats above a reduced number of seats are evicted.';
--- For find_license_tenant, which has nothing but the id. Not unique: see license_keys.
-CREATE INDEX licenses_by_id ON app.licenses (id);
 
 ALTER TABLE app.licenses ENABLE ROW LEVEL SECURITY;
 ALTER TABLE app.licenses FORCE ROW LEVEL SECURITY;

@@ -258,8 +258,6 @@ CREATE POLICY resolver_finds ON app.open_sessions FOR SELECT TO usher_resolver U
 GRANT SELECT (tenant_id, license_id, seat_no) ON app.open_sessions TO usher_resolver;
 CREATE POLICY resolver_finds ON app.outbox FOR SELECT TO usher_resolver USING (done_at IS NULL);
 GRANT SELECT (tenant_id, id, topic, subject_id, created_at, done_at) ON app.outbox TO usher_resolver;
-CREATE POLICY resolver_finds ON app.licenses FOR SELECT TO usher_resolver USING (true);
-GRANT SELECT (tenant_id, id) ON app.licenses TO usher_resolver;
 RESET ROLE;
 GRANT CREATE ON SCHEMA app TO usher_resolver;
 SET LOCAL ROLE usher_resolver;
@@ -294,18 +292,11 @@ CREATE FUNCTION app.sweep_outbox(p_limit int) RETURNS TABLE (tenant_id uuid, top
 -- +goose StatementEnd
 COMMENT ON FUNCTION app.sweep_licenses(uuid, uuid, int) IS 'Licences with open sessions, in the order of tenant and id, after the given one.';
 COMMENT ON FUNCTION app.sweep_outbox(int) IS 'What the seat pools were not told, the longest waiting first.';
--- +goose StatementBegin
-CREATE FUNCTION app.find_license_tenant(p_license uuid) RETURNS uuid
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT l.tenant_id FROM app.licenses l WHERE l.id = p_license LIMIT 1 $$;
--- +goose StatementEnd
-COMMENT ON FUNCTION app.find_license_tenant(uuid) IS 'For the recovery of rows from the pools in Redis after this database was restored to an earlier time.';
-GRANT EXECUTE ON FUNCTION app.sweep_licenses(uuid, uuid, int), app.sweep_outbox(int), app.find_license_tenant(uuid) TO usher_sweep;
+GRANT EXECUTE ON FUNCTION app.sweep_licenses(uuid, uuid, int), app.sweep_outbox(int) TO usher_sweep;
 RESET ROLE;
 REVOKE CREATE ON SCHEMA app FROM usher_resolver;
 
 -- +goose Down
-DROP FUNCTION app.find_license_tenant(uuid);
 DROP FUNCTION app.sweep_outbox(int);
 DROP FUNCTION app.sweep_licenses(uuid, uuid, int);
 DROP TABLE app.sweep_cursor;

@@ -26,7 +26,6 @@ func TestLookUpsAnswerNoMoreThanWhoseItIs(t *testing.T) {
 		{"usher_acquire", `SELECT concat_ws(' ', k) FROM app.find_license_key(ARRAY[sha256('unknown')]) k`, ""},
 		{"usher_admin", `SELECT concat_ws(' ', k) FROM app.find_api_key(` + hash + `) k`, fmt.Sprintf("(%s,%s)", w.b, b["app.api_keys"]["id"])},
 		{"usher_admin", `SELECT concat_ws(' ', k) FROM app.find_api_key('{}') k`, ""},
-		{"usher_sweep", fmt.Sprintf(`SELECT app.find_license_tenant('%s')::text`, b["app.licenses"]["id"]), w.b},
 		{"usher_operator", fmt.Sprintf(`SELECT string_agg(id::text, ' ') FROM app.operator_tenants('%s', 5)`, w.a), w.b},
 		{"usher_operator", `SELECT string_agg(id::text, ' ') FROM app.operator_tenants(NULL, 5)`, w.a + " " + w.b},
 		{"usher_operator", `SELECT string_agg(id::text, ' ') FROM app.operator_tenants(NULL, 1)`, w.a},

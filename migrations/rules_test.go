@@ -57,7 +57,6 @@ var rules = []rule{
 		 WHERE p.polroles <> '{0}'`,
 		want: []string{
 			"app.tenants r true",
-			"app.licenses r true",
 			"app.license_keys r true",
 			"app.api_keys r true",
 			"app.open_sessions r true",
@@ -74,7 +73,6 @@ var rules = []rule{
 		 WHERE x.grantee = 'usher_resolver'::regrole`,
 		want: slices.Concat(
 			columns("SELECT", "app.tenants", "id kind name slug status status_reason status_by created_at updated_at"),
-			columns("SELECT", "app.licenses", "tenant_id id"),
 			columns("SELECT", "app.license_keys", "tenant_id license_id key_hash expires_at"),
 			columns("SELECT", "app.api_keys", "tenant_id id key_hash"),
 			columns("SELECT", "app.open_sessions", "tenant_id license_id seat_no"),
@@ -92,7 +90,6 @@ var rules = []rule{
 		want: []string{
 			"app.find_license_key(bytea[]) as usher_resolver: usher_acquire usher_release usher_validate",
 			"app.find_api_key(bytea[]) as usher_resolver: usher_admin",
-			"app.find_license_tenant(uuid) as usher_resolver: usher_sweep",
 			"app.sweep_licenses(uuid,uuid,integer) as usher_resolver: usher_sweep",
 			"app.sweep_outbox(integer) as usher_resolver: usher_sweep",
 			"app.expire_idempotency_keys() as usher_resolver: usher_sweep",

@@ -59,19 +59,6 @@ ALTER FUNCTION app.find_license_key(p_hashes bytea[]) OWNER TO usher_resolver;
 
 COMMENT ON FUNCTION app.find_license_key(p_hashes bytea[]) IS 'Whose licence a key opens, by the hashes it may have; no row for a key that is unknown or over.';
 
--- FUNCTION find_license_tenant(uuid)
-
-CREATE FUNCTION app.find_license_tenant(p_license uuid) RETURNS uuid
-    LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$ SELECT l.tenant_id FROM app.licenses l WHERE l.id = p_license LIMIT 1 $$;
-
-ALTER FUNCTION app.find_license_tenant(p_license uuid) OWNER TO usher_resolver;
-
--- COMMENT FUNCTION find_license_tenant(p_license uuid)
-
-COMMENT ON FUNCTION app.find_license_tenant(p_license uuid) IS 'For the recovery of rows from the pools in Redis after this database was restored to an earlier time.';
-
 -- FUNCTION license_changed()
 
 CREATE FUNCTION app.license_changed() RETURNS trigger
@@ -967,10 +954,6 @@ CREATE INDEX license_keys_by_hash ON app.license_keys USING btree (key_hash);
 
 CREATE INDEX license_keys_by_license ON app.license_keys USING btree (tenant_id, license_id, created_at DESC);
 
--- INDEX licenses_by_id
-
-CREATE INDEX licenses_by_id ON app.licenses USING btree (id);
-
 -- INDEX open_sessions_by_license
 
 CREATE INDEX open_sessions_by_license ON app.open_sessions USING btree (tenant_id, license_id, id);
@@ -1106,10 +1089,6 @@ CREATE POLICY resolver_finds ON app.api_keys FOR SELECT TO usher_resolver USING 
 
 CREATE POLICY resolver_finds ON app.license_keys FOR SELECT TO usher_resolver USING (true);
 
--- POLICY licenses resolver_finds
-
-CREATE POLICY resolver_finds ON app.licenses FOR SELECT TO usher_resolver USING (true);
-
 -- POLICY open_sessions resolver_finds
 
 CREATE POLICY resolver_finds ON app.open_sessions FOR SELECT TO usher_resolver USING (true);
@@ -1197,11 +1176,6 @@ REVOKE ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) TO usher_validate;
 GRANT ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) TO usher_acquire;
 GRANT ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) TO usher_release;
-
--- ACL FUNCTION find_license_tenant(p_license uuid)
-
-REVOKE ALL ON FUNCTION app.find_license_tenant(p_license uuid) FROM PUBLIC;
-GRANT ALL ON FUNCTION app.find_license_tenant(p_license uuid) TO usher_sweep;
 
 -- ACL FUNCTION license_changed()
 
@@ -1426,12 +1400,10 @@ GRANT SELECT ON TABLE app.licenses TO usher_seats;
 -- ACL COLUMN licenses.tenant_id
 
 GRANT INSERT(tenant_id) ON TABLE app.licenses TO usher_admin;
-GRANT SELECT(tenant_id) ON TABLE app.licenses TO usher_resolver;
 
 -- ACL COLUMN licenses.id
 
 GRANT INSERT(id) ON TABLE app.licenses TO usher_admin;
-GRANT SELECT(id) ON TABLE app.licenses TO usher_resolver;
 
 -- ACL COLUMN licenses.product_code
 

@@ -241,7 +241,7 @@ func TestATenantIsMadeShownAndChanged(t *testing.T) {
 func TestTheCatalogueIsMadeShownAndChanged(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	made := w.operate("PUT", "/v1/catalog/products/viewer", `{}`).want(t, http.StatusCreated)
+	made := w.operate("PUT", "/v1/catalog/products/viewer", `{}`).want(t, http.StatusOK)
 	if made.text("name") != "viewer" {
 		t.Errorf("made %s", made.raw)
 	}
@@ -249,7 +249,7 @@ func TestTheCatalogueIsMadeShownAndChanged(t *testing.T) {
 	if shown := w.operate("GET", "/v1/catalog/products/viewer", ""); shown.text("name") != "Viewer" {
 		t.Errorf("shown %s", shown.raw)
 	}
-	plan := w.operate("PUT", "/v1/catalog/plans/free", `{"product":"viewer","max_devices":null}`).want(t, http.StatusCreated)
+	plan := w.operate("PUT", "/v1/catalog/plans/free", `{"product":"viewer","max_devices":null}`).want(t, http.StatusOK)
 	for member, want := range map[string]any{
 		"code": "free", "product": "viewer", "name": "free", "max_seats": 1.0, "overdraft_seats": 0.0, "ttl_seconds": 360.0, "seat_per": "device",
 		"versions": "", "max_devices": nil, "offline_grace_seconds": 86400.0, "drain_seconds": 86400.0,
@@ -381,6 +381,10 @@ func TestARotatedKeyLivesOnForTheOverlap(t *testing.T) {
 		t.Errorf("%d keys live after a rotation with overlap", n)
 	}
 	w.hidden(w.call(w.a.key, "POST", path, "").want(t, http.StatusOK).text("license_key"))
+	if n := testenv.Value[int64](t, w.db, living, w.a.license); n != 3 {
+		t.Errorf("%d keys live after a rotation that names no overlap", n)
+	}
+	w.hidden(w.call(w.a.key, "POST", path, `{"overlap_seconds":0}`).want(t, http.StatusOK).text("license_key"))
 	if n := testenv.Value[int64](t, w.db, living, w.a.license); n != 1 {
 		t.Errorf("%d keys live after a rotation without overlap", n)
 	}

@@ -69,10 +69,7 @@ var catalogRoutes = []endpoint{{
 		Method: "PUT", Path: "/v1/catalog/products/{code}", ID: "put_product",
 		Summary: "Make or change a product",
 		Body:    ProductRequest{},
-		Replies: []httpx.Doc{
-			{Status: http.StatusCreated, Body: Product{}, Description: "The product was made."},
-			{Status: http.StatusOK, Body: Product{}, Description: "The product was there, and is now as the request says."},
-		},
+		Replies: []httpx.Doc{{Status: http.StatusOK, Body: Product{}, Description: "The product is as the request says, new or not."}},
 	}, do: Deps.putProduct,
 }, {
 	Route: httpx.Route{
@@ -84,11 +81,8 @@ var catalogRoutes = []endpoint{{
 	Route: httpx.Route{
 		Method: "PUT", Path: "/v1/catalog/plans/{code}", ID: "put_plan",
 		Summary: "Make or change a plan", Description: "Changes no licence that was sold under it.",
-		Body: PlanRequest{},
-		Replies: []httpx.Doc{
-			{Status: http.StatusCreated, Body: Plan{}, Description: "The plan was made."},
-			{Status: http.StatusOK, Body: Plan{}, Description: "The plan was there, and is now as the request says."},
-		},
+		Body:    PlanRequest{},
+		Replies: []httpx.Doc{{Status: http.StatusOK, Body: Plan{}, Description: "The plan is as the request says, new or not."}},
 	}, do: Deps.putPlan,
 }}
 
@@ -163,7 +157,7 @@ func (d Deps) putProduct(c *httpx.Call, who caller) (httpx.Reply, error) {
 	if err != nil {
 		return httpx.Reply{}, err
 	}
-	return httpx.Reply{Status: putStatus(p.CreatedAt, p.UpdatedAt), Body: productOf(&p)}, nil
+	return httpx.Reply{Body: productOf(&p)}, nil
 }
 
 func (d Deps) showPlan(c *httpx.Call, who caller) (httpx.Reply, error) {
@@ -203,7 +197,7 @@ func (d Deps) putPlan(c *httpx.Call, who caller) (httpx.Reply, error) {
 	if err != nil {
 		return httpx.Reply{}, err
 	}
-	return httpx.Reply{Status: putStatus(p.CreatedAt, p.UpdatedAt), Body: planOf(&p)}, nil
+	return httpx.Reply{Body: planOf(&p)}, nil
 }
 
 // pathCode is the code in the path. What holds a character that no code has is not there.
@@ -213,14 +207,6 @@ func pathCode(c *httpx.Call) (string, error) {
 		return "", fault.NotFound("not_found", "There is nothing in the catalogue by that code.")
 	}
 	return code, nil
-}
-
-// putStatus is 201 for what a PUT has just made. Both times are of the transaction that made it.
-func putStatus(created, updated time.Time) int {
-	if created.Equal(updated) {
-		return http.StatusCreated
-	}
-	return http.StatusOK
 }
 
 // decode reads the query and the body.

@@ -82,9 +82,12 @@ type Reason struct {
 	Reason string `json:"reason" minLength:"1" maxLength:"500"`
 }
 
+// usualOverlap is how long a rotated key lives on when nobody says.
+const usualOverlap = 24 * time.Hour
+
 // Rotation replaces a key.
 type Rotation struct {
-	OverlapSeconds int64 `json:"overlap_seconds,omitempty" minimum:"0" maximum:"2592000" doc:"How long the old key lives on; when left out it ends at once."`
+	OverlapSeconds *int64 `json:"overlap_seconds,omitempty" minimum:"0" maximum:"2592000" doc:"How long the old key lives on: a day when left out, so that applications can be given the new one; 0 ends a leaked key at once."`
 }
 
 var licenseRoutes = []endpoint{{
@@ -334,7 +337,7 @@ func (d Deps) rotateKey(c *httpx.Call, who caller) (httpx.Reply, error) {
 		return httpx.Reply{}, err
 	}
 	reply, err := d.once(c, who, func(tx tenancy.Tx) (int, any, error) {
-		l, key, err := d.Registry.RotateKey(c.Context(), tx, who.tenant, id, time.Duration(q.OverlapSeconds)*time.Second)
+		l, key, err := d.Registry.RotateKey(c.Context(), tx, who.tenant, id, duration(q.OverlapSeconds, usualOverlap))
 		if err != nil {
 			return 0, nil, err
 		}

@@ -119,7 +119,7 @@ func (w *world) as(role string) *tenancy.DB {
 
 func (w *world) put(path, body string) {
 	w.t.Helper()
-	w.operate("PUT", path, body).want(w.t, http.StatusCreated)
+	w.operate("PUT", path, body).want(w.t, http.StatusOK)
 }
 
 // customer makes a tenant with a licence of three seats and a key with every scope.

@@ -12,7 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/coditect/usher/functions/functiontest"
+	"github.com/coditect/usher/functions/all/functiontest"
 	"github.com/coditect/usher/functions/keys"
 	"github.com/coditect/usher/shared/platform/testenv"
 	"github.com/coditect/usher/shared/signing"

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/coditect/usher/functions/functiontest"
+	"github.com/coditect/usher/functions/all/functiontest"
 	"github.com/coditect/usher/functions/release"
 	"github.com/coditect/usher/shared/license"
 	"github.com/coditect/usher/shared/platform/testenv"

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/coditect/usher/functions/functiontest"
+	"github.com/coditect/usher/functions/all/functiontest"
 	"github.com/coditect/usher/functions/sweep"
 	"github.com/coditect/usher/shared/platform/localenv"
 	"github.com/coditect/usher/shared/platform/testenv"

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/coditect/usher/functions/functiontest"
+	"github.com/coditect/usher/functions/all/functiontest"
 	"github.com/coditect/usher/functions/validate"
 	"github.com/coditect/usher/shared/license"
 	"github.com/coditect/usher/shared/signing"

@@ -43,7 +43,7 @@ const (
 	selectLimits = `SELECT ` + limitColumns + `
 	  FROM app.licenses l JOIN app.tenants t ON t.id = l.tenant_id
 	 WHERE l.tenant_id = (SELECT app.tenant()) AND l.id = $1::uuid`
-	lockLimits = selectLimits + ` FOR UPDATE OF l`
+	lockLimits = selectLimits + ` FOR NO KEY UPDATE OF l`
 )
 
 func scanLimits(row pgx.Row) (limits, error) {

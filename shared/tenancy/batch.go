@@ -22,16 +22,26 @@ func (b *Batch) Queue(sql string, args ...any) *pgx.QueuedQuery { return b.batch
 func (db *DB) Batch(ctx context.Context, id ID, fn func(b *Batch)) error {
 	ctx, cancel := context.WithTimeout(ctx, db.timeout)
 	defer cancel()
+	err := db.send(ctx, id, fn)
+	if isBroken(err) && !errors.Is(err, ErrInDoubt) && ctx.Err() == nil {
+		// Nothing was sent: the connection had died while it lay in the pool (the database was restarted).
+		db.pool.Reset()
+		err = db.send(ctx, id, fn)
+	}
+	return faultOf(err)
+}
+
+func (db *DB) send(ctx context.Context, id ID, fn func(b *Batch)) error {
 	b := &Batch{}
 	b.batch.Queue(setTenant, id.String())
 	fn(b)
 	conn, err := db.pool.Acquire(ctx)
 	if err != nil {
-		return faultOf(fmt.Errorf("connect to PostgreSQL: %w", err))
+		return fmt.Errorf("connect to PostgreSQL: %w", err)
 	}
 	defer conn.Release()
 	// No BEGIN and no COMMIT: statements sent together are one transaction, which ends with the last of them.
-	return faultOf(batchError(conn.SendBatch(ctx, &b.batch).Close()))
+	return batchError(conn.SendBatch(ctx, &b.batch).Close())
 }
 
 // batchError marks an error after which nobody can know whether the batch was committed.

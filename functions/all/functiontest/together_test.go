@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/coditect/usher/functions/acquire"
-	. "github.com/coditect/usher/functions/functiontest"
+	. "github.com/coditect/usher/functions/all/functiontest"
 	"github.com/coditect/usher/shared/license"
 	"github.com/coditect/usher/shared/platform/testenv"
 )

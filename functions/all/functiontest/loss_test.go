@@ -11,7 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/coditect/usher/functions/acquire"
-	. "github.com/coditect/usher/functions/functiontest"
+	. "github.com/coditect/usher/functions/all/functiontest"
 	"github.com/coditect/usher/shared/platform/testenv"
 )
 

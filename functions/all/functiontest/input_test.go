@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	. "github.com/coditect/usher/functions/functiontest"
+	. "github.com/coditect/usher/functions/all/functiontest"
 )
 
 // target is a function with a request that it answers well.
