@@ -65,7 +65,7 @@ func faults(cfg any, environment map[string]string, err error) error {
 	var out []error
 	parse := false
 	for _, err := range all(err) {
-		switch err := err.(type) {
+		switch err := err.(type) { //nolint:errorlint // all has unwrapped them
 		case env.VarIsNotSetError:
 			out = append(out, &Fault{err.Key, "is required and not set"})
 		case env.EmptyVarError:

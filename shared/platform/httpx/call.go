@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -91,8 +92,7 @@ func (c *Call) Address() netip.Addr {
 
 // forwardedFor returns the address hops entries from the right, whatever the client wrote to the left of it.
 func forwardedFor(headers []string, hops int) (netip.Addr, bool) {
-	for n := len(headers) - 1; n >= 0; n-- {
-		rest := headers[n]
+	for _, rest := range slices.Backward(headers) {
 		for {
 			comma := strings.LastIndexByte(rest, ',')
 			if hops--; hops == 0 {

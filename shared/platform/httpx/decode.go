@@ -36,7 +36,7 @@ func syntax(text []byte) error {
 		switch _, err := d.ReadToken(); {
 		case err == nil:
 			return errTrailing
-		case err != io.EOF:
+		case !errors.Is(err, io.EOF):
 			return err
 		}
 		return nil

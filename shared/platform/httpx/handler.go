@@ -184,7 +184,7 @@ type outcome struct {
 }
 
 func (c *Call) answer() outcome {
-	reply, err, stack := c.handle()
+	reply, stack, err := c.handle()
 	switch {
 	case errors.Is(err, http.ErrAbortHandler):
 		return outcome{err: err, abort: true}
@@ -211,7 +211,7 @@ func (c *Call) answer() outcome {
 }
 
 // handle runs the route and turns a panic into an error.
-func (c *Call) handle() (reply Reply, err error, stack []byte) {
+func (c *Call) handle() (reply Reply, stack []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			if cause, ok := p.(error); ok {
@@ -225,7 +225,7 @@ func (c *Call) handle() (reply Reply, err error, stack []byte) {
 		}
 	}()
 	reply, err = c.route.Handle(c)
-	return reply, err, nil
+	return reply, nil, err
 }
 
 func (c *Call) refuse(err error) outcome {
@@ -337,7 +337,7 @@ func write(w http.ResponseWriter, r *http.Request, status int, body any) error {
 	}
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead && len(text) > 0 {
-		_, _ = w.Write(text) // a client that has gone is no error of ours
+		_, _ = w.Write(text) //nolint:gosec // G705: it is JSON, and says so with nosniff; a client that has gone is no error of ours
 	}
 	return nil
 }

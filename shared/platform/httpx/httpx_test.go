@@ -623,7 +623,8 @@ func TestNothingInternalShows(t *testing.T) {
 func TestAbortReachesTheServer(t *testing.T) {
 	t.Parallel()
 	defer func() {
-		if p := recover(); p != http.ErrAbortHandler {
+		p := recover()
+		if err, ok := p.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
 			t.Errorf("panicked with %v", p)
 		}
 	}()
@@ -727,9 +728,15 @@ func TestBearer(t *testing.T) {
 		headers []string
 		want    string
 	}{
-		{[]string{"Bearer abc"}, "abc true"}, {[]string{"bearer  abc "}, "abc true"}, {[]string{"Basic abc"}, " false"},
-		{[]string{"Bearer "}, " false"}, {[]string{"Bearer"}, " false"}, {[]string{"Bearer a b"}, " false"}, {nil, " false"},
-		{[]string{"Bearer a", "Bearer b"}, " false"}, {[]string{"Bearer a,b"}, " false"},
+		{[]string{"Bearer abc"}, "abc true"},
+		{[]string{"bearer  abc "}, "abc true"},
+		{[]string{"Basic abc"}, " false"},
+		{[]string{"Bearer "}, " false"},
+		{[]string{"Bearer"}, " false"},
+		{[]string{"Bearer a b"}, " false"},
+		{nil, " false"},
+		{[]string{"Bearer a", "Bearer b"}, " false"},
+		{[]string{"Bearer a,b"}, " false"},
 	} {
 		r := httptest.NewRequest("GET", "/x", nil)
 		r.Header["Authorization"] = c.headers

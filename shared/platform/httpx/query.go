@@ -132,7 +132,7 @@ func set(v reflect.Value, s string) error {
 		v.Set(p)
 		v = p.Elem()
 	}
-	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+	if u, ok := reflect.TypeAssert[encoding.TextUnmarshaler](v.Addr()); ok {
 		return u.UnmarshalText([]byte(s))
 	}
 	switch v.Kind() {

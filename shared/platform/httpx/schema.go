@@ -110,7 +110,7 @@ func mayBeNull(f reflect.StructField, options string) bool {
 	case "false":
 		return false
 	}
-	if _, ok := reflect.Zero(f.Type).Interface().(interface{ nullable() bool }); ok {
+	if _, ok := reflect.TypeAssert[interface{ nullable() bool }](reflect.Zero(f.Type)); ok {
 		return true
 	}
 	return f.Type.Kind() == reflect.Pointer && !strings.Contains(options, "omit")

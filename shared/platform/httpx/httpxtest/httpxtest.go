@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -95,9 +96,7 @@ func (d *document) exchange(next http.Handler, w http.ResponseWriter, r *http.Re
 	asked := r.Clone(context.WithoutCancel(r.Context()))
 	answer := httptest.NewRecorder()
 	next.ServeHTTP(answer, r)
-	for name, values := range answer.Header() {
-		w.Header()[name] = values
-	}
+	maps.Copy(w.Header(), answer.Header())
 	w.WriteHeader(answer.Code)
 	if answer.Body.Len() > 0 {
 		if _, err := w.Write(answer.Body.Bytes()); err != nil {
