@@ -216,8 +216,8 @@ func (s *service) operator(t *testing.T) string {
 func (s *service) sell(t *testing.T, seats int) (key, operator string) {
 	t.Helper()
 	operator = s.operator(t)
-	s.must(t, 201, operator, "PUT", "/v1/catalog/products/editor", object{"name": "Editor"})
-	s.must(t, 201, operator, "PUT", "/v1/catalog/plans/pro", object{"product": "editor", "name": "Pro"})
+	s.must(t, 200, operator, "PUT", "/v1/catalog/products/editor", object{"name": "Editor"})
+	s.must(t, 200, operator, "PUT", "/v1/catalog/plans/pro", object{"product": "editor", "name": "Pro"})
 	tenant := s.must(t, 201, operator, "POST", "/v1/tenants", object{"name": "Acme"})
 	sold := s.must(t, 201, operator, "POST", "/v1/licenses?tenant_id="+tenant.ID.String(),
 		object{"plan": "pro", "max_seats": seats, "ttl_seconds": int(lease / time.Second)})
