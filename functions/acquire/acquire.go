@@ -347,10 +347,7 @@ func (d Deps) seated(c *httpx.Call, l *license.License, q *Request, g seat.Grant
 	}
 	answer := Answer{
 		SessionID: g.Ref.Session, SeatNo: g.Ref.Seat, Overdraft: g.Overdraft, Receipt: receipt,
-		SeatToken: d.Tokens.Mint(signing.Claims{
-			Tenant: g.Ref.Tenant, License: g.Ref.License, Session: g.Ref.Session, Seat: g.Ref.Seat,
-			Epoch: g.Ref.Fence.Epoch, Counter: g.Ref.Fence.Counter,
-		}),
+		SeatToken:   d.Tokens.Mint(signing.Claims(g.Ref)),
 		ActiveSeats: g.Counts.Active, MaxSeats: g.Counts.Max, ExpiresAt: httpx.At(g.ExpiresAt), TTLSeconds: int64(g.TTL / time.Second),
 		HeartbeatAfterSeconds: int64(seat.HeartbeatAfter(g.TTL) / time.Second),
 	}

@@ -94,9 +94,6 @@ func (d Deps) renew(c *httpx.Call, first *idempotency.Answer) (bool, error) {
 	if err != nil {
 		return false, nil //nolint:nilerr // its key is off the ring: the token is of no use to anybody
 	}
-	beat, err := d.Seats.Heartbeat(c.Context(), seat.Ref{
-		Tenant: claims.Tenant, License: claims.License, Session: claims.Session, Seat: claims.Seat,
-		Fence: seat.Fence{Epoch: claims.Epoch, Counter: claims.Counter},
-	})
+	beat, err := d.Seats.Heartbeat(c.Context(), seat.Ref(claims))
 	return beat.Alive, err
 }

@@ -261,7 +261,7 @@ func (d Deps) seeLapses(ctx context.Context, tenant tenancy.ID, sessions []sessi
 			continue
 		}
 		look.Go(func() error {
-			lives, err := d.Seats.Lives(lookCtx, seat.Ref{Tenant: tenant, License: s.LicenseID, Session: s.ID, Seat: s.SeatNo, Fence: s.fence})
+			lives, err := d.Seats.Lives(lookCtx, seat.Ref{Tenant: tenant, License: s.LicenseID, Session: s.ID, Seat: s.SeatNo, Epoch: s.fence.Epoch, Counter: s.fence.Counter})
 			if err != nil || lives {
 				return err
 			}

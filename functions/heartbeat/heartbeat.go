@@ -80,10 +80,7 @@ func (d Deps) beat(c *httpx.Call) (httpx.Reply, error) {
 	if err := c.Decode(nil); err != nil {
 		return httpx.Reply{}, err
 	}
-	beat, err := d.Seats.Heartbeat(c.Context(), seat.Ref{
-		Tenant: claims.Tenant, License: claims.License, Session: claims.Session, Seat: claims.Seat,
-		Fence: seat.Fence{Epoch: claims.Epoch, Counter: claims.Counter},
-	})
+	beat, err := d.Seats.Heartbeat(c.Context(), seat.Ref(claims))
 	if err != nil {
 		return httpx.Reply{}, err
 	}

@@ -91,10 +91,7 @@ func (d Deps) release(c *httpx.Call) (httpx.Reply, error) {
 	if err := c.Decode(&Request{}); err != nil {
 		return httpx.Reply{}, err
 	}
-	ending, err := d.Seats.Release(c.Context(), seat.Ref{
-		Tenant: claims.Tenant, License: claims.License, Session: claims.Session, Seat: claims.Seat,
-		Fence: seat.Fence{Epoch: claims.Epoch, Counter: claims.Counter},
-	})
+	ending, err := d.Seats.Release(c.Context(), seat.Ref(claims))
 	if err != nil {
 		return httpx.Reply{}, err
 	}

@@ -168,7 +168,7 @@ func (p *Pools) acquireOnce(ctx context.Context, l pool, h Holder, ask Ask, firs
 	}
 	grant := Grant{
 		Verdict: Existing, Counts: beat.Counts, TTL: beat.TTL, At: beat.At, ExpiresAt: beat.ExpiresAt,
-		Ref:       Ref{Tenant: l.tenant, License: l.license, Session: r.session, Seat: r.seat, Fence: r.fence},
+		Ref:       Ref{Tenant: l.tenant, License: l.license, Session: r.session, Seat: r.seat, Epoch: r.fence.Epoch, Counter: r.fence.Counter},
 		Overdraft: r.seat > beat.Counts.Max,
 	}
 	if r.session == id {

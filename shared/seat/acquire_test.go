@@ -140,7 +140,7 @@ func TestFencesOnlyGrow(t *testing.T) {
 	var last Fence
 	for i := range 6 {
 		ref := w.sit(fmt.Sprint(i))
-		f := ref.Fence
+		f := ref.Fence()
 		if f.Epoch < last.Epoch || f.Epoch == last.Epoch && f.Counter <= last.Counter {
 			t.Errorf("fence %s after %s", f, last)
 		}

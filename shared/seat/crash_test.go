@@ -50,7 +50,7 @@ func TestAnAcquireWhoseCommitWasInDoubtEndsInOneSession(t *testing.T) {
 				w.opens(r, "ok")
 			}
 			g := w.ask("one")
-			if g.Ref.Session != r.session || g.Ref.Fence != r.fence || g.Ref.Seat != 1 {
+			if g.Ref.Session != r.session || g.Ref.Fence() != r.fence || g.Ref.Seat != 1 {
 				t.Errorf("retry: %+v, want the session of the first attempt", g)
 			}
 			w.hasRows(r.session)
@@ -169,7 +169,7 @@ func TestAReleaseThatDiesBeforeRedisLeavesTheSeatHeld(t *testing.T) {
 func (w *world) halfRelease() Ref {
 	w.t.Helper()
 	ref := w.sit("one")
-	w.must(w.giveBack(w.ctx(), w.pool(), reservation{session: ref.Session, fence: ref.Fence}))
+	w.must(w.giveBack(w.ctx(), w.pool(), reservation{session: ref.Session, fence: ref.Fence()}))
 	w.hasRows(ref.Session)
 	return ref
 }
@@ -320,7 +320,7 @@ func TestAPoolOfAnOlderEpochThanItsRowIsRebuilt(t *testing.T) {
 	r := w.reserves("two")
 	w.opens(r, "epoch")
 	two := w.ask("two")
-	if two.Verdict != Granted && two.Verdict != Existing || two.Ref.Fence.Epoch <= s.limits.epoch {
+	if two.Verdict != Granted && two.Verdict != Existing || two.Ref.Epoch <= s.limits.epoch {
 		t.Errorf("acquire: %+v, want a seat in an epoch after %d", two, s.limits.epoch)
 	}
 	w.alive(ref)
@@ -484,7 +484,7 @@ func TestAFailoverThatLostItsTailIsNotNoticed(t *testing.T) {
 	if err != nil || !beat.Alive {
 		t.Fatalf("confirm: %+v, %v", beat, err)
 	}
-	two := Ref{Tenant: w.tenant, License: w.license, Session: r.session, Seat: r.seat, Fence: r.fence}
+	two := Ref{Tenant: w.tenant, License: w.license, Session: r.session, Seat: r.seat, Epoch: r.fence.Epoch, Counter: r.fence.Counter}
 	three := w.sit("three") // the replica will know nothing of it
 	pair.Failover(t)
 	w.alive(two)

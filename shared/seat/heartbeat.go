@@ -67,7 +67,7 @@ func (p *Pools) touch(ctx context.Context, l pool, args ...any) (touched, error)
 // does it read PostgreSQL, so that a live holder never hears "lapsed" from a Redis that forgot.
 func (p *Pools) Heartbeat(ctx context.Context, ref Ref) (Beat, error) {
 	l := pool{tenant: ref.Tenant, license: ref.License}
-	id, fence := ref.Session.String(), ref.Fence.String()
+	id, fence := ref.Session.String(), ref.Fence().String()
 	for try := range tries {
 		if try > 0 {
 			if err := pause(ctx, try); err != nil {
@@ -98,7 +98,7 @@ func (p *Pools) Heartbeat(ctx context.Context, ref Ref) (Beat, error) {
 			if err != nil {
 				return Beat{}, err
 			}
-			if !row.openBy(ref.Fence) {
+			if !row.openBy(ref.Fence()) {
 				return Beat{Ending: row.endingOr(forgotten)}, nil
 			}
 			if err := p.rebuild(ctx, l, t.epoch); err != nil {
@@ -174,7 +174,7 @@ func (p *Pools) row(ctx context.Context, ref Ref) (rowState, error) {
 // that the same call should be repeated.
 func (p *Pools) Release(ctx context.Context, ref Ref) (Ending, error) {
 	l := pool{tenant: ref.Tenant, license: ref.License}
-	rep, err := p.run(ctx, releaseScript, l, ref.Session.String(), ref.Fence.String())
+	rep, err := p.run(ctx, releaseScript, l, ref.Session.String(), ref.Fence().String())
 	if err != nil {
 		return Ending{}, fmt.Errorf("release session %s: %w", ref.Session, err)
 	}
@@ -187,7 +187,7 @@ func (p *Pools) Release(ctx context.Context, ref Ref) (Ending, error) {
 	case "unknown", "rebuild":
 	case "stale": // another's, unless the row says that it is the pool that is wrong
 		row, err := p.row(ctx, ref)
-		if err != nil || !row.openBy(ref.Fence) {
+		if err != nil || !row.openBy(ref.Fence()) {
 			return row.endingOr(forgotten), err
 		}
 	default:

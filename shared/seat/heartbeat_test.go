@@ -82,7 +82,7 @@ func TestAFenceThatIsNotTheSessionsIsRefused(t *testing.T) {
 	w := newWorld(t, 1)
 	ref := w.sit("one")
 	forged := ref
-	forged.Fence.Counter++
+	forged.Counter++
 	for range 2 { // with the pool warm, and after a loss of Redis
 		if b := w.beat(forged); b.Alive {
 			t.Errorf("heartbeat with another fence: %+v", b)
@@ -100,7 +100,7 @@ func TestAFenceThatIsNotTheSessionsIsRefused(t *testing.T) {
 
 func TestASessionOfWhichNothingIsKnownHasLapsed(t *testing.T) {
 	w := newWorld(t, 1)
-	ref := Ref{Tenant: w.tenant, License: w.license, Session: uuid.New(), Seat: 1, Fence: Fence{Epoch: 1, Counter: 1}}
+	ref := Ref{Tenant: w.tenant, License: w.license, Session: uuid.New(), Seat: 1, Epoch: 1, Counter: 1}
 	w.over(ref, Lapsed, ReasonLeaseExpired)
 	if e := w.release(ref); e.Status != Lapsed {
 		t.Errorf("release: %+v", e)
@@ -112,7 +112,7 @@ func TestASessionOfWhichNothingIsKnownHasLapsed(t *testing.T) {
 func TestAReservationIsNotRenewedByAHeartbeat(t *testing.T) {
 	w := newWorld(t, 1)
 	r := w.reserves("one")
-	ref := Ref{Tenant: w.tenant, License: w.license, Session: r.session, Seat: r.seat, Fence: r.fence}
+	ref := Ref{Tenant: w.tenant, License: w.license, Session: r.session, Seat: r.seat, Epoch: r.fence.Epoch, Counter: r.fence.Counter}
 	_, err := w.Heartbeat(w.ctx(), ref)
 	w.isUnavailable(err)
 	w.expire(r.session)

@@ -32,14 +32,18 @@ func parseFence(s string) (Fence, error) {
 	return Fence{Epoch: e, Counter: c}, nil
 }
 
-// Ref names a session and proves, by its fence, which one: it is what a seat token carries.
+// Ref names a session and proves, by its fence, which one. It has the fields of what a seat token names, so that one
+// converts into the other.
 type Ref struct {
-	Tenant  tenancy.ID
-	License uuid.UUID
-	Session uuid.UUID
-	Seat    int
-	Fence   Fence
+	Tenant           tenancy.ID
+	License, Session uuid.UUID
+	Seat             int
+	// Epoch and Counter are the session's Fence.
+	Epoch, Counter int64
 }
+
+// Fence is the session's.
+func (r Ref) Fence() Fence { return Fence{Epoch: r.Epoch, Counter: r.Counter} }
 
 // Holder is who sits. Key tells holders apart: one session per key and licence. The rest is kept with the session for
 // people to read; none of it may hold control characters.
