@@ -10,7 +10,7 @@ DO $$
 DECLARE
     r text;
 BEGIN
-    FOREACH r IN ARRAY ARRAY['usher_owner', 'usher_resolver', 'usher_facts', 'usher_seats', 'usher_replays'] LOOP
+    FOREACH r IN ARRAY ARRAY['usher_owner', 'usher_resolver', 'usher_facts', 'usher_pools', 'usher_seats', 'usher_replays'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r) THEN
             EXECUTE format('CREATE ROLE %I NOLOGIN NOBYPASSRLS', r);
         END IF;
@@ -34,9 +34,13 @@ END
 $$;
 -- +goose StatementEnd
 
-GRANT usher_facts TO usher_validate, usher_acquire, usher_release, usher_sweep, usher_admin;
-GRANT usher_seats TO usher_acquire, usher_heartbeat, usher_release, usher_sweep, usher_admin;
-GRANT usher_replays TO usher_acquire, usher_admin, usher_operator;
+-- facts: what was sold; pools: to rebuild a pool and to say how a session ended; seats: to open and close sessions, too;
+-- replays: idempotent answers.
+GRANT usher_pools TO usher_seats;
+GRANT usher_facts TO usher_validate, usher_acquire, usher_release, usher_admin;
+GRANT usher_pools TO usher_heartbeat;
+GRANT usher_seats TO usher_acquire, usher_release, usher_sweep, usher_admin;
+GRANT usher_replays TO usher_acquire, usher_admin;
 
 CREATE SCHEMA app AUTHORIZATION usher_owner;
 COMMENT ON SCHEMA app IS 'Usher: tenants, what they were sold, and who sits.';

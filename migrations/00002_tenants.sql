@@ -23,7 +23,7 @@ ALTER TABLE app.tenants FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON app.tenants
     USING (id = (SELECT app.tenant())) WITH CHECK (id = (SELECT app.tenant()));
 
-GRANT SELECT ON app.tenants TO usher_facts, usher_seats, usher_operator;
+GRANT SELECT ON app.tenants TO usher_facts, usher_pools, usher_operator;
 GRANT INSERT (id, kind, name, slug), UPDATE (name, slug, status, status_reason, status_by, updated_at)
     ON app.tenants TO usher_operator;
 

@@ -6,21 +6,19 @@ CREATE TABLE app.outbox (
     id         uuid        NOT NULL DEFAULT app.new_id(),
     topic      text        NOT NULL CHECK (topic ~ '^[a-z_]+\.[a-z_]+$'),
     subject_id uuid        NOT NULL,
-    payload    jsonb       NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL DEFAULT now(),
-    done_at    timestamptz,
     PRIMARY KEY (tenant_id, id)
 );
 COMMENT ON TABLE app.outbox IS
     'What must still be told to somebody outside this database, written in the transaction that made it true. '
-    'license.changed and session.evicted go to the seat pool in Redis; the sweep repeats what was left undone.';
-CREATE INDEX outbox_pending ON app.outbox (topic, created_at) WHERE done_at IS NULL;
-CREATE INDEX outbox_subject ON app.outbox (tenant_id, subject_id) WHERE done_at IS NULL;
+    'license.changed and session.evicted go to the seat pool in Redis; what was told is deleted, and the sweep repeats the rest.';
+CREATE INDEX outbox_pending ON app.outbox (topic, created_at);
+CREATE INDEX outbox_subject ON app.outbox (tenant_id, subject_id);
 ALTER TABLE app.outbox ENABLE ROW LEVEL SECURITY;
 ALTER TABLE app.outbox FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON app.outbox
     USING (tenant_id = (SELECT app.tenant())) WITH CHECK (tenant_id = (SELECT app.tenant()));
-GRANT SELECT, INSERT (tenant_id, id, topic, subject_id, payload), UPDATE (done_at) ON app.outbox TO usher_seats;
+GRANT SELECT, INSERT (tenant_id, id, topic, subject_id), DELETE ON app.outbox TO usher_seats;
 
 CREATE TABLE app.licenses (
     tenant_id             uuid        NOT NULL REFERENCES app.tenants (id),
@@ -30,8 +28,8 @@ CREATE TABLE app.licenses (
     status                text        NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'suspended', 'revoked')),
     status_reason         text,
     status_by             text,
-    max_seats             int         NOT NULL CHECK (max_seats BETWEEN 1 AND 1000000),
-    overdraft_seats       int         NOT NULL DEFAULT 0 CHECK (overdraft_seats BETWEEN 0 AND 1000000),
+    max_seats             int         NOT NULL CHECK (max_seats BETWEEN 1 AND 100000),
+    overdraft_seats       int         NOT NULL DEFAULT 0 CHECK (overdraft_seats BETWEEN 0 AND 100000),
     ttl_seconds           int         NOT NULL CHECK (ttl_seconds BETWEEN 1 AND 86400),
     seat_per              text        NOT NULL CHECK (seat_per IN ('device', 'user', 'instance')),
     features              text[]      NOT NULL DEFAULT '{}',
@@ -53,6 +51,7 @@ CREATE TABLE app.licenses (
     ttl_floor_until       timestamptz NOT NULL DEFAULT '-infinity',
     drain_until           timestamptz,
     PRIMARY KEY (tenant_id, id),
+    CONSTRAINT seats_fit_a_rebuild CHECK (max_seats + overdraft_seats <= 100000),
     CONSTRAINT grace_after_expiry CHECK (grace_until IS NULL OR (expires_at IS NOT NULL AND grace_until >= expires_at)),
     CONSTRAINT starts_before_expiry CHECK (starts_at IS NULL OR expires_at IS NULL OR starts_at < expires_at)
 );
@@ -73,8 +72,9 @@ ALTER TABLE app.licenses FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON app.licenses
     USING (tenant_id = (SELECT app.tenant())) WITH CHECK (tenant_id = (SELECT app.tenant()));
 
-GRANT SELECT ON app.licenses TO usher_facts, usher_seats;
-GRANT UPDATE (lock_stamp, seat_epoch, ttl_floor_until, pool_version) ON app.licenses TO usher_seats;
+GRANT SELECT ON app.licenses TO usher_facts, usher_pools;
+GRANT UPDATE (seat_epoch) ON app.licenses TO usher_pools;
+GRANT UPDATE (lock_stamp, ttl_floor_until, pool_version) ON app.licenses TO usher_seats;
 GRANT INSERT (tenant_id, id, product_code, plan_code, max_seats, overdraft_seats, ttl_seconds, seat_per, features, versions,
         max_devices, allowed_hardware, offline_grace_seconds, drain_seconds, starts_at, expires_at, grace_until),
     UPDATE (product_code, plan_code, status, status_reason, status_by, max_seats, overdraft_seats, ttl_seconds, seat_per, features,
@@ -98,7 +98,7 @@ CREATE FUNCTION app.license_state(p_tenant_status text, p_status text, p_starts_
 -- +goose StatementEnd
 COMMENT ON FUNCTION app.license_state(text, text, timestamptz, timestamptz, timestamptz, timestamptz) IS
     'active when the licence grants seats, else the code that says why not, in the order of the validation codes.';
-GRANT EXECUTE ON FUNCTION app.license_state(text, text, timestamptz, timestamptz, timestamptz, timestamptz) TO usher_facts, usher_seats;
+GRANT EXECUTE ON FUNCTION app.license_state(text, text, timestamptz, timestamptz, timestamptz, timestamptz) TO usher_pools;
 
 -- +goose StatementBegin
 CREATE FUNCTION app.license_changed() RETURNS trigger

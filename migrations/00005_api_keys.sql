@@ -23,9 +23,9 @@ ALTER TABLE app.api_keys ENABLE ROW LEVEL SECURITY;
 ALTER TABLE app.api_keys FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON app.api_keys
     USING (tenant_id = (SELECT app.tenant())) WITH CHECK (tenant_id = (SELECT app.tenant()));
-GRANT SELECT (tenant_id, id, name, scopes, pepper_version, hint, created_by, created_at, expires_at, revoked_at, last_used_at), INSERT,
-    UPDATE (name, expires_at, revoked_at, last_used_at)
+GRANT SELECT (tenant_id, id, name, scopes, pepper_version, hint, created_by, created_at, expires_at, revoked_at, last_used_at), INSERT
     ON app.api_keys TO usher_admin, usher_operator;
+GRANT UPDATE (revoked_at, last_used_at) ON app.api_keys TO usher_admin;
 
 -- Before a tenant is known: key → tenant, and nothing else. Whether the key still lives is read as that tenant.
 CREATE POLICY resolver_finds ON app.api_keys FOR SELECT TO usher_resolver USING (true);

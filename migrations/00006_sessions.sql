@@ -15,7 +15,7 @@ CREATE TABLE app.open_sessions (
     user_name      text        CHECK (char_length(user_name) <= 255),
     instance_id    text        CHECK (char_length(instance_id) <= 255),
     version        text        NOT NULL DEFAULT '' CHECK (char_length(version) <= 50),
-    metadata       jsonb       CHECK (octet_length(metadata::text) <= 16384),
+    metadata       json        CHECK (octet_length(metadata::text) <= 16384),
     acquired_at    timestamptz NOT NULL DEFAULT now(),
     borrowed_until timestamptz,
     evicted_at     timestamptz,
@@ -30,6 +30,7 @@ COMMENT ON TABLE app.open_sessions IS
     'Who sits. Whoever was told "until T" has a row here until T; two rows never share a seat of a licence. '
     'Small on purpose: a session that ended moves to ended_sessions in the same transaction.';
 COMMENT ON COLUMN app.open_sessions.holder IS 'device:…, user:… or instance:…, as the licence''s seat_per says.';
+COMMENT ON COLUMN app.open_sessions.metadata IS 'The holder''s own JSON object, kept byte for byte.';
 COMMENT ON COLUMN app.open_sessions.evicted_at IS 'Evicted, but its holder may still believe: the seat stays taken until the holder heard or its lease ran out.';
 -- The sweep pages through a licence's sessions by id, and so do lists: without this each page reads them all.
 CREATE INDEX open_sessions_by_license ON app.open_sessions (tenant_id, license_id, id);
@@ -37,7 +38,8 @@ ALTER TABLE app.open_sessions ENABLE ROW LEVEL SECURITY;
 ALTER TABLE app.open_sessions FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON app.open_sessions
     USING (tenant_id = (SELECT app.tenant())) WITH CHECK (tenant_id = (SELECT app.tenant()));
-GRANT SELECT, INSERT, DELETE ON app.open_sessions TO usher_seats;
+GRANT SELECT ON app.open_sessions TO usher_pools;
+GRANT INSERT, DELETE ON app.open_sessions TO usher_seats;
 GRANT SELECT (tenant_id, license_id) ON app.open_sessions TO usher_facts; -- to count them when the pool in Redis is cold
 GRANT UPDATE (evicted_at, evict_reason, evicted_by) ON app.open_sessions TO usher_admin;
 GRANT UPDATE (evicted_at, evict_reason, evicted_by) ON app.open_sessions TO usher_sweep; -- to recover marks that a restore lost
@@ -54,7 +56,7 @@ CREATE TABLE app.ended_sessions (
     user_name      text,
     instance_id    text,
     version        text        NOT NULL,
-    metadata       jsonb,
+    metadata       json,
     acquired_at    timestamptz NOT NULL,
     status         text        NOT NULL CHECK (status IN ('released', 'lapsed', 'evicted')),
     end_reason     text        NOT NULL,
@@ -65,11 +67,14 @@ CREATE TABLE app.ended_sessions (
 ) PARTITION BY RANGE (ended_at);
 COMMENT ON TABLE app.ended_sessions IS 'Sessions that ended, a partition a month, so that retention drops whole months.';
 CREATE INDEX ended_sessions_by_license ON app.ended_sessions (tenant_id, license_id, id);
+-- Lists of one status: a rare one would be looked for in the whole history.
+CREATE INDEX ended_sessions_by_status ON app.ended_sessions (tenant_id, status, id);
 ALTER TABLE app.ended_sessions ENABLE ROW LEVEL SECURITY;
 ALTER TABLE app.ended_sessions FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON app.ended_sessions
     USING (tenant_id = (SELECT app.tenant())) WITH CHECK (tenant_id = (SELECT app.tenant()));
-GRANT SELECT, INSERT ON app.ended_sessions TO usher_seats;
+GRANT SELECT ON app.ended_sessions TO usher_pools;
+GRANT INSERT ON app.ended_sessions TO usher_seats;
 
 CREATE TABLE app.ended_sessions_default PARTITION OF app.ended_sessions DEFAULT;
 COMMENT ON TABLE app.ended_sessions_default IS 'Months that have no partition of their own: nothing is refused because nobody made one.';
@@ -166,7 +171,7 @@ GRANT EXECUTE ON FUNCTION app.session_close(uuid, bigint, uuid[], text[], text[]
 -- +goose StatementBegin
 CREATE FUNCTION app.seat_open(
     p_license uuid, p_session uuid, p_seat int, p_epoch bigint, p_counter bigint,
-    p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata jsonb,
+    p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata json,
     p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamptz[]
 ) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -202,20 +207,13 @@ BEGIN
 
     SELECT d.id, d.last_seen_at INTO device FROM app.devices d
      WHERE d.tenant_id = l.tenant_id AND d.license_id = p_license AND d.hardware_id = p_hardware;
-    IF NOT FOUND THEN
-        IF l.max_devices IS NOT NULL THEN
-            -- Two new devices may not both be the last one; known devices do not wait here.
-            PERFORM pg_advisory_xact_lock(hashtextextended('app.devices:' || p_license::text, 0));
-            IF (SELECT count(*) FROM app.devices d WHERE d.tenant_id = l.tenant_id AND d.license_id = p_license
-                   AND d.hardware_id <> p_hardware) >= l.max_devices THEN
-                RETURN 'too_many_devices';
-            END IF;
+    IF NOT FOUND AND l.max_devices IS NOT NULL THEN
+        -- Two new devices may not both be the last one; known devices do not wait here.
+        PERFORM pg_advisory_xact_lock(hashtextextended('app.devices:' || p_license::text, 0));
+        IF (SELECT count(*) FROM app.devices d WHERE d.tenant_id = l.tenant_id AND d.license_id = p_license
+               AND d.hardware_id <> p_hardware) >= l.max_devices THEN
+            RETURN 'too_many_devices';
         END IF;
-        INSERT INTO app.devices (tenant_id, license_id, hardware_id, hostname) VALUES (l.tenant_id, p_license, p_hardware, p_hostname)
-            ON CONFLICT (tenant_id, license_id, hardware_id) DO NOTHING;
-    ELSIF device.last_seen_at < now() - interval '1 hour' THEN
-        UPDATE app.devices d SET last_seen_at = now(), hostname = coalesce(p_hostname, d.hostname)
-         WHERE d.tenant_id = l.tenant_id AND d.id = device.id;
     END IF;
 
     IF cardinality(p_gone_ids) > 0 THEN
@@ -234,14 +232,22 @@ BEGIN
         DELETE FROM app.open_sessions o WHERE o.tenant_id = l.tenant_id AND o.id = p_session;
         RETURN 'ended';
     END IF;
+    -- Only who sits takes a place among the devices.
+    IF device.id IS NULL THEN
+        INSERT INTO app.devices (tenant_id, license_id, hardware_id, hostname) VALUES (l.tenant_id, p_license, p_hardware, p_hostname)
+            ON CONFLICT (tenant_id, license_id, hardware_id) DO NOTHING;
+    ELSIF device.last_seen_at < now() - interval '1 hour' THEN
+        UPDATE app.devices d SET last_seen_at = now(), hostname = coalesce(p_hostname, d.hostname)
+         WHERE d.tenant_id = l.tenant_id AND d.id = device.id;
+    END IF;
     RETURN 'ok';
 END
 $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION app.seat_open(uuid, uuid, int, bigint, bigint, text, text, text, text, text, text, jsonb, uuid[], text[], text[], text[], timestamptz[]) IS
+COMMENT ON FUNCTION app.seat_open(uuid, uuid, int, bigint, bigint, text, text, text, text, text, text, json, uuid[], text[], text[], text[], timestamptz[]) IS
     'Opens a session on the seat that the pool reserved for it in p_epoch, after closing the sessions it displaces, and records the device. '
-    'ok (also when it is open already), epoch, seat_held, limit, suspended, ended or too_many_devices; only ok writes the session.';
-GRANT EXECUTE ON FUNCTION app.seat_open(uuid, uuid, int, bigint, bigint, text, text, text, text, text, text, jsonb, uuid[], text[], text[], text[], timestamptz[])
+    'ok (also when it is open already), epoch, seat_held, limit, suspended, ended or too_many_devices; only ok writes the session and the device.';
+GRANT EXECUTE ON FUNCTION app.seat_open(uuid, uuid, int, bigint, bigint, text, text, text, text, text, text, json, uuid[], text[], text[], text[], timestamptz[])
     TO usher_seats;
 
 CREATE TABLE app.sweep_cursor (
@@ -256,8 +262,8 @@ GRANT SELECT, UPDATE (after_tenant, after_license) ON app.sweep_cursor TO usher_
 -- The sweep's look across tenants: which licences have open rows, and which pools were not told something. Names, no contents.
 CREATE POLICY resolver_finds ON app.open_sessions FOR SELECT TO usher_resolver USING (true);
 GRANT SELECT (tenant_id, license_id, seat_no) ON app.open_sessions TO usher_resolver;
-CREATE POLICY resolver_finds ON app.outbox FOR SELECT TO usher_resolver USING (done_at IS NULL);
-GRANT SELECT (tenant_id, id, topic, subject_id, created_at, done_at) ON app.outbox TO usher_resolver;
+CREATE POLICY resolver_finds ON app.outbox FOR SELECT TO usher_resolver USING (true);
+GRANT SELECT (tenant_id, topic, subject_id, created_at) ON app.outbox TO usher_resolver;
 RESET ROLE;
 GRANT CREATE ON SCHEMA app TO usher_resolver;
 SET LOCAL ROLE usher_resolver;
@@ -285,7 +291,7 @@ CREATE FUNCTION app.sweep_outbox(p_limit int) RETURNS TABLE (tenant_id uuid, top
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
     SELECT o.tenant_id, o.topic, o.subject_id FROM app.outbox o
-     WHERE o.done_at IS NULL AND o.topic IN ('license.changed', 'session.evicted')
+     WHERE o.topic IN ('license.changed', 'session.evicted')
      GROUP BY o.tenant_id, o.topic, o.subject_id
      ORDER BY min(o.created_at) LIMIT p_limit
     $$;
@@ -300,7 +306,7 @@ REVOKE CREATE ON SCHEMA app FROM usher_resolver;
 DROP FUNCTION app.sweep_outbox(int);
 DROP FUNCTION app.sweep_licenses(uuid, uuid, int);
 DROP TABLE app.sweep_cursor;
-DROP FUNCTION app.seat_open(uuid, uuid, int, bigint, bigint, text, text, text, text, text, text, jsonb, uuid[], text[], text[], text[], timestamptz[]);
+DROP FUNCTION app.seat_open(uuid, uuid, int, bigint, bigint, text, text, text, text, text, text, json, uuid[], text[], text[], text[], timestamptz[]);
 DROP FUNCTION app.session_close(uuid, bigint, uuid[], text[], text[], text[], timestamptz[]);
 DROP FUNCTION app.make_history_partitions(int);
 DROP TABLE app.ended_sessions;

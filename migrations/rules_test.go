@@ -60,7 +60,7 @@ var rules = []rule{
 			"app.license_keys r true",
 			"app.api_keys r true",
 			"app.open_sessions r true",
-			"app.outbox r (done_at IS NULL)",
+			"app.outbox r true",
 			"app.idempotency_keys * (expires_at < now())",
 		},
 	},
@@ -76,7 +76,7 @@ var rules = []rule{
 			columns("SELECT", "app.license_keys", "tenant_id license_id key_hash expires_at"),
 			columns("SELECT", "app.api_keys", "tenant_id id key_hash"),
 			columns("SELECT", "app.open_sessions", "tenant_id license_id seat_no"),
-			columns("SELECT", "app.outbox", "tenant_id id topic subject_id created_at done_at"),
+			columns("SELECT", "app.outbox", "tenant_id topic subject_id created_at"),
 			columns("SELECT", "app.idempotency_keys", "ctid expires_at"),
 			[]string{"DELETE app.idempotency_keys"},
 		),
@@ -174,19 +174,19 @@ var rules = []rule{
 		SELECT rolname FROM pg_roles
 		 WHERE rolname LIKE 'usher\_%' AND (rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication)`},
 	{name: "owners, resolver and groups cannot log in", query: `
-		SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname IN ('usher_owner', 'usher_resolver', 'usher_facts', 'usher_seats', 'usher_replays')`},
+		SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname IN ('usher_owner', 'usher_resolver', 'usher_facts', 'usher_pools', 'usher_seats', 'usher_replays')`},
 	{
 		name: "who is a member of what", query: `
 		SELECT format('%s: %s', r.rolname, string_agg(g.rolname, ' ' ORDER BY g.rolname)) FROM roles r, pg_roles g
 		 WHERE g.oid <> r.oid AND pg_has_role(r.oid, g.oid, 'MEMBER') GROUP BY r.rolname`,
 		want: []string{
 			"usher_validate: usher_facts",
-			"usher_acquire: usher_facts usher_replays usher_seats",
-			"usher_heartbeat: usher_seats",
-			"usher_release: usher_facts usher_seats",
-			"usher_sweep: usher_facts usher_seats",
-			"usher_admin: usher_facts usher_replays usher_seats",
-			"usher_operator: usher_replays",
+			"usher_acquire: usher_facts usher_pools usher_replays usher_seats",
+			"usher_heartbeat: usher_pools",
+			"usher_release: usher_facts usher_pools usher_seats",
+			"usher_sweep: usher_pools usher_seats",
+			"usher_admin: usher_facts usher_pools usher_replays usher_seats",
+			"usher_seats: usher_pools",
 		},
 	},
 	{name: "nobody truncates, refers or hangs triggers", query: `

@@ -216,9 +216,9 @@ ALTER FUNCTION app.operator_tenants(p_after uuid, p_limit integer) OWNER TO ushe
 
 COMMENT ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) IS 'Customers, in the order in which they were made, after p_after (NULL: from the start); at most 101.';
 
--- FUNCTION seat_open(uuid, uuid, integer, bigint, bigint, text, text, text, text, text, text, jsonb, uuid[], text[], text[], text[], timestamp with time zone[])
+-- FUNCTION seat_open(uuid, uuid, integer, bigint, bigint, text, text, text, text, text, text, json, uuid[], text[], text[], text[], timestamp with time zone[])
 
-CREATE FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata jsonb, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) RETURNS text
+CREATE FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata json, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) RETURNS text
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -253,20 +253,13 @@ BEGIN
 
     SELECT d.id, d.last_seen_at INTO device FROM app.devices d
      WHERE d.tenant_id = l.tenant_id AND d.license_id = p_license AND d.hardware_id = p_hardware;
-    IF NOT FOUND THEN
-        IF l.max_devices IS NOT NULL THEN
-            -- Two new devices may not both be the last one; known devices do not wait here.
-            PERFORM pg_advisory_xact_lock(hashtextextended('app.devices:' || p_license::text, 0));
-            IF (SELECT count(*) FROM app.devices d WHERE d.tenant_id = l.tenant_id AND d.license_id = p_license
-                   AND d.hardware_id <> p_hardware) >= l.max_devices THEN
-                RETURN 'too_many_devices';
-            END IF;
+    IF NOT FOUND AND l.max_devices IS NOT NULL THEN
+        -- Two new devices may not both be the last one; known devices do not wait here.
+        PERFORM pg_advisory_xact_lock(hashtextextended('app.devices:' || p_license::text, 0));
+        IF (SELECT count(*) FROM app.devices d WHERE d.tenant_id = l.tenant_id AND d.license_id = p_license
+               AND d.hardware_id <> p_hardware) >= l.max_devices THEN
+            RETURN 'too_many_devices';
         END IF;
-        INSERT INTO app.devices (tenant_id, license_id, hardware_id, hostname) VALUES (l.tenant_id, p_license, p_hardware, p_hostname)
-            ON CONFLICT (tenant_id, license_id, hardware_id) DO NOTHING;
-    ELSIF device.last_seen_at < now() - interval '1 hour' THEN
-        UPDATE app.devices d SET last_seen_at = now(), hostname = coalesce(p_hostname, d.hostname)
-         WHERE d.tenant_id = l.tenant_id AND d.id = device.id;
     END IF;
 
     IF cardinality(p_gone_ids) > 0 THEN
@@ -285,15 +278,23 @@ BEGIN
         DELETE FROM app.open_sessions o WHERE o.tenant_id = l.tenant_id AND o.id = p_session;
         RETURN 'ended';
     END IF;
+    -- Only who sits takes a place among the devices.
+    IF device.id IS NULL THEN
+        INSERT INTO app.devices (tenant_id, license_id, hardware_id, hostname) VALUES (l.tenant_id, p_license, p_hardware, p_hostname)
+            ON CONFLICT (tenant_id, license_id, hardware_id) DO NOTHING;
+    ELSIF device.last_seen_at < now() - interval '1 hour' THEN
+        UPDATE app.devices d SET last_seen_at = now(), hostname = coalesce(p_hostname, d.hostname)
+         WHERE d.tenant_id = l.tenant_id AND d.id = device.id;
+    END IF;
     RETURN 'ok';
 END
 $$;
 
-ALTER FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata jsonb, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) OWNER TO usher_owner;
+ALTER FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata json, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) OWNER TO usher_owner;
 
--- COMMENT FUNCTION seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata jsonb, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[])
+-- COMMENT FUNCTION seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata json, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[])
 
-COMMENT ON FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata jsonb, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) IS 'Opens a session on the seat that the pool reserved for it in p_epoch, after closing the sessions it displaces, and records the device. ok (also when it is open already), epoch, seat_held, limit, suspended, ended or too_many_devices; only ok writes the session.';
+COMMENT ON FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata json, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) IS 'Opens a session on the seat that the pool reserved for it in p_epoch, after closing the sessions it displaces, and records the device. ok (also when it is open already), epoch, seat_held, limit, suspended, ended or too_many_devices; only ok writes the session and the device.';
 
 -- FUNCTION session_close(uuid, bigint, uuid[], text[], text[], text[], timestamp with time zone[])
 
@@ -367,7 +368,7 @@ CREATE FUNCTION app.sweep_outbox(p_limit integer) RETURNS TABLE(tenant_id uuid, 
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     SELECT o.tenant_id, o.topic, o.subject_id FROM app.outbox o
-     WHERE o.done_at IS NULL AND o.topic IN ('license.changed', 'session.evicted')
+     WHERE o.topic IN ('license.changed', 'session.evicted')
      GROUP BY o.tenant_id, o.topic, o.subject_id
      ORDER BY min(o.created_at) LIMIT p_limit
     $$;
@@ -457,7 +458,7 @@ CREATE TABLE app.ended_sessions (
     user_name text,
     instance_id text,
     version text NOT NULL,
-    metadata jsonb,
+    metadata json,
     acquired_at timestamp with time zone NOT NULL,
     status text NOT NULL,
     end_reason text NOT NULL,
@@ -489,7 +490,7 @@ CREATE TABLE app.ended_sessions_default (
     user_name text,
     instance_id text,
     version text NOT NULL,
-    metadata jsonb,
+    metadata json,
     acquired_at timestamp with time zone NOT NULL,
     status text NOT NULL,
     end_reason text NOT NULL,
@@ -616,13 +617,14 @@ CREATE TABLE app.licenses (
     CONSTRAINT grace_after_expiry CHECK (((grace_until IS NULL) OR ((expires_at IS NOT NULL) AND (grace_until >= expires_at)))),
     CONSTRAINT licenses_drain_seconds_check CHECK (((drain_seconds >= 0) AND (drain_seconds <= 31536000))),
     CONSTRAINT licenses_max_devices_check CHECK (((max_devices >= 1) AND (max_devices <= 1000000))),
-    CONSTRAINT licenses_max_seats_check CHECK (((max_seats >= 1) AND (max_seats <= 1000000))),
+    CONSTRAINT licenses_max_seats_check CHECK (((max_seats >= 1) AND (max_seats <= 100000))),
     CONSTRAINT licenses_offline_grace_seconds_check CHECK (((offline_grace_seconds >= 0) AND (offline_grace_seconds <= 31536000))),
-    CONSTRAINT licenses_overdraft_seats_check CHECK (((overdraft_seats >= 0) AND (overdraft_seats <= 1000000))),
+    CONSTRAINT licenses_overdraft_seats_check CHECK (((overdraft_seats >= 0) AND (overdraft_seats <= 100000))),
     CONSTRAINT licenses_seat_per_check CHECK ((seat_per = ANY (ARRAY['device'::text, 'user'::text, 'instance'::text]))),
     CONSTRAINT licenses_status_check CHECK ((status = ANY (ARRAY['active'::text, 'suspended'::text, 'revoked'::text]))),
     CONSTRAINT licenses_ttl_seconds_check CHECK (((ttl_seconds >= 1) AND (ttl_seconds <= 86400))),
     CONSTRAINT licenses_versions_check CHECK ((char_length(versions) <= 255)),
+    CONSTRAINT seats_fit_a_rebuild CHECK (((max_seats + overdraft_seats) <= 100000)),
     CONSTRAINT starts_before_expiry CHECK (((starts_at IS NULL) OR (expires_at IS NULL) OR (starts_at < expires_at)))
 );
 
@@ -682,7 +684,7 @@ CREATE TABLE app.open_sessions (
     user_name text,
     instance_id text,
     version text DEFAULT ''::text NOT NULL,
-    metadata jsonb,
+    metadata json,
     acquired_at timestamp with time zone DEFAULT now() NOT NULL,
     borrowed_until timestamp with time zone,
     evicted_at timestamp with time zone,
@@ -711,6 +713,10 @@ COMMENT ON TABLE app.open_sessions IS 'Who sits. Whoever was told "until T" has 
 
 COMMENT ON COLUMN app.open_sessions.holder IS 'device:…, user:… or instance:…, as the licence''s seat_per says.';
 
+-- COMMENT COLUMN open_sessions.metadata
+
+COMMENT ON COLUMN app.open_sessions.metadata IS 'The holder''s own JSON object, kept byte for byte.';
+
 -- COMMENT COLUMN open_sessions.evicted_at
 
 COMMENT ON COLUMN app.open_sessions.evicted_at IS 'Evicted, but its holder may still believe: the seat stays taken until the holder heard or its lease ran out.';
@@ -722,9 +728,7 @@ CREATE TABLE app.outbox (
     id uuid DEFAULT app.new_id() NOT NULL,
     topic text NOT NULL,
     subject_id uuid NOT NULL,
-    payload jsonb DEFAULT '{}'::jsonb NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
-    done_at timestamp with time zone,
     CONSTRAINT outbox_topic_check CHECK ((topic ~ '^[a-z_]+\.[a-z_]+$'::text))
 );
 
@@ -734,7 +738,7 @@ ALTER TABLE app.outbox OWNER TO usher_owner;
 
 -- COMMENT TABLE outbox
 
-COMMENT ON TABLE app.outbox IS 'What must still be told to somebody outside this database, written in the transaction that made it true. license.changed and session.evicted go to the seat pool in Redis; the sweep repeats what was left undone.';
+COMMENT ON TABLE app.outbox IS 'What must still be told to somebody outside this database, written in the transaction that made it true. license.changed and session.evicted go to the seat pool in Redis; what was told is deleted, and the sweep repeats the rest.';
 
 -- TABLE plans
 
@@ -756,13 +760,14 @@ CREATE TABLE app.plans (
     CONSTRAINT plans_code_check CHECK ((code ~ '^[a-z0-9][a-z0-9_-]{0,62}$'::text)),
     CONSTRAINT plans_drain_seconds_check CHECK (((drain_seconds >= 0) AND (drain_seconds <= 31536000))),
     CONSTRAINT plans_max_devices_check CHECK (((max_devices >= 1) AND (max_devices <= 1000000))),
-    CONSTRAINT plans_max_seats_check CHECK (((max_seats >= 1) AND (max_seats <= 1000000))),
+    CONSTRAINT plans_max_seats_check CHECK (((max_seats >= 1) AND (max_seats <= 100000))),
     CONSTRAINT plans_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200))),
     CONSTRAINT plans_offline_grace_seconds_check CHECK (((offline_grace_seconds >= 0) AND (offline_grace_seconds <= 31536000))),
-    CONSTRAINT plans_overdraft_seats_check CHECK (((overdraft_seats >= 0) AND (overdraft_seats <= 1000000))),
+    CONSTRAINT plans_overdraft_seats_check CHECK (((overdraft_seats >= 0) AND (overdraft_seats <= 100000))),
     CONSTRAINT plans_seat_per_check CHECK ((seat_per = ANY (ARRAY['device'::text, 'user'::text, 'instance'::text]))),
     CONSTRAINT plans_ttl_seconds_check CHECK (((ttl_seconds >= 1) AND (ttl_seconds <= 86400))),
-    CONSTRAINT plans_versions_check CHECK ((char_length(versions) <= 255))
+    CONSTRAINT plans_versions_check CHECK ((char_length(versions) <= 255)),
+    CONSTRAINT seats_fit_a_rebuild CHECK (((max_seats + overdraft_seats) <= 100000))
 );
 
 ALTER TABLE app.plans OWNER TO usher_owner;
@@ -938,9 +943,17 @@ CREATE INDEX api_keys_by_hash ON app.api_keys USING btree (key_hash);
 
 CREATE INDEX ended_sessions_by_license ON ONLY app.ended_sessions USING btree (tenant_id, license_id, id);
 
+-- INDEX ended_sessions_by_status
+
+CREATE INDEX ended_sessions_by_status ON ONLY app.ended_sessions USING btree (tenant_id, status, id);
+
 -- INDEX ended_sessions_default_tenant_id_license_id_id_idx
 
 CREATE INDEX ended_sessions_default_tenant_id_license_id_id_idx ON app.ended_sessions_default USING btree (tenant_id, license_id, id);
+
+-- INDEX ended_sessions_default_tenant_id_status_id_idx
+
+CREATE INDEX ended_sessions_default_tenant_id_status_id_idx ON app.ended_sessions_default USING btree (tenant_id, status, id);
 
 -- INDEX idempotency_keys_expiry
 
@@ -960,11 +973,11 @@ CREATE INDEX open_sessions_by_license ON app.open_sessions USING btree (tenant_i
 
 -- INDEX outbox_pending
 
-CREATE INDEX outbox_pending ON app.outbox USING btree (topic, created_at) WHERE (done_at IS NULL);
+CREATE INDEX outbox_pending ON app.outbox USING btree (topic, created_at);
 
 -- INDEX outbox_subject
 
-CREATE INDEX outbox_subject ON app.outbox USING btree (tenant_id, subject_id) WHERE (done_at IS NULL);
+CREATE INDEX outbox_subject ON app.outbox USING btree (tenant_id, subject_id);
 
 -- INDEX ATTACH ended_sessions_default_pkey
 
@@ -973,6 +986,10 @@ ALTER INDEX app.ended_sessions_pkey ATTACH PARTITION app.ended_sessions_default_
 -- INDEX ATTACH ended_sessions_default_tenant_id_license_id_id_idx
 
 ALTER INDEX app.ended_sessions_by_license ATTACH PARTITION app.ended_sessions_default_tenant_id_license_id_id_idx;
+
+-- INDEX ATTACH ended_sessions_default_tenant_id_status_id_idx
+
+ALTER INDEX app.ended_sessions_by_status ATTACH PARTITION app.ended_sessions_default_tenant_id_status_id_idx;
 
 -- TRIGGER licenses changed
 
@@ -1095,7 +1112,7 @@ CREATE POLICY resolver_finds ON app.open_sessions FOR SELECT TO usher_resolver U
 
 -- POLICY outbox resolver_finds
 
-CREATE POLICY resolver_finds ON app.outbox FOR SELECT TO usher_resolver USING ((done_at IS NULL));
+CREATE POLICY resolver_finds ON app.outbox FOR SELECT TO usher_resolver USING (true);
 
 -- POLICY tenants resolver_lists
 
@@ -1184,8 +1201,7 @@ REVOKE ALL ON FUNCTION app.license_changed() FROM PUBLIC;
 -- ACL FUNCTION license_state(p_tenant_status text, p_status text, p_starts_at timestamp with time zone, p_expires_at timestamp with time zone, p_grace_until timestamp with time zone, p_now timestamp with time zone)
 
 REVOKE ALL ON FUNCTION app.license_state(p_tenant_status text, p_status text, p_starts_at timestamp with time zone, p_expires_at timestamp with time zone, p_grace_until timestamp with time zone, p_now timestamp with time zone) FROM PUBLIC;
-GRANT ALL ON FUNCTION app.license_state(p_tenant_status text, p_status text, p_starts_at timestamp with time zone, p_expires_at timestamp with time zone, p_grace_until timestamp with time zone, p_now timestamp with time zone) TO usher_facts;
-GRANT ALL ON FUNCTION app.license_state(p_tenant_status text, p_status text, p_starts_at timestamp with time zone, p_expires_at timestamp with time zone, p_grace_until timestamp with time zone, p_now timestamp with time zone) TO usher_seats;
+GRANT ALL ON FUNCTION app.license_state(p_tenant_status text, p_status text, p_starts_at timestamp with time zone, p_expires_at timestamp with time zone, p_grace_until timestamp with time zone, p_now timestamp with time zone) TO usher_pools;
 
 -- ACL FUNCTION licenses_touched()
 
@@ -1206,10 +1222,10 @@ GRANT ALL ON FUNCTION app.new_id() TO usher_seats;
 REVOKE ALL ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) TO usher_operator;
 
--- ACL FUNCTION seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata jsonb, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[])
+-- ACL FUNCTION seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata json, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[])
 
-REVOKE ALL ON FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata jsonb, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) FROM PUBLIC;
-GRANT ALL ON FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata jsonb, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) TO usher_seats;
+REVOKE ALL ON FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata json, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata json, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) TO usher_seats;
 
 -- ACL FUNCTION session_close(p_license uuid, p_epoch bigint, p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[])
 
@@ -1245,8 +1261,8 @@ GRANT SELECT(id) ON TABLE app.api_keys TO usher_resolver;
 
 -- ACL COLUMN api_keys.name
 
-GRANT SELECT(name),UPDATE(name) ON TABLE app.api_keys TO usher_admin;
-GRANT SELECT(name),UPDATE(name) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(name) ON TABLE app.api_keys TO usher_admin;
+GRANT SELECT(name) ON TABLE app.api_keys TO usher_operator;
 
 -- ACL COLUMN api_keys.scopes
 
@@ -1279,18 +1295,18 @@ GRANT SELECT(created_at) ON TABLE app.api_keys TO usher_operator;
 
 -- ACL COLUMN api_keys.expires_at
 
-GRANT SELECT(expires_at),UPDATE(expires_at) ON TABLE app.api_keys TO usher_admin;
-GRANT SELECT(expires_at),UPDATE(expires_at) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_admin;
+GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_operator;
 
 -- ACL COLUMN api_keys.revoked_at
 
 GRANT SELECT(revoked_at),UPDATE(revoked_at) ON TABLE app.api_keys TO usher_admin;
-GRANT SELECT(revoked_at),UPDATE(revoked_at) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_operator;
 
 -- ACL COLUMN api_keys.last_used_at
 
 GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_admin;
-GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(last_used_at) ON TABLE app.api_keys TO usher_operator;
 
 -- ACL TABLE devices
 
@@ -1308,7 +1324,8 @@ GRANT UPDATE(last_seen_at) ON TABLE app.devices TO usher_seats;
 
 -- ACL TABLE ended_sessions
 
-GRANT SELECT,INSERT ON TABLE app.ended_sessions TO usher_seats;
+GRANT SELECT ON TABLE app.ended_sessions TO usher_pools;
+GRANT INSERT ON TABLE app.ended_sessions TO usher_seats;
 
 -- ACL TABLE idempotency_keys
 
@@ -1395,7 +1412,7 @@ GRANT SELECT(expires_at) ON TABLE app.license_keys TO usher_resolver;
 -- ACL TABLE licenses
 
 GRANT SELECT ON TABLE app.licenses TO usher_facts;
-GRANT SELECT ON TABLE app.licenses TO usher_seats;
+GRANT SELECT ON TABLE app.licenses TO usher_pools;
 
 -- ACL COLUMN licenses.tenant_id
 
@@ -1487,7 +1504,7 @@ GRANT UPDATE(pool_version) ON TABLE app.licenses TO usher_seats;
 
 -- ACL COLUMN licenses.seat_epoch
 
-GRANT UPDATE(seat_epoch) ON TABLE app.licenses TO usher_seats;
+GRANT UPDATE(seat_epoch) ON TABLE app.licenses TO usher_pools;
 
 -- ACL COLUMN licenses.lock_stamp
 
@@ -1499,7 +1516,8 @@ GRANT UPDATE(ttl_floor_until) ON TABLE app.licenses TO usher_seats;
 
 -- ACL TABLE open_sessions
 
-GRANT SELECT,INSERT,DELETE ON TABLE app.open_sessions TO usher_seats;
+GRANT SELECT ON TABLE app.open_sessions TO usher_pools;
+GRANT INSERT,DELETE ON TABLE app.open_sessions TO usher_seats;
 
 -- ACL COLUMN open_sessions.tenant_id
 
@@ -1532,7 +1550,7 @@ GRANT UPDATE(evicted_by) ON TABLE app.open_sessions TO usher_sweep;
 
 -- ACL TABLE outbox
 
-GRANT SELECT ON TABLE app.outbox TO usher_seats;
+GRANT SELECT,DELETE ON TABLE app.outbox TO usher_seats;
 
 -- ACL COLUMN outbox.tenant_id
 
@@ -1542,7 +1560,6 @@ GRANT SELECT(tenant_id) ON TABLE app.outbox TO usher_resolver;
 -- ACL COLUMN outbox.id
 
 GRANT INSERT(id) ON TABLE app.outbox TO usher_seats;
-GRANT SELECT(id) ON TABLE app.outbox TO usher_resolver;
 
 -- ACL COLUMN outbox.topic
 
@@ -1554,18 +1571,9 @@ GRANT SELECT(topic) ON TABLE app.outbox TO usher_resolver;
 GRANT INSERT(subject_id) ON TABLE app.outbox TO usher_seats;
 GRANT SELECT(subject_id) ON TABLE app.outbox TO usher_resolver;
 
--- ACL COLUMN outbox.payload
-
-GRANT INSERT(payload) ON TABLE app.outbox TO usher_seats;
-
 -- ACL COLUMN outbox.created_at
 
 GRANT SELECT(created_at) ON TABLE app.outbox TO usher_resolver;
-
--- ACL COLUMN outbox.done_at
-
-GRANT UPDATE(done_at) ON TABLE app.outbox TO usher_seats;
-GRANT SELECT(done_at) ON TABLE app.outbox TO usher_resolver;
 
 -- ACL TABLE plans
 
@@ -1648,7 +1656,7 @@ GRANT UPDATE(after_license) ON TABLE app.sweep_cursor TO usher_sweep;
 -- ACL TABLE tenants
 
 GRANT SELECT ON TABLE app.tenants TO usher_facts;
-GRANT SELECT ON TABLE app.tenants TO usher_seats;
+GRANT SELECT ON TABLE app.tenants TO usher_pools;
 GRANT SELECT ON TABLE app.tenants TO usher_operator;
 
 -- ACL COLUMN tenants.id
@@ -1711,6 +1719,7 @@ CREATE ROLE usher_facts NOLOGIN;
 CREATE ROLE usher_heartbeat LOGIN;
 CREATE ROLE usher_operator LOGIN;
 CREATE ROLE usher_owner NOLOGIN;
+CREATE ROLE usher_pools NOLOGIN;
 CREATE ROLE usher_release LOGIN;
 CREATE ROLE usher_replays NOLOGIN;
 CREATE ROLE usher_resolver NOLOGIN;
@@ -1748,13 +1757,12 @@ ALTER ROLE usher_validate SET statement_timeout=3s;
 GRANT usher_facts TO usher_acquire;
 GRANT usher_facts TO usher_admin;
 GRANT usher_facts TO usher_release;
-GRANT usher_facts TO usher_sweep;
 GRANT usher_facts TO usher_validate;
+GRANT usher_pools TO usher_heartbeat;
+GRANT usher_pools TO usher_seats;
 GRANT usher_replays TO usher_acquire;
 GRANT usher_replays TO usher_admin;
-GRANT usher_replays TO usher_operator;
 GRANT usher_seats TO usher_acquire;
 GRANT usher_seats TO usher_admin;
-GRANT usher_seats TO usher_heartbeat;
 GRANT usher_seats TO usher_release;
 GRANT usher_seats TO usher_sweep;

@@ -20,8 +20,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -51,46 +49,19 @@ type Deps struct {
 
 // Request is what is asked.
 type Request struct {
-	LicenseKey string         `json:"license_key" minLength:"1" maxLength:"255"`
-	HardwareID string         `json:"hardware_id" minLength:"1" maxLength:"255" doc:"Names the device, the same at every start."`
-	Version    string         `json:"version" maxLength:"50" doc:"The application's version; a semantic version where the licence limits versions."`
-	Product    string         `json:"product,omitempty" maxLength:"63"`
-	User       string         `json:"user,omitempty" maxLength:"255" doc:"Who is asking; needed where the licence counts users."`
-	InstanceID string         `json:"instance_id,omitempty" maxLength:"255" doc:"Names the running instance; needed where the licence counts instances."`
-	Hostname   string         `json:"hostname,omitempty" maxLength:"255"`
-	Metadata   map[string]any `json:"metadata,omitempty" maxProperties:"50" doc:"Kept with the session for its administrators, 16 KiB at most."`
-	Wait       bool           `json:"wait,omitempty" doc:"When no seat is free, take a place in the queue."`
+	LicenseKey string       `json:"license_key" minLength:"1" maxLength:"255"`
+	HardwareID string       `json:"hardware_id" minLength:"1" maxLength:"255" doc:"Names the device, the same at every start."`
+	Version    string       `json:"version" maxLength:"50" doc:"The application's version; a semantic version where the licence limits versions."`
+	Product    string       `json:"product,omitempty" maxLength:"63"`
+	User       string       `json:"user,omitempty" maxLength:"255" doc:"Who is asking; needed where the licence counts users."`
+	InstanceID string       `json:"instance_id,omitempty" maxLength:"255" doc:"Names the running instance; needed where the licence counts instances."`
+	Hostname   string       `json:"hostname,omitempty" maxLength:"255"`
+	Metadata   httpx.Object `json:"metadata,omitempty" maxProperties:"50" doc:"Kept with the session for its administrators as it was sent, 16 KiB at most."`
+	Wait       bool         `json:"wait,omitempty" doc:"When no seat is free, take a place in the queue."`
 }
 
-// maxMetadata is how many bytes of metadata a session keeps, as PostgreSQL writes them.
+// maxMetadata is how many bytes of metadata a session keeps.
 const maxMetadata = 16 << 10
-
-// stored is how many bytes PostgreSQL writes a JSON value with: a space after each colon and comma, numbers without
-// exponents, and nothing escaped that need not be.
-func stored(value any) int {
-	switch v := value.(type) {
-	case map[string]any:
-		n := len("{}") + max(len(v)-1, 0)*len(", ")
-		for name, member := range v {
-			n += stored(name) + len(": ") + stored(member)
-		}
-		return n
-	case []any:
-		n := len("[]") + max(len(v)-1, 0)*len(", ")
-		for _, element := range v {
-			n += stored(element)
-		}
-		return n
-	case string:
-		return len(v) + len(`""`) + strings.Count(v, `"`) + strings.Count(v, `\`)
-	case float64:
-		return len(strconv.FormatFloat(v, 'f', -1, 64))
-	case bool:
-		return len(strconv.FormatBool(v))
-	default:
-		return len("null")
-	}
-}
 
 // Answer is the body of a 200 and a 201.
 type Answer struct {
@@ -142,7 +113,12 @@ func (d Deps) acquire(c *httpx.Call) (httpx.Reply, error) {
 	if _, err := c.Body(); err != nil {
 		return httpx.Reply{}, err
 	}
-	facts, err := d.find(c, c.Peek("license_key"))
+	key := c.Peek("license_key")
+	if !license.KeyCanBe(key) {
+		// No credential at all: there is nothing to look up, and the body says what is wrong.
+		return httpx.Reply{}, c.Decode(&Request{})
+	}
+	facts, err := d.find(c, key)
 	if err != nil {
 		return httpx.Reply{}, err
 	}
@@ -183,7 +159,10 @@ func (d Deps) ask(c *httpx.Call, facts *license.Facts) (httpx.Reply, error) {
 	if err := d.check(c.Context(), facts, &q); err != nil {
 		return httpx.Reply{}, err
 	}
-	if name := c.Request().Header.Get(idempotency.Header); name != "" {
+	switch name, err := idempotency.KeyOf(c.Request().Header); {
+	case err != nil:
+		return httpx.Reply{}, err
+	case name != "":
 		return d.once(c, name, facts, &q, holder)
 	}
 	return d.seat(c, facts, &q, holder)
@@ -201,15 +180,14 @@ var errOvertaken = &fault.Error{
 	Detail: "The licence was changed while the seat was being taken. Try again.",
 }
 
-// newer are facts that overtook these, or nil. The pool knows whether there are any; a cold one does not.
+// newer are facts that overtook these, or nil.
 func (d Deps) newer(c *httpx.Call, facts *license.Facts) (*license.Facts, error) {
 	l := &facts.License
 	sight, err := d.Seats.Peek(c.Context(), l.Tenant, l.ID)
-	cold := sight.PoolVersion == 0
-	if err != nil || sight.PoolVersion <= l.PoolVersion && !cold {
+	if err != nil || sight.PoolVersion <= l.PoolVersion {
 		return nil, err
 	}
-	newer, err := d.atLeast(c.Context(), c.Peek("license_key"), l.PoolVersion+1)
+	newer, err := d.atLeast(c.Context(), c.Peek("license_key"), sight.PoolVersion)
 	if err != nil || newer.License.PoolVersion <= l.PoolVersion {
 		return nil, err
 	}
@@ -270,20 +248,15 @@ func holderOf(l *license.License, q *Request) (seat.Holder, error) {
 	if err != nil {
 		return seat.Holder{}, err
 	}
-	h := seat.Holder{
+	if len(q.Metadata) > maxMetadata {
+		return seat.Holder{}, fault.Invalid("The metadata is too large.", fault.Field{
+			Field: "metadata", Code: "too_long", Detail: "Metadata may have 16 KiB at most.",
+		})
+	}
+	return seat.Holder{
 		Key: key, HardwareID: q.HardwareID, Hostname: q.Hostname, User: q.User, InstanceID: q.InstanceID, Version: q.Version,
-	}
-	if q.Metadata != nil {
-		if stored(q.Metadata) > maxMetadata {
-			return seat.Holder{}, fault.Invalid("The metadata is too large.", fault.Field{
-				Field: "metadata", Code: "too_long", Detail: "Metadata may have 16 KiB at most, with its numbers written out.",
-			})
-		}
-		if h.Metadata, err = json.Marshal(q.Metadata); err != nil {
-			return seat.Holder{}, fmt.Errorf("encode metadata: %w", err)
-		}
-	}
-	return h, nil
+		Metadata: json.RawMessage(q.Metadata),
+	}, nil
 }
 
 // check is whether the licence is good for what is asked; the fault names the first check that is not.

@@ -64,9 +64,9 @@ func (d Deps) once(c *httpx.Call, name string, facts *license.Facts, q *Request,
 		if failed != nil || !seated {
 			return claim.Abandon(ctx, tx)
 		}
-		text, err := json.Marshal(answer)
+		text, err := idempotency.Encode(answer)
 		if err != nil {
-			return fmt.Errorf("encode an answer: %w", err)
+			return err
 		}
 		return claim.Complete(ctx, tx, idempotency.Answer{Status: reply.Status, Body: text, Session: answer.SessionID})
 	})

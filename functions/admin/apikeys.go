@@ -1,15 +1,10 @@
 package admin
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"net/http"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 
-	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/tenancy"
@@ -38,7 +33,7 @@ type NewAPIKey struct {
 type APIKeyRequest struct {
 	Name      string                   `json:"name" minLength:"1" maxLength:"200"`
 	Scopes    []identity.Scope         `json:"scopes" minItems:"1" maxItems:"20" enum:"licenses:read,licenses:write,sessions:read,sessions:write,usage:write,users:read,users:write,audit:read,reports:read,tenants:read,tenants:write,catalog:read,catalog:write" doc:"What the key may do; nothing that its maker may not. Those of tenants and catalog are for the operator's own keys."`
-	ExpiresAt httpx.Change[httpx.Time] `json:"expires_at,omitzero" doc:"Never when null or left out."`
+	ExpiresAt httpx.Change[httpx.Time] `json:"expires_at,omitzero" doc:"Never when null or left out. No later than the key that makes it."`
 }
 
 var apiKeyRoutes = []endpoint{{
@@ -101,6 +96,9 @@ func (d Deps) createAPIKey(c *httpx.Call, who caller) (httpx.Reply, error) {
 	if err := who.AllowGrant(q.Scopes, forOperator); err != nil {
 		return httpx.Reply{}, err
 	}
+	if err := who.AllowExpiry(q.ExpiresAt.Value.Or()); err != nil {
+		return httpx.Reply{}, err
+	}
 	return d.once(c, who, func(tx tenancy.Tx) (int, any, error) {
 		made, key, err := d.Keys.CreateAPIKey(c.Context(), tx, who.tenant, q.Name, q.Scopes, q.ExpiresAt.Value.Or(), who.By())
 		return http.StatusCreated, NewAPIKey{APIKey: apiKeyOf(&made), Key: key.Reveal()}, err
@@ -117,37 +115,17 @@ func (d Deps) revokeAPIKey(c *httpx.Call, who caller) (httpx.Reply, error) {
 	if err := decode(c, &TenantQuery{}, nil); err != nil {
 		return httpx.Reply{}, unlessMissing(err, func() error {
 			return d.DB.AsReadOnly(ctx, who.tenant, func(tx tenancy.Tx) error {
-				_, err := readAPIKey(ctx, tx, who.tenant, id)
+				_, err := identity.ReadAPIKey(ctx, tx, who.tenant, id)
 				return err
 			})
 		})
 	}
-	err = d.DB.As(ctx, who.tenant, func(tx tenancy.Tx) error {
-		if err := identity.RevokeAPIKey(ctx, tx, who.tenant, id); err != nil {
-			return err
-		}
-		k, err = readAPIKey(ctx, tx, who.tenant, id)
+	err = d.DB.As(ctx, who.tenant, func(tx tenancy.Tx) (err error) {
+		k, err = identity.RevokeAPIKey(ctx, tx, who.tenant, id)
 		return err
 	})
 	if err != nil {
 		return httpx.Reply{}, err
 	}
 	return httpx.Reply{Body: apiKeyOf(&k)}, nil
-}
-
-// readAPIKey reads a key; fault.NotFound when the tenant has none of that id.
-func readAPIKey(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, id uuid.UUID) (identity.APIKey, error) {
-	var k identity.APIKey
-	err := tx.QueryRow(ctx, `
-		SELECT id, name, scopes, hint, created_by, created_at, expires_at, revoked_at, last_used_at
-		  FROM app.api_keys
-		 WHERE tenant_id = $1 AND id = $2`, tenant.UUID(), id,
-	).Scan(&k.ID, &k.Name, &k.Scopes, &k.Hint, &k.CreatedBy, &k.CreatedAt, &k.ExpiresAt, &k.RevokedAt, &k.LastUsedAt)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return identity.APIKey{}, fault.NotFound("not_found", "There is no such API key.")
-	case err != nil:
-		return identity.APIKey{}, fmt.Errorf("read API key %s: %w", id, err)
-	}
-	return k, nil
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/license"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/seat"
@@ -93,7 +92,7 @@ func (d Deps) removeDevice(c *httpx.Call, who caller) (httpx.Reply, error) {
 	var device license.Device
 	var sessions []uuid.UUID
 	err := d.DB.AsReadOnly(ctx, who.tenant, func(tx tenancy.Tx) (err error) {
-		if device, err = readDevice(ctx, tx, who.tenant, id, deviceID); err != nil {
+		if device, err = license.ReadDevice(ctx, tx, who.tenant, id, deviceID); err != nil {
 			return err
 		}
 		sessions, err = sessionsOf(ctx, tx, who.tenant, id, device.HardwareID)
@@ -109,7 +108,7 @@ func (d Deps) removeDevice(c *httpx.Call, who caller) (httpx.Reply, error) {
 		return httpx.Reply{}, err
 	}
 	err = d.DB.As(ctx, who.tenant, func(tx tenancy.Tx) (err error) {
-		if err := license.RemoveDevice(ctx, tx, who.tenant, id, deviceID); err != nil {
+		if device, err = license.RemoveDevice(ctx, tx, who.tenant, id, deviceID); err != nil {
 			return err
 		}
 		sessions, err = sessionsOf(ctx, tx, who.tenant, id, device.HardwareID)
@@ -133,22 +132,6 @@ func (d Deps) evictAll(ctx context.Context, who caller, sessions []uuid.UUID) er
 		}
 	}
 	return nil
-}
-
-func readDevice(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, licenseID, id uuid.UUID) (license.Device, error) {
-	var d license.Device
-	err := tx.QueryRow(ctx, `
-		SELECT id, hardware_id, coalesce(hostname, ''), first_seen_at, last_seen_at
-		  FROM app.devices
-		 WHERE tenant_id = $1 AND license_id = $2 AND id = $3`, tenant.UUID(), licenseID, id,
-	).Scan(&d.ID, &d.HardwareID, &d.Hostname, &d.FirstSeenAt, &d.LastSeenAt)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return license.Device{}, fault.NotFound("not_found", "There is no such device.")
-	case err != nil:
-		return license.Device{}, fmt.Errorf("read device %s: %w", id, err)
-	}
-	return d, nil
 }
 
 // sessionsOf is the open sessions of a device that are not evicted.

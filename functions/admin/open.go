@@ -7,19 +7,11 @@ import (
 
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/license"
-	"github.com/coditect/usher/shared/platform/config"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/platform/serve"
 	"github.com/coditect/usher/shared/seat"
 	"github.com/coditect/usher/shared/tenancy"
 )
-
-// Config is what the function reads from its environment, beside what its packages do.
-type Config struct {
-	// OperatorURL is where the database is, for the role usher_operator; it may hold a password. DATABASE_URL is for the
-	// role usher_admin.
-	OperatorURL config.Secret `env:"OPERATOR_DATABASE_URL,required"`
-}
 
 // Open puts the function together from its environment: DATABASE_*, OPERATOR_DATABASE_URL, REDIS_*, SEAT_*,
 // API_KEY_PEPPERS, LICENSE_KEY_PEPPERS and LICENSE_MIN_TTL_SECONDS as their packages say.
@@ -43,17 +35,8 @@ func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*s
 	}, nil
 }
 
-// OpenOperator is the database as the operator's role sees it: at OPERATOR_DATABASE_URL, with the other settings of
-// DATABASE_*.
+// OpenOperator is the database as the operator's role, usher_operator, sees it: at OPERATOR_DATABASE_URL, with the other
+// settings of DATABASE_*. DATABASE_URL is for the role usher_admin.
 func OpenOperator(ctx context.Context, getenv func(string) string, log *slog.Logger) (*tenancy.DB, error) {
-	var cfg Config
-	if err := config.Load(&cfg, getenv); err != nil {
-		return nil, err
-	}
-	return tenancy.Open(ctx, func(name string) string {
-		if name == "DATABASE_URL" {
-			return cfg.OperatorURL.Reveal()
-		}
-		return getenv(name)
-	}, log)
+	return tenancy.OpenAt(ctx, "OPERATOR_DATABASE_URL", getenv, log)
 }

@@ -2,7 +2,6 @@ package admin
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,22 +21,22 @@ import (
 
 // Session is one holder's stay on a seat.
 type Session struct {
-	ID         uuid.UUID       `json:"id"`
-	LicenseID  uuid.UUID       `json:"license_id"`
-	Status     string          `json:"status" enum:"active,released,lapsed,evicted"`
-	SeatNo     int             `json:"seat_no"`
-	Overdraft  bool            `json:"overdraft" doc:"The seat was beyond max_seats."`
-	Holder     string          `json:"holder" doc:"device:…, user:… or instance:…, as the licence's seat_per says."`
-	HardwareID string          `json:"hardware_id"`
-	Hostname   *string         `json:"hostname"`
-	User       *string         `json:"user"`
-	InstanceID *string         `json:"instance_id"`
-	Version    string          `json:"version"`
-	Metadata   json.RawMessage `json:"metadata" doc:"As the application gave it: an object."`
-	AcquiredAt httpx.Time      `json:"acquired_at"`
-	EndedAt    *httpx.Time     `json:"ended_at" doc:"Null while it is active, and until a lapse is recorded (a minute or so)."`
-	EndReason  *string         `json:"end_reason"`
-	EndedBy    *string         `json:"ended_by" doc:"Who ended it: holder, or an administrator's credential; null when nobody did."`
+	ID         uuid.UUID    `json:"id"`
+	LicenseID  uuid.UUID    `json:"license_id"`
+	Status     string       `json:"status" enum:"active,released,lapsed,evicted"`
+	SeatNo     int          `json:"seat_no"`
+	Overdraft  bool         `json:"overdraft" doc:"The seat was beyond max_seats."`
+	Holder     string       `json:"holder" doc:"device:…, user:… or instance:…, as the licence's seat_per says."`
+	HardwareID string       `json:"hardware_id"`
+	Hostname   *string      `json:"hostname"`
+	User       *string      `json:"user"`
+	InstanceID *string      `json:"instance_id"`
+	Version    string       `json:"version"`
+	Metadata   httpx.Object `json:"metadata" doc:"As the application gave it."`
+	AcquiredAt httpx.Time   `json:"acquired_at"`
+	EndedAt    *httpx.Time  `json:"ended_at" doc:"Null while it is active, and until a lapse is recorded (a minute or so)."`
+	EndReason  *string      `json:"end_reason"`
+	EndedBy    *string      `json:"ended_by" doc:"Who ended it: holder, or an administrator's credential; null when nobody did."`
 }
 
 // SessionQuery says which sessions are asked for.
@@ -182,30 +181,37 @@ const (
 )
 
 // querySessions reads sessions with a lower id, which grows with time, the highest first. What PostgreSQL takes for active
-// may have lapsed: it is among the candidates for both.
+// may have lapsed: it is among the candidates for both. Each condition that is asked for has its index; of a licence's own
+// history not the status, which is for the caller to look at, so that one read is bounded whatever lies in it.
 func querySessions(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, q *SessionQuery, before uuid.UUID, limit int) ([]session, error) {
-	var licenseID *string
-	if q.LicenseID != nil {
-		id := q.LicenseID.String()
-		licenseID = &id
+	args := []any{tenant.UUID(), before.String(), limit}
+	open, ended := openSessions+` AND o.id < $2::uuid`, endedSessions+` AND e.id < $2::uuid`
+	switch {
+	case q.LicenseID != nil:
+		args = append(args, q.LicenseID.String())
+		open += ` AND o.license_id = $4::uuid`
+		ended += ` AND e.license_id = $4::uuid`
+	case q.Status != "" && q.Status != statusActive:
+		args = append(args, q.Status)
+		ended += ` AND e.status = $4`
 	}
-	rows, err := tx.Query(ctx, `
-		(`+openSessions+`
-		    AND o.id < $2::uuid AND ($3::uuid IS NULL OR o.license_id = $3::uuid)
-		    AND CASE $4 WHEN '' THEN true
-		                WHEN 'released' THEN false
-		                WHEN 'evicted' THEN o.evicted_at IS NOT NULL OR `+licenseState+` <> 'active'
-		                ELSE o.evicted_at IS NULL END
-		  ORDER BY o.id DESC
-		  LIMIT $5)
-		UNION ALL
-		(`+endedSessions+`
-		    AND e.id < $2::uuid AND ($3::uuid IS NULL OR e.license_id = $3::uuid)
-		    AND ($4 = '' OR e.status = $4)
-		  ORDER BY e.id DESC
-		  LIMIT $5)
-		ORDER BY id DESC
-		LIMIT $5`, tenant.UUID(), before.String(), licenseID, q.Status, limit)
+	switch q.Status {
+	case statusActive, seat.Lapsed:
+		open += ` AND o.evicted_at IS NULL`
+	case seat.Evicted:
+		open += ` AND (o.evicted_at IS NOT NULL OR ` + licenseState + ` <> 'active')`
+	}
+	const newest = ` ORDER BY id DESC LIMIT $3`
+	var sql string
+	switch q.Status {
+	case statusActive:
+		sql = open + newest
+	case seat.Released:
+		sql = ended + newest
+	default:
+		sql = `(` + open + newest + `) UNION ALL (` + ended + newest + `)` + newest
+	}
+	rows, err := tx.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list sessions: %w", err)
 	}

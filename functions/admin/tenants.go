@@ -44,7 +44,7 @@ type TenantChange struct {
 var tenantRoutes = []endpoint{{
 	Route: httpx.Route{
 		Method: "GET", Path: "/v1/tenants", ID: "list_tenants",
-		Summary: "List the tenants", Description: "In the order in which they were made.",
+		Summary: "List the tenants", Description: "In the order of their ids.",
 		Query:   Paging{},
 		Replies: []httpx.Doc{{Status: http.StatusOK, Body: Page[Tenant]{}}},
 	}, do: Deps.listTenants,
@@ -107,10 +107,14 @@ func (d Deps) createTenant(c *httpx.Call, who caller) (httpx.Reply, error) {
 	if err := decode(c, nil, &q); err != nil {
 		return httpx.Reply{}, err
 	}
+	request, err := requestOf(c, who)
+	if err != nil {
+		return httpx.Reply{}, err
+	}
 	// The tenant's row is the operator role's to write, so it is committed by itself, just before the answer is
-	// remembered. A crash between the two leaves a tenant that a repetition does not know of.
-	return d.once(c, who, func(tenancy.Tx) (int, any, error) {
-		made, err := d.tenants().Create(c.Context(), q.Name, q.Slug)
+	// remembered. After a crash between the two a repetition finds the tenant by its number.
+	return d.onceOf(c, request, func(tenancy.Tx) (int, any, error) {
+		made, err := d.tenants().Create(c.Context(), request.ID(), q.Name, q.Slug)
 		return http.StatusCreated, tenantOf(&made), err
 	})
 }

@@ -259,7 +259,7 @@ func (a answer) texts(member string) []string {
 func (w *world) sit(c customer, device string) seat.Ref {
 	w.t.Helper()
 	g, err := w.seats.Acquire(w.t.Context(), tenancy.Verified(uuid.MustParse(c.id)), uuid.MustParse(c.license),
-		seat.Holder{Key: "device:" + device, HardwareID: device, Hostname: device + ".local", Version: "2.1", Metadata: json.RawMessage(`{"room": 12}`)}, seat.Ask{})
+		seat.Holder{Key: "device:" + device, HardwareID: device, Hostname: device + ".local", Version: "2.1", Metadata: json.RawMessage(`{"room": 12, "badge": 9007199254740993}`)}, seat.Ask{})
 	w.must(err)
 	if g.Verdict != seat.Granted && g.Verdict != seat.Existing {
 		w.t.Fatalf("%s got no seat: %+v", device, g)

@@ -27,6 +27,7 @@ import (
 	"github.com/coditect/usher/functions/all"
 	"github.com/coditect/usher/functions/all/local"
 	"github.com/coditect/usher/shared/identity"
+	"github.com/coditect/usher/shared/platform/config"
 	"github.com/coditect/usher/shared/platform/httpx/httpxtest"
 	"github.com/coditect/usher/shared/platform/serve"
 	"github.com/coditect/usher/shared/platform/testenv"
@@ -75,6 +76,98 @@ func TestAFunctionThatCannotOpenIsNamed(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "open function "+name) {
 			t.Errorf("the error does not name function %s: %v", name, err)
 		}
+	}
+}
+
+func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
+	t.Parallel()
+	good := map[string]string{
+		"DATABASE_URL": "postgres://usher@127.0.0.1:1/usher", "OPERATOR_DATABASE_URL": "postgres://usher@127.0.0.1:1/usher",
+		"REDIS_URL": "redis://127.0.0.1:1/0", "BUDGET_REDIS_URL": "redis://127.0.0.1:1/1",
+		"LICENSE_KEY_PEPPERS": ring(), "API_KEY_PEPPERS": ring(), "SEAT_TOKEN_KEYS": ring(),
+		"RECEIPT_SIGNING_KEY": signingKey(t), "RECEIPT_ISSUER": audience,
+		"SCHEDULER_AUDIENCE": audience, "SCHEDULER_EMAIL": scheduler,
+	}
+	stores := []string{"validate", "acquire", "heartbeat", "release", "sweep", "admin"}
+	budgets := []string{"validate", "acquire", "release"}
+	for _, at := range []struct {
+		variable, value string
+		functions       []string // that read it
+	}{
+		{"DATABASE_URL", "postgres://u:hunter2@:no-port/x", stores},
+		{"DATABASE_EXEC_MODE", "hunter2", stores},
+		{"DATABASE_MAX_CONNS", "-29713", stores},
+		{"DATABASE_TIMEOUT", "-29713s", stores},
+		{"DATABASE_CONNECT_TIMEOUT", "-29713s", stores},
+		{"OPERATOR_DATABASE_URL", "postgres://u:hunter2@:no-port/x", []string{"admin"}},
+		{"OPERATOR_DATABASE_URL", "", []string{"admin"}},
+		{"REDIS_URL", "hunter2", stores},
+		{"REDIS_CLUSTER", "hunter2", stores},
+		{"REDIS_POOL_SIZE", "-29713", stores},
+		{"REDIS_TIMEOUT", "-29713s", stores},
+		{"SEAT_RESERVATION", "-29713s", stores},
+		{"SEAT_CONNECTION_LIFE", "-29713s", stores},
+		{"SEAT_CLOCK_ALLOWANCE", "-29713s", stores},
+		{"SEAT_POLL", "29713us", stores},
+		{"LICENSE_KEY_PEPPERS", "hunter2", []string{"validate", "acquire", "release", "admin"}},
+		{"LICENSE_MIN_TTL_SECONDS", "-29713", []string{"admin"}},
+		{"API_KEY_PEPPERS", "hunter2", []string{"admin"}},
+		{"SEAT_TOKEN_KEYS", "hunter2", []string{"acquire", "heartbeat", "release"}},
+		{"SEAT_TOKEN_KEYS", "", []string{"acquire", "heartbeat", "release"}},
+		{"RECEIPT_SIGNING_KEY", "hunter2", []string{"validate", "acquire", "keys"}},
+		{"RECEIPT_PUBLIC_KEYS", "hunter2", []string{"keys"}},
+		{"RECEIPT_ISSUER", "", []string{"validate", "acquire"}},
+		{"BUDGET_REDIS_URL", "hunter2", budgets},
+		{"BUDGET_TIMEOUT", "-29713s", budgets},
+		{"BUDGET_REST", "-29713s", budgets},
+		{"BUDGET_HOLDER_PER_SECOND", "29713000000", append(slices.Clone(budgets), "heartbeat")},
+		{"BUDGET_HOLDER_BURST", "-29713", append(slices.Clone(budgets), "heartbeat")},
+		{"BUDGET_UNKNOWN_BURST", "-29713", append(slices.Clone(budgets), "heartbeat")},
+		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep"}},
+		{"SCHEDULER_EMAIL", "", []string{"sweep"}},
+	} {
+		getenv := func(variable string) string {
+			if variable == at.variable {
+				return at.value
+			}
+			return good[variable]
+		}
+		_, err := all.Open(t.Context(), func(string) func(string) string { return getenv }, testenv.Logs(t).Logger)
+		var refused []string
+		for _, one := range leaves(err) {
+			name, _, _ := strings.Cut(strings.TrimPrefix(one.Error(), "open function "), ":")
+			refused = append(refused, name)
+			for _, leaf := range leaves(errors.Unwrap(one)) {
+				if f, ok := errors.AsType[*config.Fault](leaf); !ok || f.Variable != at.variable {
+					t.Errorf("%s=%q: function %s says %v", at.variable, at.value, name, leaf)
+				}
+			}
+		}
+		slices.Sort(refused)
+		slices.Sort(at.functions)
+		if !slices.Equal(refused, at.functions) {
+			t.Errorf("%s=%q: refused by %v, want %v", at.variable, at.value, refused, at.functions)
+		}
+		if err != nil && (strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "29713")) {
+			t.Errorf("%s: the value is told: %v", at.variable, err)
+		}
+	}
+}
+
+// leaves are the errors that were joined to one.
+func leaves(err error) []error {
+	many, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // what it joins is what is asked
+	switch {
+	case ok:
+		var out []error
+		for _, one := range many.Unwrap() {
+			out = append(out, leaves(one)...)
+		}
+		return out
+	case err == nil:
+		return nil
+	default:
+		return []error{err}
 	}
 }
 

@@ -50,7 +50,7 @@ func Routes(d Deps) []httpx.Route {
 	if err != nil {
 		panic(fmt.Sprintf("encode the key set: %v", err))
 	}
-	header := http.Header{"Cache-Control": {"public, max-age=3600"}}
+	header := http.Header{"Cache-Control": {"max-age=3600"}}
 	return []httpx.Route{{
 		Method: "GET", Path: "/.well-known/jwks.json", ID: "get_jwks", Tag: "keys",
 		Summary:     "The public keys of receipts",

@@ -38,15 +38,15 @@ type Deps struct {
 
 // Request names a waiter, who may send what it acquired with. With a seat token it is left out.
 type Request struct {
-	LicenseKey string         `json:"license_key,omitempty" maxLength:"255"`
-	HardwareID string         `json:"hardware_id,omitempty" maxLength:"255"`
-	User       string         `json:"user,omitempty" maxLength:"255"`
-	InstanceID string         `json:"instance_id,omitempty" maxLength:"255"`
-	Version    string         `json:"version,omitempty" maxLength:"50" doc:"Not looked at."`
-	Product    string         `json:"product,omitempty" maxLength:"63" doc:"Not looked at."`
-	Hostname   string         `json:"hostname,omitempty" maxLength:"255" doc:"Not looked at."`
-	Metadata   map[string]any `json:"metadata,omitempty" maxProperties:"50" doc:"Not looked at."`
-	Wait       bool           `json:"wait,omitempty" doc:"Not looked at."`
+	LicenseKey string       `json:"license_key,omitempty" maxLength:"255"`
+	HardwareID string       `json:"hardware_id,omitempty" maxLength:"255"`
+	User       string       `json:"user,omitempty" maxLength:"255"`
+	InstanceID string       `json:"instance_id,omitempty" maxLength:"255"`
+	Version    string       `json:"version,omitempty" maxLength:"50" doc:"Not looked at."`
+	Product    string       `json:"product,omitempty" maxLength:"63" doc:"Not looked at."`
+	Hostname   string       `json:"hostname,omitempty" maxLength:"255" doc:"Not looked at."`
+	Metadata   httpx.Object `json:"metadata,omitempty" maxProperties:"50" doc:"Not looked at."`
+	Wait       bool         `json:"wait,omitempty" doc:"Not looked at."`
 }
 
 // Answer is the body of a 200.
@@ -80,8 +80,19 @@ func Routes(d Deps) []httpx.Route {
 
 func (d Deps) release(c *httpx.Call) (httpx.Reply, error) {
 	token, ok := c.Bearer()
-	if !ok && c.Request().Header.Get("Authorization") == "" && c.Peek("license_key") != "" {
-		return d.leave(c)
+	if !ok && c.Request().Header.Get("Authorization") == "" {
+		// A waiter has no token: its credential is in the body.
+		body, err := c.Body()
+		if err != nil {
+			return httpx.Reply{}, err
+		}
+		if body != nil && !license.KeyCanBe(c.Peek("license_key")) {
+			if err := c.Decode(&Request{}); err != nil {
+				return httpx.Reply{}, err
+			}
+		} else if body != nil {
+			return d.leave(c)
+		}
 	}
 	claims, err := d.Tokens.Verify(token)
 	if err != nil {

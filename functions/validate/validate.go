@@ -109,9 +109,9 @@ func (d Deps) validate(c *httpx.Call) (httpx.Reply, error) {
 	if err != nil {
 		return httpx.Reply{}, err
 	}
-	if cold := sight.PoolVersion == 0; cold || sight.PoolVersion > l.PoolVersion {
-		// The pool has heard of a change that these facts are older than, or cannot say whether there was one.
-		if facts, err = d.Licenses.FindAtLeast(c.Context(), q.LicenseKey, l.PoolVersion+1); errors.Is(err, license.ErrUnknownKey) {
+	if sight.PoolVersion > l.PoolVersion {
+		// The licence was changed after these facts were read.
+		if facts, err = d.Licenses.FindAtLeast(c.Context(), q.LicenseKey, sight.PoolVersion); errors.Is(err, license.ErrUnknownKey) {
 			return d.unknown(c, q)
 		} else if err != nil {
 			return httpx.Reply{}, err

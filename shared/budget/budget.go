@@ -19,7 +19,6 @@ import (
 	_ "embed"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math"
 	"net/netip"
@@ -63,18 +62,23 @@ type Limits struct {
 }
 
 func (l Limits) check() error {
+	const positive, rate = "must be positive", "must be positive, and at most a million"
 	var faults []error
-	for name, ok := range map[string]bool{
-		"BUDGET_HOLDER_PER_SECOND":  l.HolderPerSecond > 0 && l.HolderPerSecond <= 1e6,
-		"BUDGET_HOLDER_BURST":       l.HolderBurst > 0,
-		"BUDGET_LICENSE_PER_SEAT":   l.LicensePerSeat > 0,
-		"BUDGET_LICENSE_BASE":       l.LicenseBase > 0,
-		"BUDGET_LICENSE_REFILL":     l.LicenseRefill > 0,
-		"BUDGET_UNKNOWN_PER_SECOND": l.UnknownPerSecond > 0 && l.UnknownPerSecond <= 1e6,
-		"BUDGET_UNKNOWN_BURST":      l.UnknownBurst > 0,
+	for _, at := range []struct {
+		variable string
+		good     bool
+		problem  string
+	}{
+		{"BUDGET_HOLDER_PER_SECOND", l.HolderPerSecond > 0 && l.HolderPerSecond <= 1e6, rate},
+		{"BUDGET_HOLDER_BURST", l.HolderBurst > 0, positive},
+		{"BUDGET_LICENSE_PER_SEAT", l.LicensePerSeat > 0, positive},
+		{"BUDGET_LICENSE_BASE", l.LicenseBase > 0, positive},
+		{"BUDGET_LICENSE_REFILL", l.LicenseRefill > 0, positive},
+		{"BUDGET_UNKNOWN_PER_SECOND", l.UnknownPerSecond > 0 && l.UnknownPerSecond <= 1e6, rate},
+		{"BUDGET_UNKNOWN_BURST", l.UnknownBurst > 0, positive},
 	} {
-		if !ok {
-			faults = append(faults, fmt.Errorf("%s: must be positive, and a rate at most a million", name))
+		if !at.good {
+			faults = append(faults, &config.Fault{Variable: at.variable, Problem: at.problem})
 		}
 	}
 	return errors.Join(faults...)
@@ -106,15 +110,19 @@ func Open(getenv func(string) string, log *slog.Logger) (*Budgets, error) {
 // New makes Budgets of a configuration. Now is this function's clock; it paces
 // only how the loss of Redis is borne.
 func New(cfg Config, now func() time.Time, log *slog.Logger) (*Budgets, error) {
-	if err := cfg.check(); err != nil {
-		return nil, err
+	faults := []error{cfg.check()}
+	if cfg.Timeout <= 0 {
+		faults = append(faults, &config.Fault{Variable: "BUDGET_TIMEOUT", Problem: "must be positive"})
 	}
-	if cfg.Timeout <= 0 || cfg.Rest < 0 {
-		return nil, errors.New("BUDGET_TIMEOUT: must be positive, and BUDGET_REST not negative")
+	if cfg.Rest < 0 {
+		faults = append(faults, &config.Fault{Variable: "BUDGET_REST", Problem: "must not be negative"})
 	}
 	opt, err := redis.ParseURL(cfg.URL.Reveal())
-	if err != nil {
-		return nil, errors.New("BUDGET_REDIS_URL: not a redis:// or rediss:// URL") // the parser's error quotes it
+	if err != nil { // the parser's error quotes it
+		faults = append(faults, &config.Fault{Variable: "BUDGET_REDIS_URL", Problem: "is no redis:// or rediss:// URL"})
+	}
+	if err := errors.Join(faults...); err != nil {
+		return nil, err
 	}
 	opt.DialTimeout = time.Second
 	opt.ReadTimeout = cfg.Timeout

@@ -24,6 +24,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/google/uuid"
@@ -79,9 +80,45 @@ type Claim struct {
 	keyHash []byte
 }
 
-// CheckKey is nil when a header can be an Idempotency-Key: 1 to 255 visible
+// KeyOf is the Idempotency-Key of a request, or "" when it has none. A header
+// that is empty, or sent more than once, is a fault.Malformed.
+func KeyOf(header http.Header) (string, error) {
+	switch keys := header[Header]; len(keys) {
+	case 0:
+		return "", nil
+	case 1:
+		return keys[0], checkKey(keys[0])
+	default:
+		return "", fault.Malformed("idempotency_key_invalid", "An Idempotency-Key is sent once.")
+	}
+}
+
+// Encode writes what is answered and remembered as JSON. Lists in it must not be nil.
+func Encode(body any) ([]byte, error) {
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(body); err != nil {
+		return nil, fmt.Errorf("write an answer: %w", err)
+	}
+	return bytes.TrimSuffix(text.Bytes(), []byte("\n")), nil
+}
+
+// ID is a number for what the request makes: the same whenever it is repeated,
+// and another for every other request. So what was made, but whose answer could
+// not be remembered any more, is found again. It is uuid.Nil without a Key.
+func (r Request) ID() uuid.UUID {
+	if r.Key == "" {
+		return uuid.Nil
+	}
+	id := uuid.UUID(r.hash("usher idempotent thing", r.Key, string(r.Body))[:16])
+	id[6], id[8] = id[6]&0x0f|0x80, id[8]&0x3f|0x80 // version 8
+	return id
+}
+
+// checkKey is nil when a header can be an Idempotency-Key: 1 to 255 visible
 // characters of ASCII.
-func CheckKey(header string) error {
+func checkKey(header string) error {
 	ok := header != "" && len(header) <= longestKey
 	for i := range len(header) {
 		ok = ok && header[i] > ' ' && header[i] < 0x7f
@@ -106,7 +143,7 @@ func CheckKey(header string) error {
 // The same key with another body is a fault.Invalid (idempotency_key_reused); a
 // request that is still in flight is a fault.Conflict (idempotency_in_flight).
 func Begin(ctx context.Context, tx tenancy.Tx, request Request) (*Claim, *Answer, error) {
-	if err := CheckKey(request.Key); err != nil {
+	if err := checkKey(request.Key); err != nil {
 		return nil, nil, err
 	}
 	claim := &Claim{request: request, keyHash: request.hash("usher idempotency key", request.Key)}
@@ -236,13 +273,11 @@ func Do(ctx context.Context, tx tenancy.Tx, request Request, act func() (status 
 	if err != nil {
 		return Answer{}, false, err
 	}
-	var text bytes.Buffer
-	encoder := json.NewEncoder(&text)
-	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(body); err != nil {
-		return Answer{}, false, fmt.Errorf("write an answer: %w", err)
+	text, err := Encode(body)
+	if err != nil {
+		return Answer{}, false, err
 	}
-	answer = Answer{Status: status, Body: bytes.TrimSuffix(text.Bytes(), []byte("\n"))}
+	answer = Answer{Status: status, Body: text}
 	if claim == nil {
 		return answer, false, nil
 	}

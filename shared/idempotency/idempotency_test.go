@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -341,11 +342,38 @@ func TestKeysAreVisibleASCII(t *testing.T) {
 		"a": true, strings.Repeat("~", 255): true, "0b5e6a4c-6a53-4b8e-9df4-2f9be3a3f9a1": true, `"quoted"`: true,
 		"": false, strings.Repeat("a", 256): false, "a b": false, "a\tb": false, "é": false, "a\x7f": false,
 	} {
-		if err := idempotency.CheckKey(key); (err == nil) != good {
-			t.Errorf("%q: %v", key, err)
+		got, err := idempotency.KeyOf(http.Header{"Idempotency-Key": {key}})
+		if (err == nil) != good || good && got != key {
+			t.Errorf("%q: %q, %v", key, got, err)
 		} else if err != nil {
 			wantFault(t, err, fault.KindMalformed, "idempotency_key_invalid")
 		}
+	}
+	if none, err := idempotency.KeyOf(http.Header{}); none != "" || err != nil {
+		t.Errorf("without a header: %q, %v", none, err)
+	}
+	_, err := idempotency.KeyOf(http.Header{"Idempotency-Key": {"a", "a"}})
+	wantFault(t, err, fault.KindMalformed, "idempotency_key_invalid")
+}
+
+func TestWhatARequestMakesHasANumberOfItsOwn(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	request := s.request("key-one")
+	id := request.ID()
+	if id.Version() != 8 || id.Variant() != uuid.RFC4122 || id != s.request("key-one").ID() {
+		t.Errorf("numbered %s, then %s", id, s.request("key-one").ID())
+	}
+	other, elsewhere := request, request
+	other.Body, elsewhere.Scope = []byte("another"), "another"
+	for _, r := range []idempotency.Request{s.request("key-two"), other, elsewhere} {
+		if r.ID() == id {
+			t.Errorf("%+v has the same number", r)
+		}
+	}
+	request.Key = ""
+	if request.ID() != uuid.Nil {
+		t.Error("a request without a key has a number")
 	}
 }
 

@@ -70,11 +70,13 @@ func (v *Verifier) read(ctx context.Context, tenant tenancy.ID, id uuid.UUID) (P
 	var revoked, expired bool
 	err := v.db.Batch(ctx, tenant, func(b *tenancy.Batch) {
 		b.Queue(`
-			SELECT k.name, k.scopes, k.revoked_at IS NOT NULL, coalesce(k.expires_at <= now(), false), t.kind, t.status
+			SELECT k.name, k.scopes, k.expires_at, k.revoked_at IS NOT NULL, coalesce(k.expires_at <= now(), false), t.kind, t.status
 			  FROM app.api_keys k JOIN app.tenants t ON t.id = k.tenant_id
 			 WHERE k.tenant_id = $1 AND k.id = $2`,
 			tenant.UUID(), id,
-		).QueryRow(func(row pgx.Row) error { return row.Scan(&p.Name, &p.Scopes, &revoked, &expired, &kind, &status) })
+		).QueryRow(func(row pgx.Row) error {
+			return row.Scan(&p.Name, &p.Scopes, &p.ExpiresAt, &revoked, &expired, &kind, &status)
+		})
 		b.Queue(`
 			UPDATE app.api_keys
 			   SET last_used_at = now()
@@ -113,7 +115,7 @@ type APIKey struct {
 }
 
 // CreateAPIKey makes a key of a tenant, shown this once. What the maker may give
-// is Principal.AllowGrant's to say. An expiry that has passed, or a name that is
+// is Principal.AllowGrant's and AllowExpiry's to say. An expiry that has passed, or a name that is
 // empty or longer than 200 characters, is a fault.Invalid.
 func (v *Verifier) CreateAPIKey(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, name string, scopes []Scope, expiresAt *time.Time, by string) (APIKey, secret.Key, error) {
 	if n := len([]rune(name)); n < 1 || n > 200 {
@@ -164,20 +166,33 @@ func ListAPIKeys(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, after uu
 	return all, nil
 }
 
-// RevokeAPIKey ends a key at once and for good. Again is the same; a key that
-// the tenant does not have is a fault.NotFound.
-func RevokeAPIKey(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, id uuid.UUID) error {
-	done, err := tx.Exec(ctx, `
+// ReadAPIKey answers a key; fault.NotFound when the tenant has none of that id.
+func ReadAPIKey(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, id uuid.UUID) (APIKey, error) {
+	return oneAPIKey(id, tx.QueryRow(ctx, `
+		SELECT id, name, scopes, hint, created_by, created_at, expires_at, revoked_at, last_used_at
+		  FROM app.api_keys
+		 WHERE tenant_id = $1 AND id = $2`, tenant.UUID(), id))
+}
+
+// RevokeAPIKey ends a key at once and for good, and answers it. Again is the
+// same; a key that the tenant does not have is a fault.NotFound.
+func RevokeAPIKey(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, id uuid.UUID) (APIKey, error) {
+	return oneAPIKey(id, tx.QueryRow(ctx, `
 		UPDATE app.api_keys
 		   SET revoked_at = coalesce(revoked_at, now())
-		 WHERE tenant_id = $1 AND id = $2`, tenant.UUID(), id)
+		 WHERE tenant_id = $1 AND id = $2
+		RETURNING id, name, scopes, hint, created_by, created_at, expires_at, revoked_at, last_used_at`, tenant.UUID(), id))
+}
+
+func oneAPIKey(id uuid.UUID, row pgx.Row) (APIKey, error) {
+	k, err := scanAPIKey(row)
 	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return APIKey{}, fault.NotFound("not_found", "There is no such API key.")
 	case err != nil:
-		return fmt.Errorf("revoke API key %s: %w", id, err)
-	case done.RowsAffected() == 0:
-		return fault.NotFound("not_found", "There is no such API key.")
+		return APIKey{}, fmt.Errorf("API key %s: %w", id, err)
 	}
-	return nil
+	return k, nil
 }
 
 func scanAPIKey(row pgx.Row) (APIKey, error) {

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -68,6 +69,8 @@ type Principal struct {
 	// Name is what the key's owner called it.
 	Name   string
 	Scopes []Scope
+	// ExpiresAt is when the key ends; nil is never.
+	ExpiresAt *time.Time
 }
 
 // By is how the caller is named in records of who did what.
@@ -103,6 +106,15 @@ func (p Principal) AllowGrant(scopes []Scope, forOperator bool) error {
 		}
 	}
 	return nil
+}
+
+// AllowExpiry is nil when the caller may make a key that ends then, nil being never: no key outlives its maker's. Else it
+// is a fault.Invalid.
+func (p Principal) AllowExpiry(at *time.Time) error {
+	if p.ExpiresAt == nil || at != nil && !at.After(*p.ExpiresAt) {
+		return nil
+	}
+	return fault.Invalid("The API key is not valid.", fault.Field{Field: "expires_at", Code: "out_of_range", Detail: "An API key ends no later than the one that makes it."})
 }
 
 func scopesFault(scopes []Scope, forOperator bool) error {

@@ -2,13 +2,17 @@ package identity
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
+	"golang.org/x/sync/singleflight"
+	"golang.org/x/time/rate"
 
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/platform/config"
@@ -35,8 +39,8 @@ type SchedulerVerifier struct {
 	client *http.Client
 	now    func() time.Time
 
-	mu   sync.Mutex
-	keys oidc.KeySet // nil until the issuer was reached
+	keys   atomic.Pointer[oidc.RemoteKeySet] // nil until the issuer was reached
+	asking singleflight.Group
 }
 
 // OpenScheduler reads SchedulerConfig from the environment. It does not connect.
@@ -45,12 +49,16 @@ func OpenScheduler(getenv func(string) string) (*SchedulerVerifier, error) {
 	if err := config.Load(&cfg, getenv); err != nil {
 		return nil, err
 	}
+	if u, err := url.Parse(cfg.Issuer); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+		return nil, &config.Fault{Variable: "SCHEDULER_ISSUER", Problem: "is no https:// URL"}
+	}
 	return NewScheduler(cfg, time.Now), nil
 }
 
 // NewScheduler makes a SchedulerVerifier. Now is the clock that tokens expire by.
 func NewScheduler(cfg SchedulerConfig, now func() time.Time) *SchedulerVerifier {
-	return &SchedulerVerifier{cfg: cfg, client: &http.Client{Timeout: issuerTimeout}, now: now}
+	transport := &sparing{next: http.DefaultTransport, limit: rate.NewLimiter(issuerPerSecond, issuerBurst)}
+	return &SchedulerVerifier{cfg: cfg, client: &http.Client{Timeout: issuerTimeout, Transport: transport}, now: now}
 }
 
 // Verify is nil when the token is the scheduler's: signed by the issuer (RS256
@@ -60,7 +68,7 @@ func NewScheduler(cfg SchedulerConfig, now func() time.Time) *SchedulerVerifier 
 // that the scheduler tries again.
 func (v *SchedulerVerifier) Verify(ctx context.Context, token string) error {
 	if strings.Count(token, ".") != 2 {
-		return v.refuse(fmt.Errorf("not a JWT"))
+		return v.refuse(errors.New("not a JWT"))
 	}
 	keys, err := v.keySet(ctx)
 	if err != nil {
@@ -71,6 +79,8 @@ func (v *SchedulerVerifier) Verify(ctx context.Context, token string) error {
 		ClientID: v.cfg.Audience, SupportedSigningAlgs: []string{oidc.RS256}, Now: v.now,
 	}).Verify(ctx, token)
 	switch {
+	case errors.Is(asked.unreachable, errTooOften):
+		return v.refuse(asked.unreachable) // no key that is known signed it
 	case asked.unreachable != nil:
 		return fault.Unavailable(fmt.Errorf("ask the scheduler's issuer for its keys: %w", asked.unreachable))
 	case err != nil:
@@ -84,7 +94,7 @@ func (v *SchedulerVerifier) Verify(ctx context.Context, token string) error {
 		return v.refuse(err)
 	}
 	if claims.Email != v.cfg.Email || !claims.Verified {
-		return v.refuse(fmt.Errorf("the token is of another account, or of an address nobody vouches for"))
+		return v.refuse(errors.New("the token is of another account, or of an address nobody vouches for"))
 	}
 	return nil
 }
@@ -95,12 +105,24 @@ func (v *SchedulerVerifier) refuse(why error) error {
 
 // keySet discovers where the issuer's keys are, once it can be reached.
 func (v *SchedulerVerifier) keySet(ctx context.Context) (oidc.KeySet, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.keys != nil {
-		return v.keys, nil
+	if keys := v.keys.Load(); keys != nil {
+		return keys, nil
 	}
-	ctx = oidc.ClientContext(ctx, v.client)
+	found := v.asking.DoChan("", func() (any, error) { return v.discover() })
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case answer := <-found:
+		if answer.Err != nil {
+			return nil, answer.Err
+		}
+		return v.keys.Load(), nil
+	}
+}
+
+// discover asks the issuer where its keys are, on behalf of all that wait for them: the client's timeout bounds it.
+func (v *SchedulerVerifier) discover() (*oidc.RemoteKeySet, error) {
+	ctx := oidc.ClientContext(context.Background(), v.client)
 	provider, err := oidc.NewProvider(ctx, v.cfg.Issuer)
 	if err != nil {
 		return nil, err
@@ -111,8 +133,31 @@ func (v *SchedulerVerifier) keySet(ctx context.Context) (oidc.KeySet, error) {
 	if err := provider.Claims(&where); err != nil {
 		return nil, err
 	}
-	v.keys = oidc.NewRemoteKeySet(ctx, where.Keys)
-	return v.keys, nil
+	keys := oidc.NewRemoteKeySet(ctx, where.Keys)
+	v.keys.Store(keys)
+	return keys, nil
+}
+
+// How often the issuer is asked at most, whatever tokens are sent: each that no known key signed is a reason to ask.
+const (
+	issuerPerSecond = 1
+	issuerBurst     = 10
+)
+
+var errTooOften = errors.New("the issuer was asked too often lately")
+
+// sparing spares the issuer.
+type sparing struct {
+	next  http.RoundTripper
+	limit *rate.Limiter
+}
+
+// RoundTrip is http.RoundTripper's.
+func (s *sparing) RoundTrip(r *http.Request) (*http.Response, error) {
+	if !s.limit.Allow() {
+		return nil, errTooOften
+	}
+	return s.next.RoundTrip(r)
 }
 
 // askedKeys notices, for one token, when the keys could not be had: the verifier's own error no longer tells.

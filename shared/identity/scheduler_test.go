@@ -1,6 +1,7 @@
 package identity_test
 
 import (
+	"context"
 	"crypto"
 	"encoding/json"
 	"maps"
@@ -140,6 +141,58 @@ func TestAnIssuerThatIsOutIsNotTheSchedulersFault(t *testing.T) {
 	out.Store(true)
 	if err := v.Verify(t.Context(), token); err != nil {
 		t.Errorf("with its keys known, an issuer that is out: %v", err)
+	}
+}
+
+func TestAnIssuerThatDoesNotAnswerHoldsNobodyLongerThanItsTime(t *testing.T) {
+	t.Parallel()
+	silent := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-silent }))
+	t.Cleanup(server.Close)
+	t.Cleanup(func() { close(silent) })
+	v := scheduler(server.URL)
+	first, stop := context.WithCancel(t.Context())
+	waits := make(chan error, 1)
+	go func() { waits <- v.Verify(first, "a.b.c") }()
+	second, over := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer over()
+	wantFault(t, v.Verify(second, "a.b.c"), fault.KindUnavailable, "store_unavailable")
+	stop()
+	wantFault(t, <-waits, fault.KindUnavailable, "store_unavailable")
+}
+
+func TestAStormOfForgedTokensDoesNotReachTheIssuer(t *testing.T) {
+	t.Parallel()
+	key, err := localenv.NewIssuerKey()
+	must(t, err)
+	var issuer *localenv.Issuer
+	var asked atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		issuer.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	issuer, err = localenv.NewIssuer(server.URL, key)
+	must(t, err)
+	another, err := localenv.NewIssuerKey()
+	must(t, err)
+	forger, err := localenv.NewIssuer(server.URL, another)
+	must(t, err)
+	claims := map[string]any{"aud": "https://sweep.example", "email": "scheduler@example.iam", "email_verified": true}
+	genuine, err := issuer.Token(claims, time.Hour)
+	must(t, err)
+	forged, err := forger.Token(claims, time.Hour)
+	must(t, err)
+
+	v := scheduler(server.URL)
+	must(t, v.Verify(t.Context(), genuine))
+	began := time.Now()
+	for range 200 {
+		wantFault(t, v.Verify(t.Context(), forged), fault.KindUnauthenticated, "scheduler_token_invalid")
+	}
+	must(t, v.Verify(t.Context(), genuine))
+	if limit := 10 + int64(time.Since(began).Seconds()) + 1; asked.Load() > limit {
+		t.Errorf("the issuer was asked %d times, want %d at most", asked.Load(), limit)
 	}
 }
 

@@ -49,21 +49,34 @@ var slugPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 // uniqueViolation is the SQLSTATE of a value that somebody else has.
 const uniqueViolation = "23505"
 
-// Create makes a tenant. Without a slug one is made of the name. A name or slug
-// that is not valid is a fault.Invalid, a slug that is taken a fault.Conflict.
-func (t *Tenants) Create(ctx context.Context, name, slug string) (Tenant, error) {
-	if err := tenantFault(name, slug, false); err != nil {
+// Create makes a tenant with the id, uuid.Nil being a new one. Who makes it
+// again gets the tenant that is there, as it is now. Without a slug one is made
+// of the name. A name or slug that is not valid is a fault.Invalid, a slug that
+// is taken a fault.Conflict.
+func (t *Tenants) Create(ctx context.Context, id uuid.UUID, name, slug string) (Tenant, error) {
+	if err := tenantFault(name, slug); err != nil {
 		return Tenant{}, err
 	}
-	id, err := uuid.NewV7()
-	if err != nil {
-		return Tenant{}, fmt.Errorf("number a tenant: %w", err)
+	if id == uuid.Nil {
+		var err error
+		if id, err = uuid.NewV7(); err != nil {
+			return Tenant{}, fmt.Errorf("number a tenant: %w", err)
+		}
 	}
 	tried := slug
 	if slug == "" {
 		tried = slugOf(name)
 	}
 	made, err := t.insert(ctx, id, "customer", name, tried)
+	if tenancy.Code(err) == uniqueViolation {
+		there, missing := t.Read(ctx, id)
+		switch {
+		case missing == nil:
+			return there, nil
+		case !errors.Is(missing, errNoTenant):
+			return Tenant{}, missing
+		}
+	}
 	if slug == "" && isSlugTaken(err) {
 		made, err = t.insert(ctx, id, "customer", name, strings.TrimRight(tried[:min(len(tried), 54)], "-")+"-"+strings.ToLower(rand.Text()[:8]))
 	}
@@ -113,12 +126,12 @@ func (t *Tenants) Read(ctx context.Context, id uuid.UUID) (Tenant, error) {
 // TenantChange is what to alter of a tenant; nil is left as it is. Reason and By
 // go with a status.
 type TenantChange struct {
-	Name, Slug, Status *string
-	Reason, By         string
+	Name, Status *string
+	Reason, By   string
 }
 
-// Change alters a tenant and answers it. Its faults are Create's, Read's, and
-// fault.Invalid for a status that there is not. A tenant that is suspended
+// Change alters a tenant and answers it. Its faults are Read's, and
+// fault.Invalid for a name or a status that cannot be. A tenant that is suspended
 // already keeps its first reason. When the status changes the database numbers
 // every licence of the tenant anew and leaves word in the outbox; the caller
 // tells the seat pool.
@@ -131,9 +144,8 @@ func (t *Tenants) Change(ctx context.Context, id uuid.UUID, change TenantChange)
 		}
 		next := now
 		set(&next.Name, change.Name)
-		set(&next.Slug, change.Slug)
 		set(&next.Status, change.Status)
-		if err := tenantFault(next.Name, next.Slug, true); err != nil {
+		if err := tenantFault(next.Name, ""); err != nil {
 			return err
 		}
 		if next.Status != StatusActive && next.Status != StatusSuspended {
@@ -144,18 +156,15 @@ func (t *Tenants) Change(ctx context.Context, id uuid.UUID, change TenantChange)
 		}
 		changed, err = scanTenant(tx.QueryRow(ctx, `
 			UPDATE app.tenants
-			   SET name = $2, slug = $3, status = $4, status_reason = nullif($5, ''), status_by = nullif($6, ''), updated_at = now()
+			   SET name = $2, status = $3, status_reason = nullif($4, ''), status_by = nullif($5, ''), updated_at = now()
 			 WHERE id = $1
 			RETURNING id, name, slug, status, coalesce(status_reason, ''), coalesce(status_by, ''), created_at, updated_at`,
-			id, next.Name, next.Slug, next.Status, next.StatusReason, next.StatusBy))
+			id, next.Name, next.Status, next.StatusReason, next.StatusBy))
 		if err != nil {
 			return fmt.Errorf("change tenant %s: %w", id, err)
 		}
 		return nil
 	})
-	if isSlugTaken(err) {
-		return Tenant{}, fault.Conflict("slug_taken", "Another tenant has this slug. Choose another.").Because(err)
-	}
 	return changed, err
 }
 
@@ -200,13 +209,13 @@ func scanTenant(row pgx.Row) (Tenant, error) {
 	return t, err
 }
 
-// tenantFault is what is wrong with a name and a slug, which may be "" if it need not be there.
-func tenantFault(name, slug string, needsSlug bool) error {
+// tenantFault is what is wrong with a name and a slug; "" is no slug.
+func tenantFault(name, slug string) error {
 	var faults []fault.Field
 	if n := len([]rune(name)); n < 1 || n > 200 {
 		faults = append(faults, fault.Field{Field: "name", Code: "out_of_range", Detail: "A name has 1 to 200 characters."})
 	}
-	if (slug != "" || needsSlug) && !slugPattern.MatchString(slug) {
+	if slug != "" && !slugPattern.MatchString(slug) {
 		faults = append(faults, fault.Field{Field: "slug", Code: "bad_format", Detail: "A slug is 1 to 63 lower-case letters and digits, with hyphens between them."})
 	}
 	if faults != nil {

@@ -156,6 +156,9 @@ func (l *License) checkProduct(product string) Check {
 
 func (l *License) checkVersion(version string) Check {
 	if l.Versions == "" {
+		if !isVersion(version) {
+			return failed("version", CodeVersionNotEntitled, "The version is not a semantic version such as 2.1.0.")
+		}
 		return passed("version", "The licence is for every version.")
 	}
 	entitled, err := ParseRange(l.Versions)

@@ -2,6 +2,7 @@ package license
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -38,28 +39,44 @@ func ListDevices(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, license,
 	if err != nil {
 		return nil, fmt.Errorf("list the devices of license %s: %w", license, err)
 	}
-	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Device, error) {
-		var d Device
-		err := row.Scan(&d.ID, &d.HardwareID, &d.Hostname, &d.FirstSeenAt, &d.LastSeenAt)
-		return d, err
-	})
+	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Device, error) { return scanDevice(row) })
 	if err != nil {
 		return nil, fmt.Errorf("list the devices of license %s: %w", license, err)
 	}
 	return all, nil
 }
 
-// RemoveDevice makes room for another device. The removed one may come back if
-// there is room then. A device that the licence does not have is a fault.NotFound.
-func RemoveDevice(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, license, device uuid.UUID) error {
-	done, err := tx.Exec(ctx, `
+// ReadDevice answers a device; fault.NotFound when the licence has none of that id.
+func ReadDevice(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, license, device uuid.UUID) (Device, error) {
+	return oneDevice(device, tx.QueryRow(ctx, `
+		SELECT id, hardware_id, coalesce(hostname, ''), first_seen_at, last_seen_at
+		  FROM app.devices
+		 WHERE tenant_id = $1 AND license_id = $2 AND id = $3`, tenant.UUID(), license, device))
+}
+
+// RemoveDevice makes room for another device, and answers the removed one as it
+// was. It may come back if there is room then. A device that the licence does
+// not have is a fault.NotFound.
+func RemoveDevice(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, license, device uuid.UUID) (Device, error) {
+	return oneDevice(device, tx.QueryRow(ctx, `
 		DELETE FROM app.devices
-		 WHERE tenant_id = $1 AND license_id = $2 AND id = $3`, tenant.UUID(), license, device)
+		 WHERE tenant_id = $1 AND license_id = $2 AND id = $3
+		RETURNING id, hardware_id, coalesce(hostname, ''), first_seen_at, last_seen_at`, tenant.UUID(), license, device))
+}
+
+func oneDevice(id uuid.UUID, row pgx.Row) (Device, error) {
+	d, err := scanDevice(row)
 	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return Device{}, fault.NotFound("not_found", "There is no such device.")
 	case err != nil:
-		return fmt.Errorf("remove device %s of license %s: %w", device, license, err)
-	case done.RowsAffected() == 0:
-		return fault.NotFound("not_found", "There is no such device.")
+		return Device{}, fmt.Errorf("device %s: %w", id, err)
 	}
-	return nil
+	return d, nil
+}
+
+func scanDevice(row pgx.Row) (Device, error) {
+	var d Device
+	err := row.Scan(&d.ID, &d.HardwareID, &d.Hostname, &d.FirstSeenAt, &d.LastSeenAt)
+	return d, err
 }

@@ -103,8 +103,8 @@ func (d *Directory) FindAtLeast(ctx context.Context, key string, version int64) 
 	}
 	facts, shared, err := d.readOnce(ctx, hash, hashes)
 	if err == nil && shared && facts.License.PoolVersion < version {
-		// The look-up that was joined had begun before the change.
-		facts, err = d.read(ctx, hash, hashes)
+		// The look-up that was joined may have begun before the change; the next one begins now.
+		facts, _, err = d.readOnce(ctx, hash, hashes)
 	}
 	return facts, err
 }

@@ -101,7 +101,7 @@ func TestEachFailureHasItsCheckAndCode(t *testing.T) {
 		"no product":            {question: func(q *license.Question) { q.Product = "" }},
 		"another version":       {change: func(l *license.License) { l.Versions = ">=3.0" }, check: "version", code: "version_not_entitled"},
 		"no semver":             {change: func(l *license.License) { l.Versions = ">=2.0" }, question: func(q *license.Question) { q.Version = "latest" }, check: "version", code: "version_not_entitled"},
-		"no semver, no limit":   {question: func(q *license.Question) { q.Version = "latest" }},
+		"no semver, no limit":   {question: func(q *license.Question) { q.Version = "latest" }, check: "version", code: "version_not_entitled"},
 		"an unreadable range":   {change: func(l *license.License) { l.Versions = "two" }, check: "version", code: "version_not_entitled"},
 		"another feature":       {question: func(q *license.Question) { q.Features = []string{"print", "fly"} }, check: "features", code: "feature_not_entitled"},
 		"a feature's case":      {question: func(q *license.Question) { q.Features = []string{"Print"} }, check: "features", code: "feature_not_entitled"},
@@ -158,7 +158,7 @@ func TestGraceIsValidAndSaysSo(t *testing.T) {
 		t.Errorf("verdict %v, %s", valid, code)
 	}
 	l.AllowedHardware = []string{"other"}
-	if valid, code := license.Verdict(l.Checks(license.Question{}, noon)); valid || code != "hardware_not_allowed" {
+	if valid, code := license.Verdict(l.Checks(license.Question{Version: "1"}, noon)); valid || code != "hardware_not_allowed" {
 		t.Errorf("a later failure in grace: verdict %v, %s", valid, code)
 	}
 }
@@ -305,6 +305,10 @@ func TestTermsNameEveryFault(t *testing.T) {
 	if faults := good.Faults(time.Minute); faults != nil {
 		t.Errorf("good terms: %v", faults)
 	}
+	most := good
+	if most.MaxSeats, most.OverdraftSeats = 1, 99_999; most.Faults(time.Minute) != nil {
+		t.Errorf("the most seats: %v", most.Faults(time.Minute))
+	}
 	bad := license.Terms{
 		MaxSeats: 0, OverdraftSeats: -1, TTL: 59 * time.Second, SeatPer: "floor", Features: []string{"a", "", "a", strings.Repeat("x", 256)},
 		Versions: "two", MaxDevices: -1, AllowedHardware: []string{""}, StartsAt: at(0), ExpiresAt: at(0), GraceUntil: at(-1),
@@ -323,7 +327,8 @@ func TestTermsNameEveryFault(t *testing.T) {
 		"a fraction of a second":  func(t *license.Terms) { t.TTL = time.Minute + time.Millisecond },
 		"a lease of over a day":   func(t *license.Terms) { t.TTL = 24*time.Hour + time.Second },
 		"grace without an expiry": func(t *license.Terms) { t.GraceUntil = at(0) },
-		"too many seats":          func(t *license.Terms) { t.MaxSeats = 1_000_001 },
+		"too many seats":          func(t *license.Terms) { t.MaxSeats = 100_001 },
+		"too many with overdraft": func(t *license.Terms) { t.MaxSeats, t.OverdraftSeats = 99_999, 2 },
 	} {
 		terms := good
 		change(&terms)

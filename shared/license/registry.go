@@ -49,7 +49,7 @@ func OpenRegistry(getenv func(string) string) (*Registry, error) {
 // NewRegistry makes a Registry.
 func NewRegistry(cfg RegistryConfig) (*Registry, error) {
 	if cfg.ShortestTTLSeconds < 1 {
-		return nil, errors.New("LICENSE_MIN_TTL_SECONDS: must be positive")
+		return nil, &config.Fault{Variable: "LICENSE_MIN_TTL_SECONDS", Problem: "must be positive"}
 	}
 	return &Registry{peppers: cfg.Peppers, shortest: time.Duration(cfg.ShortestTTLSeconds) * time.Second}, nil
 }

@@ -202,7 +202,7 @@ func TestAnUnknownKeyCostsTheSameLookUps(t *testing.T) {
 	s := newStore(t)
 	_, key := s.create(t, s.a)
 	// Both look-ups of an unknown key are made: with the second forbidden it fails, as a known one's does.
-	s.Exec(t, `REVOKE SELECT ON app.licenses FROM usher_facts, usher_seats`)
+	s.Exec(t, `REVOKE SELECT ON app.licenses FROM usher_facts, usher_pools`)
 	d := s.directory(t, "usher_validate", time.Now)
 	for _, text := range []string{key, license.NewKey().Reveal(), "hello"} {
 		if _, err := d.Find(t.Context(), text); tenancy.Code(err) != "42501" {
@@ -395,7 +395,10 @@ func TestDevicesAreCountedWhereTheyAreLimited(t *testing.T) {
 		t.Fatalf("after the first: %+v", listed)
 	}
 	remove := func(tenant tenancy.ID, id, device uuid.UUID) error {
-		return s.do(t, tenant, func(tx tenancy.Tx) error { return license.RemoveDevice(t.Context(), tx, tenant, id, device) })
+		return s.do(t, tenant, func(tx tenancy.Tx) error {
+			_, err := license.RemoveDevice(t.Context(), tx, tenant, id, device)
+			return err
+		})
 	}
 	wantFault(t, remove(s.a, other.ID, listed[0].ID), fault.KindNotFound, "not_found")
 	wantFault(t, remove(s.b, made.ID, listed[0].ID), fault.KindNotFound, "not_found")

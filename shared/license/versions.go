@@ -56,6 +56,12 @@ func ParseRange(text string) (Range, error) {
 	return r, nil
 }
 
+// isVersion says whether a text is a semantic version, written as [Range.Includes] takes it.
+func isVersion(text string) bool {
+	_, err := semver.NewVersion(text)
+	return err == nil
+}
+
 // Includes says whether a version is in the range. The version may have a "v" in
 // front, and minor and patch may be missing ("2.1" is 2.1.0); it is an error when
 // it is no semantic version even so.

@@ -247,11 +247,9 @@ func (p *Pools) reserve(ctx context.Context, l pool, id uuid.UUID, holder string
 		r.cold = true
 	case "refused":
 		r.answer = Grant{Verdict: Refused, Code: rep.str()}
-		r.version = rep.int()
 	case "full":
 		c := Counts{Active: int(rep.int()), Max: int(rep.int()), Overdraft: int(rep.int()), Queue: int(rep.int())}
 		r.answer = Grant{Verdict: Full, Counts: c, RetryAfter: rep.millis()}
-		r.version = rep.int()
 	case "queued":
 		g := Grant{Verdict: Queued, Position: int(rep.int())}
 		g.Counts.Queue = int(rep.int())
@@ -260,7 +258,7 @@ func (p *Pools) reserve(ctx context.Context, l pool, id uuid.UUID, holder string
 			g.ETA = gap * time.Duration(g.Position)
 		}
 		g.Counts.Active, g.Counts.Max, g.Counts.Overdraft = int(rep.int()), int(rep.int()), int(rep.int())
-		r.answer, r.version = g, rep.int()
+		r.answer = g
 	case "seat":
 		r.session, r.fence, r.seat = rep.uuid(), rep.fence(), int(rep.int())
 		r.epoch, r.version = rep.int(), rep.int()
@@ -283,7 +281,7 @@ func (p *Pools) open(ctx context.Context, l pool, r reservation, h Holder) (verd
 	ids, statuses, reasons, bys, ats := columns(r.from)
 	err = p.db.Batch(ctx, l.tenant, func(b *tenancy.Batch) {
 		b.Queue(`SELECT app.seat_open($1::uuid, $2::uuid, $3::int, $4::bigint, $5::bigint, $6::text, $7::text, $8::text, $9::text,
-		                $10::text, $11::text, $12::jsonb, $13::text[]::uuid[], $14::text[], $15::text[], $16::text[], $17::timestamptz[])`,
+		                $10::text, $11::text, $12::json, $13::text[]::uuid[], $14::text[], $15::text[], $16::text[], $17::timestamptz[])`,
 			l.license.String(), r.session.String(), r.seat, r.epoch, r.fence.Counter,
 			h.Key, h.HardwareID, nullable(h.Hostname), nullable(h.User), nullable(h.InstanceID), h.Version, metadata,
 			ids, statuses, reasons, bys, ats,

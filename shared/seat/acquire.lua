@@ -2,16 +2,17 @@
 -- KEYS  as lib.lua
 -- ARGV  session id; holder; '1' to wait in the queue when full
 -- Returns one of
---   rebuild  incarnation
---   refused  state, pool version
+--   rebuild
+--   refused  state
 --   seat     session, fence, seat, epoch, pool version, then, for a reservation, each session the seat is taken from:
 --            id, status, at, reason, by
---   full     live, max, overdraft, queue length, ms until the earliest lease ends, pool version, now
---   queued   position from 1, queue length, poll ms, mean ms between freed seats or -1, live, max, overdraft, pool version, now
+--   full     live, max, overdraft, queue length, ms until the earliest lease ends
+--   queued   position from 1, queue length, poll ms, mean ms between freed seats or -1, live, max, overdraft
 local m = guard()
-if not m then return { 'rebuild', incarnation() } end
-if m.st ~= 'active' then return { 'refused', m.st, m.pv } end
+if not m then return { 'rebuild' } end
 local now = now_ms(m.ck)
+local state = state_at(m, now)
+if state ~= 'active' then return { 'refused', state } end
 redis.call('HSET', META, 'ck', now)
 local id, holder, wait = ARGV[1], ARGV[2], ARGV[3] == '1'
 
@@ -52,15 +53,14 @@ local taken = redis.call('ZCARD', LEASES)
 local free = m.max + m.od - taken
 local rank = redis.call('ZRANK', QUEUE, holder)
 if not ((rank or redis.call('ZCARD', QUEUE)) < free) then
-  redis.call('HINCRBY', META, 'dn', 1)
   if not wait then
     local first = redis.call('ZRANGE', LEASES, 0, 0, 'WITHSCORES')
-    return { 'full', taken, m.max, m.od, redis.call('ZCARD', QUEUE), math.max(0, (tonumber(first[2]) or now) - now), m.pv, now }
+    return { 'full', taken, m.max, m.od, redis.call('ZCARD', QUEUE), math.max(0, (tonumber(first[2]) or now) - now) }
   end
   if not rank then redis.call('ZADD', QUEUE, redis.call('HINCRBY', META, 'tk', 1), holder) end
   redis.call('ZADD', POLLS, now + 3 * m.pl, holder)
   return { 'queued', redis.call('ZRANK', QUEUE, holder) + 1, redis.call('ZCARD', QUEUE), m.pl,
-    tonumber(redis.call('HGET', META, 'gp') or '-1'), taken, m.max, m.od, m.pv, now }
+    tonumber(redis.call('HGET', META, 'gp') or '-1'), taken, m.max, m.od }
 end
 if rank then
   redis.call('ZREM', QUEUE, holder)
@@ -72,7 +72,5 @@ local seat = tonumber(lowest[1]) or redis.call('HINCRBY', META, 'hi', 1)
 local s = { fence = m.ep .. '.' .. redis.call('HINCRBY', META, 'fc', 1), seat = seat, mark = RESERVED, holder = holder }
 redis.call('ZADD', LEASES, now + m.p, id)
 redis.call('HSET', SESSIONS, id, pack_session(s))
-redis.call('HSET', SEATS, seat, id)
 redis.call('HSET', HOLDERS, holder, id)
-if taken + 1 > tonumber(redis.call('HGET', META, 'pk') or '0') then redis.call('HSET', META, 'pk', taken + 1) end
 return seat_answer(id, s)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 func BenchmarkHeartbeat(b *testing.B) {
@@ -42,4 +43,27 @@ func BenchmarkSession(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkRebuild builds a pool from so many rows. "script" is the part during which Redis does nothing else.
+func BenchmarkRebuild(b *testing.B) {
+	for _, n := range []int{1000, 20_000, 100_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			w := settle(b, n)
+			w.db.Exec(b, `INSERT INTO app.open_sessions (tenant_id, id, license_id, seat_no, fence_epoch, fence_counter, holder, hardware_id)
+				SELECT $1, gen_random_uuid(), $2, n, 1, n, 'device:' || gen_random_uuid(), n FROM generate_series(1, $3::int) n`,
+				w.tenant.UUID(), w.license, n)
+			var script time.Duration
+			for b.Loop() {
+				s, err := w.snapshot(b.Context(), w.pool(), w.epoch())
+				w.must(err)
+				began := time.Now()
+				kind, err := w.install(b.Context(), w.pool(), s)
+				if script += time.Since(began); err != nil || kind != "ok" {
+					b.Fatalf("%s, %v", kind, err)
+				}
+			}
+			b.ReportMetric(float64(script.Milliseconds())/float64(b.N), "script-ms/op")
+		})
+	}
 }

@@ -124,7 +124,7 @@ func (p *Pools) rowEpoch(ctx context.Context, l pool) (epoch int64, err error) {
 // undelivered reads what the outbox still has to tell a pool of the subject.
 func undelivered(ctx context.Context, tx tenancy.Tx, topic string, subject uuid.UUID) ([]uuid.UUID, error) {
 	rows, err := tx.Query(ctx, `SELECT id FROM app.outbox
-	     WHERE tenant_id = (SELECT app.tenant()) AND subject_id = $1::uuid AND topic = $2 AND done_at IS NULL`,
+	     WHERE tenant_id = (SELECT app.tenant()) AND subject_id = $1::uuid AND topic = $2`,
 		subject.String(), topic)
 	if err != nil {
 		return nil, err
@@ -132,12 +132,13 @@ func undelivered(ctx context.Context, tx tenancy.Tx, topic string, subject uuid.
 	return pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 }
 
+// queueDone forgets messages that were delivered.
 func queueDone(b *tenancy.Batch, ids []uuid.UUID) {
 	done := make([]string, len(ids))
 	for i, id := range ids {
 		done[i] = id.String()
 	}
-	b.Queue(`UPDATE app.outbox SET done_at = now() WHERE tenant_id = (SELECT app.tenant()) AND id = ANY ($1::text[]::uuid[])`, done)
+	b.Queue(`DELETE FROM app.outbox WHERE tenant_id = (SELECT app.tenant()) AND id = ANY ($1::text[]::uuid[])`, done)
 }
 
 // ErrUnknownSession says that the session is not open, or not this tenant's.

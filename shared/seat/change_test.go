@@ -178,23 +178,64 @@ func TestASuspendedTenantEvictsFromAllItsLicences(t *testing.T) {
 	w.sit("three")
 }
 
-func TestAnExpiredLicenceIsToldToItsPoolByTheSweep(t *testing.T) {
-	w := newWorld(t, 1)
-	ref := w.sit("one")
-	w.change(`expires_at = now() + interval '1 second'`)
+func TestAnExpiredLicenceEndsItsSessionsWithNobodyTellingItsPool(t *testing.T) {
+	w := newWorld(t, 3)
+	one, silent, extended := w.sit("one"), w.sit("silent"), w.sit("extended")
+	w.change(`status_by = 'key:7', expires_at = now() + interval '1 second'`)
 	testenv.Eventually(t, soon, func() error {
-		w.sweep()
-		b := w.beat(ref)
+		b := w.beat(one)
 		if b.Alive {
 			return errors.New("the session lives")
 		}
-		if b.Ending.Status != Evicted || b.Ending.Reason != "license_expired" {
+		if b.Ending.Status != Evicted || b.Ending.Reason != "license_expired" || b.Ending.By != "" {
 			t.Fatalf("heartbeat: %+v", b)
 		}
 		return nil
 	})
+	if g := w.ask("two"); g.Verdict != Refused || g.Code != "license_expired" {
+		t.Errorf("acquire: %+v, want refused", g)
+	}
+	w.redis.Do(t, "ZADD", w.key("leases"), "XX", time.Now().UnixMilli(), silent.Session.String())
+	w.sweep()
+	w.ended(one.Session, Evicted, "license_expired", "")
+	w.ended(silent.Session, Evicted, "license_expired", "") // its lease ended after its licence
 	w.change(`expires_at = now() + interval '1 hour'`)
+	w.over(one, Evicted, "license_expired")
+	w.alive(extended) // had not heard, and may go on
 	w.sit("two")
+}
+
+func TestALicenceThatWasExtendedInTimeGoesOn(t *testing.T) {
+	t.Parallel()
+	for name, extend := range map[string]string{
+		"expires later":    `expires_at = expires_at + interval '1 hour'`,
+		"has grace":        `grace_until = expires_at + interval '1 hour'`,
+		"does not expire":  `expires_at = NULL`,
+		"almost for ever":  `expires_at = '9999-12-31'`,
+		"and Redis forgot": `expires_at = expires_at + interval '1 hour'`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 2)
+			ref := w.sit("one")
+			w.change(`expires_at = now() + interval '1 second'`)
+			end := testenv.Value[time.Time](t, w.db, `SELECT expires_at FROM app.licenses WHERE id = $1`, w.license)
+			w.change(extend)
+			if name == "and Redis forgot" {
+				w.redis.Do(t, "FLUSHALL")
+			}
+			until(end.Add(time.Second / 4))
+			w.alive(ref)
+			w.sit("two")
+		})
+	}
+}
+
+func TestAPoolThatCameBackDoesNotEndASessionByAnOldDate(t *testing.T) {
+	w := newWorld(t, 1)
+	ref := w.sit("one")
+	w.redis.Do(t, "HSET", w.key("meta"), "inc", "of another time", "ex", "1")
+	w.alive(ref)
+	w.full()
 }
 
 func TestALicenceThatShrankDrains(t *testing.T) {
@@ -382,7 +423,7 @@ func TestSweepsAndChangesAtOnceLeaveNothingUntold(t *testing.T) {
 			if b := w.beat(w.ask("one").Ref); b.Counts.Max != 10 {
 				t.Errorf("the pool knows of %d seats, want 10", b.Counts.Max)
 			}
-			if n := testenv.Value[int64](t, w.db, `SELECT count(*) FROM app.outbox WHERE done_at IS NULL`); n != 0 {
+			if n := testenv.Value[int64](t, w.db, `SELECT count(*) FROM app.outbox`); n != 0 {
 				t.Errorf("%d messages are left in the outbox", n)
 			}
 			return

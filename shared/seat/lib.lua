@@ -2,25 +2,26 @@
 --
 -- KEYS[1]  meta     HASH  inc incarnation, ep epoch, sv schema version, pv pool version, st state, by who set it,
 --                         max seats, od overdraft, v lease, sg clock allowance, p reservation, pl poll (ms),
---                         fu nothing restored is reaped before (ms), du drain until (ms), hi highest seat used, fc fence counter, tk ticket counter, ck highest
---                         clock seen (ms), pk peak, dn denied, lf last freed (ms), gp mean gap between frees (ms)
+--                         fu nothing restored is reaped before (ms), du drain until (ms), ex grants until (ms), hi highest seat used,
+--                         fc fence counter, tk ticket counter, ck highest clock seen (ms), lf last freed (ms), gp mean gap
+--                         between frees (ms); du and ex are missing when there is no such time
 -- KEYS[2]  leases   ZSET  session → reap at (ms)
 -- KEYS[3]  sessions HASH  session → fence|seat|mark|holder; mark 0 reserved, 1 confirmed, 2 evicted and not yet heard
--- KEYS[4]  seats    HASH  seat → session
--- KEYS[5]  freed    ZSET  seat numbers up to hi that nobody sits on, by number
--- KEYS[6]  dirty    ZSET  session → seat: gone from here, its row may still be open
--- KEYS[7]  holders  HASH  holder → session
--- KEYS[8]  tombs    ZSET  session → forget at (ms)
--- KEYS[9]  ends     HASH  session → status US at(ms) US reason US by   (US = 0x1f, which no input may hold)
--- KEYS[10] queue    ZSET  waiting holder → ticket
--- KEYS[11] polls    ZSET  waiting holder → loses its place at (ms)
-local META, LEASES, SESSIONS, SEATS, FREED, DIRTY, HOLDERS, TOMBS, ENDS, QUEUE, POLLS =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+-- KEYS[4]  freed    ZSET  seat numbers up to hi that nobody sits on, by number
+-- KEYS[5]  dirty    ZSET  session → seat: gone from here, its row may still be open
+-- KEYS[6]  holders  HASH  holder → session
+-- KEYS[7]  tombs    ZSET  session → forget at (ms)
+-- KEYS[8]  ends     HASH  session → status US at(ms) US reason US by   (US = 0x1f, which no input may hold)
+-- KEYS[9]  queue    ZSET  waiting holder → ticket
+-- KEYS[10] polls    ZSET  waiting holder → loses its place at (ms)
+local META, LEASES, SESSIONS, FREED, DIRTY, HOLDERS, TOMBS, ENDS, QUEUE, POLLS =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local RESERVED, CONFIRMED, EVICTED = '0', '1', '2'
 local TOMB_MS = 86400000
+local TOMBS_MOST = 10000
 local REAP_MOST = 128
 local US = '\31'
-local SCHEMA = '1'
+local SCHEMA = '2'
 
 -- Changes at every promotion of a replica and every restart of a primary.
 local function incarnation()
@@ -36,11 +37,11 @@ local function now_ms(ck)
 end
 
 local function read_meta()
-  local f = redis.call('HMGET', META, 'inc', 'ep', 'sv', 'pv', 'st', 'by', 'max', 'od', 'v', 'sg', 'p', 'pl', 'du', 'ck')
+  local f = redis.call('HMGET', META, 'inc', 'ep', 'sv', 'pv', 'st', 'by', 'max', 'od', 'v', 'sg', 'p', 'pl', 'du', 'ex', 'ck')
   if not f[2] or f[3] ~= SCHEMA then return nil end
   return { inc = f[1], ep = f[2], pv = tonumber(f[4]), st = f[5], by = f[6], max = tonumber(f[7]), od = tonumber(f[8]),
     v = tonumber(f[9]), sg = tonumber(f[10]), p = tonumber(f[11]), pl = tonumber(f[12]), du = tonumber(f[13]),
-    ck = tonumber(f[14]) }
+    ex = tonumber(f[14]), ck = tonumber(f[15]) }
 end
 
 -- The pool, when it was built under the incarnation that answers; otherwise nil: rebuild.
@@ -48,6 +49,12 @@ local function guard()
   local m = read_meta()
   if not m or m.inc ~= incarnation() then return nil end
   return m
+end
+
+-- active when the pool grants seats at that moment, else why not. A licence expires without anybody telling its pool.
+local function state_at(m, at)
+  if m.st == 'active' and m.ex and m.ex <= at then return 'license_expired' end
+  return m.st
 end
 
 local function unpack_session(r)
@@ -70,16 +77,30 @@ local function how_ended(id)
   return string.match(e, '^([^' .. US .. ']*)' .. US .. '([^' .. US .. ']*)' .. US .. '([^' .. US .. ']*)' .. US .. '(.*)$')
 end
 
+-- Forgets the oldest tombstones beyond TOMBS_MOST, so that a licence whose sessions are short does not fill Redis with a day
+-- of them: how those ended is in PostgreSQL. Not that of a dirty session: its row may still need it.
+local function bound_tombs()
+  local over = redis.call('ZCARD', TOMBS) - TOMBS_MOST
+  if over <= 0 then return end
+  local oldest = redis.call('ZRANGE', TOMBS, 0, math.min(over, REAP_MOST) - 1)
+  for i = 1, #oldest do
+    if not redis.call('ZSCORE', DIRTY, oldest[i]) then
+      redis.call('ZREM', TOMBS, oldest[i])
+      redis.call('HDEL', ENDS, oldest[i])
+    end
+  end
+end
+
 -- Takes a session off its seat. Its row may still be open: it stays dirty until the row is known to be closed.
 local function free_session(id, s, now, status, at, reason, by)
   redis.call('ZREM', LEASES, id)
   redis.call('HDEL', SESSIONS, id)
-  redis.call('HDEL', SEATS, s.seat)
   redis.call('ZADD', FREED, s.seat, s.seat)
   redis.call('ZADD', DIRTY, s.seat, id)
   if redis.call('HGET', HOLDERS, s.holder) == id then redis.call('HDEL', HOLDERS, s.holder) end
   if s.mark ~= EVICTED then note_end(id, status, at, reason, by) end -- an eviction noted its own end
   redis.call('ZADD', TOMBS, now + TOMB_MS, id)
+  bound_tombs()
   local t = redis.call('HMGET', META, 'lf', 'gp')
   if t[1] then
     local gap = now - tonumber(t[1])
@@ -89,10 +110,20 @@ local function free_session(id, s, now, status, at, reason, by)
   redis.call('HSET', META, 'lf', now)
 end
 
--- Ends a session whose lease ran out. In a pool that no longer grants, that is how it was evicted.
+-- Writes a time of the pool's that is so many ms from now, or that there is none: -1.
+local function set_time(field, now, ms)
+  if tonumber(ms) >= 0 then
+    redis.call('HSET', META, field, string.format('%.0f', now + tonumber(ms)))
+  else
+    redis.call('HDEL', META, field)
+  end
+end
+
+-- Ends a session whose lease ran out. In a pool that no longer granted by then, that is how it was evicted.
 local function lapse_session(id, s, now, score, m)
-  if m.st ~= 'active' then
-    free_session(id, s, now, 'evicted', score, m.st, m.by)
+  local state = state_at(m, score)
+  if state ~= 'active' then
+    free_session(id, s, now, 'evicted', score, state, m.by)
   else
     free_session(id, s, now, 'lapsed', score, 'lease_expired', '')
   end

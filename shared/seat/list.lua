@@ -4,9 +4,9 @@
 -- Returns one of
 --   ok       next cursor ('0': the end), then for each session: id, fence, seat, holder, mark,
 --            and how it is to end, when it is evicted: status, at, reason, by ('', 0, '', '' otherwise)
---   rebuild  incarnation
+--   rebuild
 local m = guard()
-if not m then return { 'rebuild', incarnation() } end
+if not m then return { 'rebuild' } end
 local page = redis.call('HSCAN', SESSIONS, ARGV[1], 'COUNT', ARGV[2])
 local answer = { 'ok', page[1] }
 local n = 2

@@ -61,7 +61,7 @@ type Pools struct {
 }
 
 // Open reads the Config and makes the pools' connections, which are opened when first used. The db is that of a role in
-// the group usher_seats; usher_validate may Peek.
+// the group usher_seats; one in usher_pools may Heartbeat, and usher_validate may Peek.
 func Open(getenv func(string) string, db *tenancy.DB, log *slog.Logger) (*Pools, error) {
 	var cfg Config
 	if err := config.Load(&cfg, getenv); err != nil {
@@ -72,13 +72,28 @@ func Open(getenv func(string) string, db *tenancy.DB, log *slog.Logger) (*Pools,
 
 // New is Open with a Config at hand; no Timeout means half a second.
 func New(cfg Config, db *tenancy.DB, log *slog.Logger) (*Pools, error) {
-	opts, err := redis.ParseURL(cfg.URL.Reveal())
-	if err != nil {
-		return nil, errors.New("REDIS_URL is not a URL such as redis://host:6379/0") // the parser's error may quote a password
-	}
 	cfg.Timeout = cmp.Or(cfg.Timeout, 500*time.Millisecond)
-	if cfg.Connections < 1 || cfg.Timeout <= 0 || cfg.Reservation <= 0 || cfg.ConnectionLife <= 0 || cfg.ClockAllowance <= 0 || cfg.Poll < time.Second {
-		return nil, errors.New("REDIS_POOL_SIZE, REDIS_TIMEOUT, SEAT_RESERVATION, SEAT_CONNECTION_LIFE and SEAT_CLOCK_ALLOWANCE must be above zero, and SEAT_POLL at least 1s")
+	opts, err := redis.ParseURL(cfg.URL.Reveal())
+	var faults []error
+	for _, at := range []struct {
+		variable string
+		good     bool
+		problem  string
+	}{
+		{"REDIS_URL", err == nil, "is not a URL such as redis://host:6379/0"}, // the parser's error may quote a password
+		{"REDIS_POOL_SIZE", cfg.Connections > 0, "must be above zero"},
+		{"REDIS_TIMEOUT", cfg.Timeout > 0, "must be above zero"},
+		{"SEAT_RESERVATION", cfg.Reservation > 0, "must be above zero"},
+		{"SEAT_CONNECTION_LIFE", cfg.ConnectionLife > 0, "must be above zero"},
+		{"SEAT_CLOCK_ALLOWANCE", cfg.ClockAllowance > 0, "must be above zero"},
+		{"SEAT_POLL", cfg.Poll >= time.Second, "must be at least 1s"},
+	} {
+		if !at.good {
+			faults = append(faults, &config.Fault{Variable: at.variable, Problem: at.problem})
+		}
+	}
+	if err := errors.Join(faults...); err != nil {
+		return nil, err
 	}
 	u := &redis.UniversalOptions{
 		Addrs: []string{opts.Addr}, DB: opts.DB, Username: opts.Username, Password: opts.Password, TLSConfig: opts.TLSConfig,

@@ -24,18 +24,21 @@ type limits struct {
 	over    int
 	lease   time.Duration
 	longest time.Duration // the longest lease that somebody may still believe in
-	drain   time.Duration // until drained sessions are evicted; negative when none is to drain
+	drain   time.Duration // until drained sessions are evicted; -1 ms when none is to drain
+	ends    int64         // ms until the licence stops granting by its dates, which may be further off than a Duration goes, or -1
 	told    bool          // no shorter lease waits for the pool to hear of it
 }
 
 const limitColumns = `
 	l.seat_epoch, l.pool_version,
 	app.license_state(t.status, l.status, l.starts_at, l.expires_at, l.grace_until, now()),
-	coalesce(CASE WHEN t.status <> 'active' THEN t.status_by ELSE l.status_by END, ''),
+	coalesce(CASE WHEN t.status <> 'active' THEN t.status_by WHEN l.status <> 'active' THEN l.status_by END, ''),
 	l.max_seats, l.overdraft_seats, l.ttl_seconds,
 	greatest(l.ttl_seconds, CASE WHEN l.ttl_floor_until > now() THEN l.ttl_floor_seconds ELSE 0 END),
 	CASE WHEN l.drain_until IS NULL THEN -1
 	     ELSE greatest(0, (extract(epoch FROM l.drain_until - now()) * 1000)::bigint) END,
+	CASE WHEN l.expires_at IS NULL THEN -1
+	     ELSE greatest(0, ceil(extract(epoch FROM greatest(l.expires_at, l.grace_until) - now()) * 1000)::bigint) END,
 	l.ttl_floor_until <> 'infinity'`
 
 // selectLimits reads a licence's limits; lockLimits also locks its row against openings and other rebuilds.
@@ -49,7 +52,7 @@ const (
 func scanLimits(row pgx.Row) (limits, error) {
 	var s limits
 	var lease, longest, drain int64
-	err := row.Scan(&s.epoch, &s.version, &s.state, &s.by, &s.max, &s.over, &lease, &longest, &drain, &s.told)
+	err := row.Scan(&s.epoch, &s.version, &s.state, &s.by, &s.max, &s.over, &lease, &longest, &drain, &s.ends, &s.told)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return s, ErrUnknownLicense
 	}
@@ -60,13 +63,9 @@ func scanLimits(row pgx.Row) (limits, error) {
 
 // settings are the arguments that resize.lua and rebuild.lua share, from the pool version on.
 func (p *Pools) settings(s limits) []any {
-	drain := s.drain.Milliseconds()
-	if s.drain < 0 {
-		drain = -1
-	}
 	return []any{
 		s.version, s.state, s.by, s.max, s.over, s.lease.Milliseconds(), p.allowance(s.lease).Milliseconds(),
-		p.cfg.Reservation.Milliseconds(), p.cfg.Poll.Milliseconds(), drain,
+		p.cfg.Reservation.Milliseconds(), p.cfg.Poll.Milliseconds(), s.drain.Milliseconds(), s.ends,
 	}
 }
 
@@ -198,7 +197,6 @@ func (p *Pools) install(ctx context.Context, l pool, s *snapshot) (string, error
 
 // seen is what peek.lua answered.
 type seen struct {
-	now         time.Time
 	incarnation string
 	epoch       int64
 	warm        bool // built under the incarnation that answers
@@ -206,7 +204,6 @@ type seen struct {
 	state       string
 	counts      Counts
 	lives       bool
-	clockBack   time.Duration
 }
 
 func (p *Pools) peek(ctx context.Context, l pool, session uuid.UUID) (seen, error) {
@@ -218,7 +215,7 @@ func (p *Pools) peek(ctx context.Context, l pool, session uuid.UUID) (seen, erro
 	if err != nil {
 		return seen{}, fmt.Errorf("look at pool of license %s: %w", l.license, err)
 	}
-	s := seen{now: rep.at(), incarnation: rep.str()}
+	s := seen{incarnation: rep.str()}
 	if epoch := rep.str(); epoch != "" {
 		if s.epoch, err = strconv.ParseInt(epoch, 10, 64); err != nil {
 			return seen{}, err
@@ -227,34 +224,34 @@ func (p *Pools) peek(ctx context.Context, l pool, session uuid.UUID) (seen, erro
 	s.warm = rep.int() == 1
 	s.version, s.state = rep.int(), rep.str()
 	s.counts = Counts{Active: int(rep.int()), Max: int(rep.int()), Overdraft: int(rep.int()), Queue: int(rep.int())}
-	s.lives, s.clockBack = rep.int() == 1, rep.millis()
+	s.lives = rep.int() == 1
 	return s, rep.err
 }
 
 // Sight is what Peek saw.
 type Sight struct {
-	// Counts; when the pool is cold, only Active is known, from PostgreSQL.
+	// Counts; when the pool is cold, only Active is known, from PostgreSQL. All are zero for a licence that there is not.
 	Counts Counts
-	// PoolVersion of the licence's facts that the pool was told of; zero when it is cold.
+	// PoolVersion of the licence's facts that the pool was told of, or that PostgreSQL has when the pool is cold.
 	PoolVersion int64
-	// Now is the store's clock.
-	Now time.Time
 }
 
-// Peek looks at a licence's pool without changing it, in one round trip to Redis; when the pool is cold it counts rows.
+// Peek looks at a licence's pool without changing it, in one round trip to Redis; when the pool is cold it asks PostgreSQL.
+// In both cases somebody whose facts have that version need not read them again.
 func (p *Pools) Peek(ctx context.Context, tenant tenancy.ID, license uuid.UUID) (Sight, error) {
 	l := pool{tenant: tenant, license: license}
 	s, err := p.peek(ctx, l, uuid.Nil)
 	if err != nil {
 		return Sight{}, err
 	}
-	sight := Sight{Counts: s.counts, PoolVersion: s.version, Now: s.now}
+	sight := Sight{Counts: s.counts, PoolVersion: s.version}
 	if !s.warm {
+		sight = Sight{}
 		err = p.db.Batch(ctx, tenant, func(b *tenancy.Batch) {
-			b.Queue(`SELECT count(*) FROM app.open_sessions WHERE tenant_id = (SELECT app.tenant()) AND license_id = $1::uuid`,
-				license.String()).QueryRow(func(row pgx.Row) error { return row.Scan(&sight.Counts.Active) })
+			b.Queue(`SELECT coalesce((SELECT pool_version FROM app.licenses WHERE tenant_id = (SELECT app.tenant()) AND id = $1::uuid), 0), count(*)
+				  FROM app.open_sessions WHERE tenant_id = (SELECT app.tenant()) AND license_id = $1::uuid`,
+				license.String()).QueryRow(func(row pgx.Row) error { return row.Scan(&sight.PoolVersion, &sight.Counts.Active) })
 		})
-		sight.PoolVersion = 0
 	}
 	return sight, err
 }

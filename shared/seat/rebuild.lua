@@ -2,28 +2,29 @@
 -- before it read PostgreSQL. Tombstones, queue and counters survive. Safe to repeat.
 -- KEYS  as lib.lua
 -- ARGV  epoch; incarnation; pool version; state; by; max; overdraft; lease ms; clock allowance ms; reservation ms; poll ms;
---       ms until drained sessions are evicted, or -1; floor ms; then for each open session
+--       ms until drained sessions are evicted, or -1; ms until the licence stops granting by its dates, or -1; floor ms;
+--       then for each open session
 --       id, seat, fence, holder, ms until its borrow ends or 0, eviction's reason or '', evicted by, evicted at (ms)
 -- Returns one of
---   ok       number of sessions
---   old      epoch of the pool, which is not older
---   moved    incarnation
+--   ok
+--   old      the pool's epoch is not older
+--   moved    another incarnation answers
 local ep = tonumber(ARGV[1])
 local old = read_meta()
 local inc = incarnation()
-if old and tonumber(old.ep) >= ep then return { 'old', old.ep } end
-if ARGV[2] ~= inc then return { 'moved', inc } end
+if old and tonumber(old.ep) >= ep then return { 'old' } end
+if ARGV[2] ~= inc then return { 'moved' } end
 local now = now_ms(old and old.ck)
 
 -- Every belief alive now ends before the floor. A pool that came back from a replica may not have heard that leases became
 -- shorter, and have renewed some at its own, longer length before anybody noticed: they count, in later rebuilds too.
-local keep = redis.call('HMGET', META, 'fu', 'tk', 'dn', 'pk')
+local keep = redis.call('HMGET', META, 'fu', 'tk')
 local longer = old and math.max(0, old.v - tonumber(ARGV[8])) or 0
-local at_least = math.max(now + tonumber(ARGV[13]) + longer, tonumber(keep[1] or '0'))
+local at_least = math.max(now + tonumber(ARGV[14]) + longer, tonumber(keep[1] or '0'))
 
-redis.call('DEL', META, LEASES, SESSIONS, SEATS, FREED, DIRTY, HOLDERS)
-local hi, taken, n = 0, {}, 0
-for i = 14, #ARGV, 8 do
+redis.call('DEL', META, LEASES, SESSIONS, FREED, DIRTY, HOLDERS)
+local hi, taken = 0, {}
+for i = 15, #ARGV, 8 do
   local id, seat = ARGV[i], tonumber(ARGV[i + 1])
   local s = { fence = ARGV[i + 2], seat = seat, mark = CONFIRMED, holder = ARGV[i + 3] }
   local at = now + tonumber(ARGV[i + 4]) + tonumber(ARGV[9])
@@ -37,16 +38,15 @@ for i = 14, #ARGV, 8 do
   redis.call('ZREM', TOMBS, id)
   redis.call('ZADD', LEASES, math.max(at, at_least), id)
   redis.call('HSET', SESSIONS, id, pack_session(s))
-  redis.call('HSET', SEATS, seat, id)
   taken[seat] = true
   if seat > hi then hi = seat end
-  n = n + 1
 end
 for i = 1, hi do
   if not taken[i] then redis.call('ZADD', FREED, i, i) end
 end
 redis.call('HSET', META, 'inc', inc, 'ep', ARGV[1], 'sv', SCHEMA, 'pv', ARGV[3], 'st', ARGV[4], 'by', ARGV[5], 'max', ARGV[6],
   'od', ARGV[7], 'v', ARGV[8], 'sg', ARGV[9], 'p', ARGV[10], 'pl', ARGV[11], 'fu', at_least, 'hi', hi, 'fc', 0,
-  'tk', keep[2] or 0, 'dn', keep[3] or 0, 'pk', keep[4] or 0, 'ck', now)
-if tonumber(ARGV[12]) >= 0 then redis.call('HSET', META, 'du', now + tonumber(ARGV[12])) end
-return { 'ok', n }
+  'tk', keep[2] or 0, 'ck', now)
+set_time('du', now, ARGV[12])
+set_time('ex', now, ARGV[13])
+return { 'ok' }

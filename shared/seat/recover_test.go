@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/coditect/usher/shared/platform/testenv"
+	"github.com/coditect/usher/shared/tenancy"
 )
 
 // backup remembers the rows as they are. Restored, those opened since are not there, and those that ended since are open.
@@ -132,12 +133,12 @@ func TestALargePoolIsSweptRebuiltAndRecovered(t *testing.T) {
 	// All of them lapse at once.
 	w.redis.Do(t, "EVAL", `local z = redis.call('ZRANGE', KEYS[1], 0, -1)
 		for i = 1, #z do redis.call('ZADD', KEYS[1], 1, z[i]) end`, "1", w.key("leases"))
-	for closed := 0; closed < n; {
+	for closed, lapsed := 0, 0; lapsed < n || closed < n; {
 		report := w.sweep()
 		if report.Closed == 0 && report.Lapsed == 0 {
-			t.Fatalf("the sweep stopped at %d of %d", closed, n)
+			t.Fatalf("the sweeps report %d closed and %d lapsed of %d", closed, lapsed, n)
 		}
-		closed += report.Closed
+		closed, lapsed = closed+report.Closed, lapsed+report.Lapsed
 	}
 	w.hasRows()
 	ref := w.sit("one")
@@ -224,5 +225,19 @@ func TestHistoryHasAPartitionBeforeItsMonthBegins(t *testing.T) {
 	name := testenv.Value[string](t, w.db, `SELECT tableoid::regclass::text FROM app.ended_sessions`)
 	if name == "app.ended_sessions_default" {
 		t.Errorf("a session of the next month is in %s", name)
+	}
+}
+
+func TestASweepMakesItsRoundsAlsoWhenTheOutboxCannotBeRead(t *testing.T) {
+	w := newWorld(t, 1)
+	ref := w.sit("one")
+	w.expire(ref.Session)
+	w.db.Exec(t, `REVOKE EXECUTE ON FUNCTION app.sweep_outbox(int) FROM usher_sweep`)
+	report, err := w.pools("usher_sweep").Sweep(w.ctx())
+	if tenancy.Code(err) != "42501" {
+		t.Errorf("sweep: %v, want it to say what failed", err)
+	}
+	if report.Closed != 1 || report.Lapsed != 1 || !report.Complete {
+		t.Errorf("sweep: %+v, want one closed", report)
 	}
 }

@@ -5,19 +5,19 @@
 --   ended    status, at, reason, by    by this call or before
 --   unknown
 --   stale                              another fence holds the session
---   rebuild  incarnation               the pool was built under another incarnation and does not know the session
+--   rebuild                            the pool was built under another incarnation and does not know the session
 local id = ARGV[1]
 local m = read_meta()
 local r = redis.call('HGET', SESSIONS, id)
 if not m or not r then
   local status, at, reason, by = how_ended(id)
   if status then return { 'ended', status, at, reason, by } end
-  if not m or m.inc ~= incarnation() then return { 'rebuild', incarnation() } end
+  if not m or m.inc ~= incarnation() then return { 'rebuild' } end
   return { 'unknown' }
 end
 local s = unpack_session(r)
 if s.fence ~= ARGV[2] then
-  if m.inc ~= incarnation() then return { 'rebuild', incarnation() } end
+  if m.inc ~= incarnation() then return { 'rebuild' } end
   return { 'stale' }
 end
 local now = now_ms(m.ck)

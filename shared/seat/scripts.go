@@ -73,7 +73,7 @@ const (
 )
 
 // keyNames are in the order of lib.lua.
-var keyNames = [...]string{"meta", "leases", "sessions", "seats", "freed", "dirty", "holders", "tombs", "ends", "queue", "polls"}
+var keyNames = [...]string{"meta", "leases", "sessions", "freed", "dirty", "holders", "tombs", "ends", "queue", "polls"}
 
 // keys are KEYS of every script. They share one string: every heartbeat makes them.
 func (l pool) keys() []string {

@@ -4,7 +4,10 @@ import (
 	"encoding/json"
 	"testing"
 
+	"github.com/google/uuid"
+
 	"github.com/coditect/usher/shared/platform/testenv"
+	"github.com/coditect/usher/shared/tenancy"
 )
 
 // life takes a licence of two seats through everything that can happen to it.
@@ -52,7 +55,7 @@ func (w *world) life() {
 	w.change(`max_seats = 1`)
 	w.full()
 	sight, err := w.pools("usher_validate").Peek(w.ctx(), w.tenant, w.license)
-	if err != nil || sight.Counts != (Counts{Active: 1, Max: 1}) || sight.PoolVersion == 0 || sight.Now.IsZero() {
+	if err != nil || sight.Counts != (Counts{Active: 1, Max: 1}) || sight.PoolVersion == 0 {
 		w.t.Errorf("peek: %+v, %v", sight, err)
 	}
 	recovery, err := w.pools("usher_sweep").Recover(w.ctx())
@@ -137,4 +140,26 @@ func TestEachFunctionsRoleMayDoItsWorkWarmAndCold(t *testing.T) {
 			t.Errorf("%s: release: %v", name, err)
 		}
 	}
+}
+
+// Whoever remembers a licence of this version need not read it again because its pool is cold.
+func TestTheVersionOfALicenceIsToldWarmAndCold(t *testing.T) {
+	w := newWorld(t, 2)
+	w.sit("one")
+	w.change(`max_seats = 3`)
+	validate := w.pools("usher_validate")
+	sees := func(tenant tenancy.ID, want Sight) {
+		t.Helper()
+		if got, err := validate.Peek(w.ctx(), tenant, w.license); err != nil || got != want {
+			t.Errorf("peek: %+v, %v, want %+v", got, err, want)
+		}
+	}
+	version := w.limits().version
+	sees(w.tenant, Sight{Counts: Counts{Active: 1, Max: 3}, PoolVersion: version})
+	w.redis.Do(t, "HSET", w.key("meta"), "inc", "of another time")
+	sees(w.tenant, Sight{Counts: Counts{Active: 1}, PoolVersion: version})
+	w.alter(`max_seats = 4`)
+	w.redis.Do(t, "FLUSHALL")
+	sees(w.tenant, Sight{Counts: Counts{Active: 1}, PoolVersion: version + 1})
+	sees(tenancy.Verified(uuid.New()), Sight{})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,7 +18,9 @@ import (
 const (
 	// sweepDeadline leaves the function time to answer within its 50 s.
 	sweepDeadline = 45 * time.Second
-	// sweepers are how many licences are swept at a time: a sweep needs two connections to PostgreSQL.
+	// settleDeadline bounds the telling of pools, so that a long outbox does not keep the sweep from its rounds.
+	settleDeadline = 15 * time.Second
+	// sweepers are how many licences are told or swept at a time: a sweep needs two connections to PostgreSQL.
 	sweepers = 2
 	// licensePage is how many licences are swept between two moves of the cursor.
 	licensePage = 50
@@ -66,15 +69,39 @@ type place struct{ tenant, license uuid.UUID }
 func (p *Pools) Sweep(ctx context.Context) (Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, sweepDeadline)
 	defer cancel()
-	report, err := p.settle(ctx)
-	if err != nil {
-		return report, err
-	}
-	err = p.walk(ctx, &report)
+	report, unsettled := p.settle(ctx)
+	err := p.walk(ctx, &report)
 	if ctx.Err() != nil {
 		return report, nil // the rest waits for the next sweep
 	}
-	return report, err
+	return report, errors.Join(unsettled, err)
+}
+
+// fewAtATime does the work with so many workers as there are sweepers, and says whether there was time for all of it. The
+// reports of what was done are added up.
+func fewAtATime[T any](ctx context.Context, work []T, report *Report, do func(T) Report) bool {
+	next := make(chan T)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for range sweepers {
+		wg.Go(func() {
+			for one := range next {
+				done := do(one)
+				mu.Lock()
+				report.add(done)
+				mu.Unlock()
+			}
+		})
+	}
+	for _, one := range work {
+		if ctx.Err() != nil {
+			break
+		}
+		next <- one
+	}
+	close(next)
+	wg.Wait()
+	return ctx.Err() == nil
 }
 
 // message is what the outbox has for a pool.
@@ -84,8 +111,10 @@ type message struct {
 	subject uuid.UUID
 }
 
-// settle repeats what the outbox says a pool was not told.
+// settle repeats what the outbox says a pool was not told, for a while.
 func (p *Pools) settle(ctx context.Context) (Report, error) {
+	ctx, cancel := context.WithTimeout(ctx, settleDeadline)
+	defer cancel()
 	var messages []message
 	err := p.db.Across(ctx, "sweep: pools that were not told of a change", func(tx tenancy.Tx) error {
 		rows, err := tx.Query(ctx, `SELECT tenant_id, topic, subject_id FROM app.sweep_outbox($1)`, sweepPage)
@@ -106,21 +135,22 @@ func (p *Pools) settle(ctx context.Context) (Report, error) {
 // repeat tells the pools the messages, as long as there is time.
 func (p *Pools) repeat(ctx context.Context, messages []message) Report {
 	var report Report
-	for _, m := range messages {
-		if ctx.Err() != nil {
-			break
-		}
+	fewAtATime(ctx, messages, &report, func(m message) Report {
 		tell := p.Changed
 		if m.topic == topicSessionEvicted {
 			tell = p.tellEviction
 		}
-		if err := tell(ctx, found(m.tenant), m.subject); err != nil && !errors.Is(err, ErrUnknownSession) { // which another sweep has settled
-			report.Failed++
+		err := tell(ctx, found(m.tenant), m.subject)
+		switch {
+		case err == nil, errors.Is(err, ErrUnknownSession): // which another sweep has settled
+			return Report{Told: 1}
+		case ctx.Err() != nil:
+			return Report{} // the next sweep tells it
+		default:
 			p.log.ErrorContext(ctx, "sweep could not tell a pool", "topic", m.topic, "subject", m.subject, "error", err)
-			continue
+			return Report{Failed: 1}
 		}
-		report.Told++
-	}
+	})
 	return report
 }
 
@@ -220,32 +250,14 @@ func (p *Pools) nextLicenses(ctx context.Context, after place) (page []place, er
 // sweepAll sweeps the licences of a page, a few at a time, and says whether there was time for all of them. One that fails
 // is logged and does not hold up the others.
 func (p *Pools) sweepAll(ctx context.Context, page []place, report *Report) bool {
-	work := make(chan place)
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	for range sweepers {
-		wg.Go(func() {
-			for at := range work {
-				one, err := p.sweepLicense(ctx, pool{tenant: found(at.tenant), license: at.license})
-				if err != nil && ctx.Err() == nil {
-					one.Failed++
-					p.log.ErrorContext(ctx, "sweep of a licence failed", "license", at.license, "error", err)
-				}
-				mu.Lock()
-				report.add(one)
-				mu.Unlock()
-			}
-		})
-	}
-	for _, at := range page {
-		if ctx.Err() != nil {
-			break
+	return fewAtATime(ctx, page, report, func(at place) Report {
+		one, err := p.sweepLicense(ctx, pool{tenant: found(at.tenant), license: at.license})
+		if err != nil && ctx.Err() == nil {
+			one.Failed++
+			p.log.ErrorContext(ctx, "sweep of a licence failed", "license", at.license, "error", err)
 		}
-		work <- at
-	}
-	close(work)
-	wg.Wait()
-	return ctx.Err() == nil
+		return one
+	})
 }
 
 // swept is what sweep.lua answered.
@@ -299,13 +311,15 @@ func (p *Pools) tidy(ctx context.Context, l pool, acknowledged []gone, open []uu
 func (p *Pools) sweepLicense(ctx context.Context, l pool) (Report, error) {
 	report := Report{Licenses: 1}
 	var after uuid.UUID
-	rows := 0
+	seen := map[uuid.UUID]bool{} // the open rows
 	for {
 		row, open, err := p.openSessions(ctx, l, after)
 		if err != nil {
 			return report, err
 		}
-		rows += len(open)
+		for _, id := range open {
+			seen[id] = true
+		}
 		s, err := p.tidy(ctx, l, nil, open)
 		if err != nil {
 			return report, err
@@ -344,11 +358,12 @@ func (p *Pools) sweepLicense(ctx context.Context, l pool) (Report, error) {
 			if s, err = p.tidy(ctx, l, ended, nil); err != nil || s.rebuild {
 				return report, err
 			}
+			report.Lapsed += s.lapsed
 			ended = s.dirty
 		}
 		if len(open) < sweepPage {
-			if s.sessions > rows {
-				ghosts, err := p.freeGhosts(ctx, l)
+			if s.sessions > len(seen) {
+				ghosts, err := p.freeGhosts(ctx, l, seen)
 				report.Ghosts += ghosts
 				return report, err
 			}
@@ -422,11 +437,15 @@ func (p *Pools) list(ctx context.Context, l pool) (sessions []pooled, cold bool,
 }
 
 // freeGhosts frees the seats of sessions whose row was closed between a rebuild's snapshot and its script. Nobody
-// believes in a session whose row is closed.
-func (p *Pools) freeGhosts(ctx context.Context, l pool) (int, error) {
+// believes in a session whose row is closed. Those in open had an open row a moment ago, and are not looked up.
+func (p *Pools) freeGhosts(ctx context.Context, l pool, open map[uuid.UUID]bool) (int, error) {
 	sessions, cold, err := p.list(ctx, l)
 	if err != nil || cold {
 		return 0, err
+	}
+	sessions = slices.DeleteFunc(sessions, func(s pooled) bool { return open[s.session] })
+	if len(sessions) == 0 {
+		return 0, nil // what is more is reserved
 	}
 	ids := make([]string, len(sessions))
 	for i, s := range sessions {

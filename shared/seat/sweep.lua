@@ -5,15 +5,15 @@
 -- Returns one of
 --   ok       epoch, pool version, state, reaped, sessions here, ms by which the clock went back, number of unknown sessions,
 --            these (open rows that the pool neither has nor remembers leaving), then the dirty: id, status, at, reason, by
---   rebuild  incarnation
+--   rebuild
 local m = guard()
 local acks = tonumber(ARGV[2])
 for i = 3, 2 + acks do redis.call('ZREM', DIRTY, ARGV[i]) end
-if not m then return { 'rebuild', incarnation() } end
+if not m then return { 'rebuild' } end
 local now, back = now_ms(m.ck)
 redis.call('HSET', META, 'ck', now)
 local reaped = reap(now, m)
-local answer = { 'ok', m.ep, m.pv, m.st, reaped, redis.call('ZCARD', LEASES), back, 0 }
+local answer = { 'ok', m.ep, m.pv, state_at(m, now), reaped, redis.call('ZCARD', LEASES), back, 0 }
 local n = #answer
 for i = 3 + acks, #ARGV do
   if redis.call('HEXISTS', SESSIONS, ARGV[i]) == 0 and not redis.call('ZSCORE', DIRTY, ARGV[i]) then

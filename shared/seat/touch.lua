@@ -2,16 +2,16 @@
 -- KEYS  as lib.lua
 -- ARGV  session; fence; 'beat' or 'confirm'; when confirming, the sessions whose rows were closed with the opening
 -- Returns one of
---   ok       now, lease ms, live, max, overdraft, seat is to drain until (ms) or 0, pool version, seat
+--   ok       now, lease ms, live, max, overdraft, seat is to drain until (ms) or 0, seat
 --   ended    status, at, reason, by
 --   unknown  epoch                     the pool has never heard of it, or has forgotten
 --   stale    epoch                     another fence holds the session
 --   reserved                           a heartbeat for a session that was never confirmed
---   rebuild  incarnation               this pool must not say no: it was built under another incarnation
+--   rebuild                            this pool must not say no: it was built under another incarnation
 local id = ARGV[1]
 local m = read_meta()
 local function no(...)
-  if not m or m.inc ~= incarnation() then return { 'rebuild', incarnation() } end
+  if not m or m.inc ~= incarnation() then return { 'rebuild' } end
   return { ... }
 end
 local r = redis.call('HGET', SESSIONS, id)
@@ -31,14 +31,15 @@ local score = tonumber(redis.call('ZSCORE', LEASES, id))
 local live = count_live(now)
 local drain = 0
 if s.seat > m.max + m.od and live > m.max + m.od then drain = m.du or 0 end
-if score <= now or s.mark == EVICTED or m.st ~= 'active' or (drain > 0 and drain <= now) then
-  if m.inc ~= incarnation() then return { 'rebuild', incarnation() } end
+local state = state_at(m, now)
+if score <= now or s.mark == EVICTED or state ~= 'active' or (drain > 0 and drain <= now) then
+  if m.inc ~= incarnation() then return { 'rebuild' } end
   if s.mark == EVICTED then
     free_session(id, s, now) -- its holder hears it now
-  elseif m.st ~= 'active' then
-    free_session(id, s, now, 'evicted', now, m.st, m.by)
   elseif score <= now then
     lapse_session(id, s, now, score, m) -- an expired lease never revives
+  elseif state ~= 'active' then
+    free_session(id, s, now, 'evicted', now, state, m.by)
   else
     free_session(id, s, now, 'evicted', now, 'seats_reduced', '')
   end
@@ -55,4 +56,4 @@ else
 end
 for i = 4, #ARGV do redis.call('ZREM', DIRTY, ARGV[i]) end
 if now >= m.ck + 1000 then redis.call('HSET', META, 'ck', now) end
-return { 'ok', now, m.v, live, m.max, m.od, drain, m.pv, s.seat }
+return { 'ok', now, m.v, live, m.max, m.od, drain, s.seat }

@@ -109,9 +109,18 @@ func OpenSigner(getenv func(string) string) (*Signer, error) {
 	}
 	key, err := parsePrivateKey([]byte(cfg.Key.Reveal()))
 	if err != nil {
-		return nil, fmt.Errorf("RECEIPT_SIGNING_KEY: %w", err)
+		return nil, keyFault("RECEIPT_SIGNING_KEY", err)
 	}
-	return NewSigner(key, cfg.Issuer)
+	signer, err := NewSigner(key, cfg.Issuer)
+	if err != nil {
+		return nil, keyFault("RECEIPT_SIGNING_KEY", err)
+	}
+	return signer, nil
+}
+
+// keyFault says what is wrong with the key that a variable holds.
+func keyFault(variable string, err error) error {
+	return &config.Fault{Variable: variable, Problem: "is " + err.Error()}
 }
 
 // NewSigner signs in an issuer's name with any key that can: one in memory, or
@@ -202,18 +211,27 @@ func OpenKeySet(getenv func(string) string) (KeySet, error) {
 	case cfg.PublicKeys != "":
 		keys, err := parsePublicKeys([]byte(cfg.PublicKeys))
 		if err != nil {
-			return KeySet{}, fmt.Errorf("RECEIPT_PUBLIC_KEYS: %w", err)
+			return KeySet{}, keyFault("RECEIPT_PUBLIC_KEYS", err)
 		}
-		return NewKeySet(keys...)
+		return keySetOf("RECEIPT_PUBLIC_KEYS", keys...)
 	case cfg.SigningKey.Reveal() != "":
 		key, err := parsePrivateKey([]byte(cfg.SigningKey.Reveal()))
 		if err != nil {
-			return KeySet{}, fmt.Errorf("RECEIPT_SIGNING_KEY: %w", err)
+			return KeySet{}, keyFault("RECEIPT_SIGNING_KEY", err)
 		}
-		return NewKeySet(key.Public())
+		return keySetOf("RECEIPT_SIGNING_KEY", key.Public())
 	default:
-		return KeySet{}, errors.New("RECEIPT_PUBLIC_KEYS must be set")
+		return KeySet{}, &config.Fault{Variable: "RECEIPT_PUBLIC_KEYS", Problem: "is required and not set"}
 	}
+}
+
+// keySetOf is NewKeySet of the keys that a variable holds.
+func keySetOf(variable string, keys ...crypto.PublicKey) (KeySet, error) {
+	set, err := NewKeySet(keys...)
+	if err != nil {
+		return KeySet{}, keyFault(variable, err)
+	}
+	return set, nil
 }
 
 // KeySet is the signer's own public key as a set.
@@ -349,7 +367,7 @@ func parsePublicKeys(text []byte) ([]crypto.PublicKey, error) {
 		keys = append(keys, key)
 	}
 	if len(keys) == 0 {
-		return nil, errors.New("no PEM block of type PUBLIC KEY")
+		return nil, errors.New("not a PEM block of type PUBLIC KEY")
 	}
 	return keys, nil
 }

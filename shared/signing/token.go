@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"io/fs"
 	"log/slog"
 	"math"
 	"os"
@@ -99,7 +100,7 @@ func OpenTokens(getenv func(string) string, log *slog.Logger) (*Tokens, error) {
 // re-reading the file.
 func NewTokens(cfg TokenConfig, now func() time.Time, log *slog.Logger) (*Tokens, error) {
 	if (cfg.Keys.Len() == 0) == (cfg.KeysFile == "") {
-		return nil, errors.New("one of SEAT_TOKEN_KEYS and SEAT_TOKEN_KEYS_FILE must be set, and only one")
+		return nil, &config.Fault{Variable: "SEAT_TOKEN_KEYS", Problem: "or SEAT_TOKEN_KEYS_FILE must be set, and only one of them"}
 	}
 	t := &Tokens{}
 	if cfg.KeysFile == "" {
@@ -109,10 +110,19 @@ func NewTokens(cfg TokenConfig, now func() time.Time, log *slog.Logger) (*Tokens
 	t.file = &ringFile{path: cfg.KeysFile, now: now, log: log}
 	r, err := t.file.read()
 	if err != nil {
-		return nil, fmt.Errorf("SEAT_TOKEN_KEYS_FILE: %w", err)
+		return nil, keysFileFault(err)
 	}
 	t.ring.Store(r)
 	return t, nil
+}
+
+// keysFileFault says what is wrong with the file, without its name: that is the variable's value.
+func keysFileFault(err error) error {
+	problem := "names a file with no key ring in it: " + err.Error()
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
+		problem = "names a file that cannot be read"
+	}
+	return &config.Fault{Variable: "SEAT_TOKEN_KEYS_FILE", Problem: problem}
 }
 
 // Mint makes the token of a session, under the first key of the ring. It panics

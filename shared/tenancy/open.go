@@ -17,7 +17,7 @@ import (
 // Config says how a function reaches PostgreSQL. The zero value of each field but URL means its default.
 type Config struct {
 	// URL is where the database is and which role logs in. It may hold a password.
-	URL config.Secret `env:"DATABASE_URL,required"`
+	URL config.Secret `env:"DATABASE_URL"`
 	// ExecMode is pgx's way of sending statements: cache_statement (the fastest; needs connections of our own),
 	// cache_describe, exec or simple_protocol (these three work through a transaction pooler such as PgBouncer).
 	ExecMode string `env:"DATABASE_EXEC_MODE" envDefault:"cache_statement"`
@@ -49,26 +49,54 @@ var execModes = map[string]pgx.QueryExecMode{
 // Open reads the Config from the environment and prepares a DB. It does not connect: a database that is out at the
 // start is found out by Ping. The caller closes it.
 func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*DB, error) {
+	return OpenAt(ctx, "DATABASE_URL", getenv, log)
+}
+
+// OpenAt is Open for a function with a second database or a second role: the URL is another variable's, the rest of the
+// Config is shared.
+func OpenAt(ctx context.Context, variable string, getenv func(string) string, log *slog.Logger) (*DB, error) {
 	var c Config
-	if err := config.Load(&c, getenv); err != nil {
+	err := config.Load(&c, getenv)
+	url := getenv(variable)
+	if url == "" {
+		err = errors.Join(err, &config.Fault{Variable: variable, Problem: "is required and not set"})
+	}
+	if err != nil {
 		return nil, err
 	}
-	return OpenURL(ctx, c.URL.Reveal(), c, log)
+	return open(ctx, variable, url, c, log)
 }
 
 // OpenURL prepares a DB at the URL, which stands in for the Config's.
 func OpenURL(ctx context.Context, url string, c Config, log *slog.Logger) (*DB, error) {
+	return open(ctx, "DATABASE_URL", url, c, log)
+}
+
+// open prepares a DB. Its faults say of the URL that it is the variable's.
+func open(ctx context.Context, variable, url string, c Config, log *slog.Logger) (*DB, error) {
+	var faults []error
 	pool, err := pgxpool.ParseConfig(url)
-	if err != nil {
-		// The parser's own message quotes the URL, password and all.
-		return nil, errors.New("DATABASE_URL: not a PostgreSQL connection string")
+	if err != nil { // the parser's own message quotes the URL, password and all
+		faults = append(faults, &config.Fault{Variable: variable, Problem: "is no PostgreSQL connection string"})
 	}
 	mode, ok := execModes[cmp.Or(c.ExecMode, "cache_statement")]
 	if !ok {
-		return nil, fmt.Errorf("DATABASE_EXEC_MODE: %q is none of cache_statement, cache_describe, exec, simple_protocol", c.ExecMode)
+		faults = append(faults, &config.Fault{Variable: "DATABASE_EXEC_MODE", Problem: "is none of cache_statement, cache_describe, exec, simple_protocol"})
 	}
-	if c.MaxConns < 0 || c.Timeout < 0 || c.ConnectTimeout < 0 {
-		return nil, errors.New("DATABASE_MAX_CONNS, DATABASE_TIMEOUT, DATABASE_CONNECT_TIMEOUT: cannot be negative")
+	for _, at := range []struct {
+		variable string
+		negative bool
+	}{
+		{"DATABASE_MAX_CONNS", c.MaxConns < 0},
+		{"DATABASE_TIMEOUT", c.Timeout < 0},
+		{"DATABASE_CONNECT_TIMEOUT", c.ConnectTimeout < 0},
+	} {
+		if at.negative {
+			faults = append(faults, &config.Fault{Variable: at.variable, Problem: "must not be negative"})
+		}
+	}
+	if err := errors.Join(faults...); err != nil {
+		return nil, err
 	}
 	pool.MaxConns = cmp.Or(c.MaxConns, 4)
 	pool.MinConns = 0

@@ -105,6 +105,9 @@ func rollback(ctx context.Context, tx pgx.Tx) {
 func (tx Tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	ctx, cancel := context.WithDeadline(ctx, tx.deadline)
 	r, err := tx.tx.Query(ctx, sql, args...)
+	if err != nil {
+		cancel() // whoever gets an error closes no rows
+	}
 	return rows{r, cancel}, err
 }
 

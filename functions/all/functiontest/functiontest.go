@@ -110,7 +110,7 @@ func New(t testing.TB, options ...Options) *World {
 	t.Cleanup(func() { _ = w.seats.Close() })
 	w.registry, err = license.OpenRegistry(w.Getenv("admin"))
 	must(t, err)
-	tenant, err := identity.NewTenants(w.operator).Create(t.Context(), "Acme", "")
+	tenant, err := identity.NewTenants(w.operator).Create(t.Context(), uuid.Nil, "Acme", "")
 	must(t, err)
 	w.Tenant = tenancy.Verified(tenant.ID)
 	must(t, w.operator.As(t.Context(), w.Tenant, func(tx tenancy.Tx) error {

@@ -320,3 +320,16 @@ func TestEveryFunctionNamesAllThatItsEnvironmentLacks(t *testing.T) {
 		}
 	}
 }
+
+func TestABadVariableEndsTheProcessWithCode2(t *testing.T) {
+	t.Parallel()
+	w := New(t)
+	env := map[string]string{"SEAT_POLL": "29713us", "FUNCTION_TARGET": ""}
+	for _, variable := range []string{"DATABASE_URL", "REDIS_URL", "SEAT_TOKEN_KEYS"} {
+		env[variable] = w.Getenv("heartbeat")(variable)
+	}
+	p := testenv.Process(t, "heartbeat", env)
+	if code := p.Wait(t, 30*time.Second); code != 2 || !strings.Contains(p.Output(), "SEAT_POLL must be at least 1s") || strings.Contains(p.Output(), "29713") {
+		t.Errorf("exit code %d after %s", code, p.Output())
+	}
+}

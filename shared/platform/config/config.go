@@ -35,8 +35,8 @@ type Fault struct {
 func (f *Fault) Error() string { return f.Variable + " " + f.Problem }
 
 // Load fills cfg, a pointer to a struct, from the variables that getenv knows; an empty variable counts as not set. The
-// error joins a [Fault] for every variable that is missing or cannot be read. A cfg with a method
-// Validate() error is asked once its variables could be read, and what it says is joined to the rest.
+// error joins a [Fault] for every variable that is missing or cannot be read. What
+// else must hold of the values is for their reader to say, as a [Fault] too.
 func Load(cfg any, getenv func(string) string) error {
 	if t := reflect.TypeOf(cfg); t == nil || t.Kind() != reflect.Pointer || t.Elem().Kind() != reflect.Struct {
 		return fmt.Errorf("load the configuration: want a pointer to a struct, have %T", cfg)
@@ -53,9 +53,6 @@ func Load(cfg any, getenv func(string) string) error {
 	}
 	if err := env.ParseWithOptions(cfg, env.Options{Environment: environment}); err != nil {
 		return faults(cfg, environment, err)
-	}
-	if v, ok := cfg.(interface{ Validate() error }); ok {
-		return v.Validate()
 	}
 	return nil
 }

@@ -36,13 +36,6 @@ func (m *mode) UnmarshalText(b []byte) error {
 	return nil
 }
 
-func (s *settings) Validate() error {
-	if s.TTL < time.Second {
-		return &config.Fault{Variable: "TTL", Problem: "must be at least 1s"}
-	}
-	return nil
-}
-
 func from(m map[string]string) func(string) string { return func(k string) string { return m[k] } }
 
 func TestLoadReadsWhatIsSetAndDefaultsTheRest(t *testing.T) {
@@ -82,15 +75,6 @@ func TestLoadNamesEveryFaultAndNoValue(t *testing.T) {
 	}
 	if strings.Contains(err.Error(), "s3cr3t") || strings.Contains(err.Error(), "70000") {
 		t.Errorf("a value was told: %v", err)
-	}
-}
-
-func TestLoadAsksTheConfigurationItself(t *testing.T) {
-	t.Parallel()
-	var s settings
-	err := config.Load(&s, from(map[string]string{"STORE_URL": "x", "TTL": "1ms"}))
-	if err == nil || err.Error() != "TTL must be at least 1s" {
-		t.Error(err)
 	}
 }
 

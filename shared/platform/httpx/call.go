@@ -34,6 +34,7 @@ type Call struct {
 	body     []byte
 	bodyErr  error
 	bodyRead bool
+	bodyDone bool // read to its end, or there is none
 
 	notes []slog.Attr
 	first [12]slog.Attr // where the log line's attributes are, unless they are many
@@ -157,6 +158,7 @@ func (c *Call) readBody() ([]byte, error) {
 
 func (c *Call) readAll() ([]byte, error) {
 	if c.r.Body == nil || c.r.Body == http.NoBody {
+		c.bodyDone = true
 		return nil, nil
 	}
 	limit := c.route.BodyLimit
@@ -176,6 +178,7 @@ func (c *Call) readAll() ([]byte, error) {
 	}
 	body, err := readInto(make([]byte, 0, size+1), http.MaxBytesReader(c.w, c.r.Body, limit))
 	if err == nil {
+		c.bodyDone = true
 		return body, nil
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
@@ -185,6 +188,18 @@ func (c *Call) readAll() ([]byte, error) {
 		return nil, fault.Malformed("body_incomplete", "The body did not arrive in time.").Because(err)
 	}
 	return nil, fault.Malformed("body_incomplete", "The body could not be read to its end.").Because(err)
+}
+
+// unreadGrace is how long the rest of a body that nobody wants may take to arrive.
+const unreadGrace = time.Second
+
+// giveUpBody bounds what the server does before it sends an answer: it reads what is left of the body, and would wait for
+// it for ever.
+func (c *Call) giveUpBody() {
+	if !c.bodyDone && c.r.Body != nil && c.r.Body != http.NoBody {
+		// A connection without deadlines is one of a test.
+		_ = http.NewResponseController(c.w).SetReadDeadline(time.Now().Add(unreadGrace))
+	}
 }
 
 func tooLarge(limit int64) error {
@@ -247,7 +262,8 @@ func (c *Call) Peek(member string) string {
 
 // Decode stores the body in dst, a pointer to the type of the route's Body. What Body refuses comes first; then follows
 // a 422 that lists every field that is wrong, without the values. An optional body that was left out leaves dst alone.
-// On a route without Body, Decode(nil) refuses anything but nothing and {}.
+// On a route without Body, Decode(nil) refuses anything but nothing and {}; on one without Query, Decode refuses
+// parameters, too.
 func (c *Call) Decode(dst any) error {
 	body, err := c.Body()
 	if err != nil {
@@ -255,6 +271,11 @@ func (c *Call) Decode(dst any) error {
 	}
 	if t := reflect.TypeOf(dst); t != c.route.bodyType {
 		return fmt.Errorf("decode the body of %s: destination is %v, the route's is %v", c.route.ID, t, c.route.bodyType)
+	}
+	if c.route.queryType == nil && c.r.URL.RawQuery != "" {
+		if err := c.DecodeQuery(nil); err != nil {
+			return err
+		}
 	}
 	switch {
 	case body == nil, dst == nil && string(body) == emptyObject:

@@ -193,6 +193,7 @@ func (c *Call) answer() outcome {
 		done.stack = stack
 		return done
 	}
+	c.giveUpBody()
 	h := c.w.Header()
 	maps.Copy(h, reply.Header)
 	if reply.Status == 0 {
@@ -229,6 +230,7 @@ func (c *Call) handle() (reply Reply, stack []byte, err error) {
 }
 
 func (c *Call) refuse(err error) outcome {
+	c.giveUpBody()
 	e := asFault(err)
 	writeProblem(c.w, c.r, e, c.id)
 	done := outcome{status: Status(e.Kind), code: e.Code}
@@ -289,9 +291,7 @@ func goodRequestID(s string) bool {
 		return false
 	}
 	for i := range len(s) {
-		switch c := s[i]; {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '.', c == '_', c == '-':
-		default:
+		if s[i] <= ' ' || s[i] > '~' {
 			return false
 		}
 	}

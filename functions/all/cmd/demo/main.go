@@ -33,9 +33,10 @@ const (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	over, err := run(ctx)
+	interrupted := ctx.Err() != nil
 	stop()
 	switch {
-	case err != nil && ctx.Err() == nil:
+	case err != nil && !interrupted:
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	case over:
