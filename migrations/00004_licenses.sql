@@ -113,6 +113,11 @@ BEGIN
     IF NEW.max_seats + NEW.overdraft_seats < OLD.max_seats + OLD.overdraft_seats THEN
         NEW.drain_until := now() + make_interval(secs => NEW.drain_seconds);
     END IF;
+    IF NEW.status <> OLD.status AND NEW.status IN ('suspended', 'revoked') THEN
+        -- What a suspension ends stays ended when it is lifted. Nobody opens a session meanwhile: opening locks this row.
+        UPDATE app.open_sessions SET evicted_at = now(), evict_reason = 'license_' || NEW.status, evicted_by = NEW.status_by
+         WHERE tenant_id = NEW.tenant_id AND license_id = NEW.id AND evicted_at IS NULL;
+    END IF;
     NEW.pool_version := OLD.pool_version + 1;
     NEW.updated_at := now();
     INSERT INTO app.outbox (tenant_id, topic, subject_id) VALUES (NEW.tenant_id, 'license.changed', NEW.id);
@@ -121,7 +126,8 @@ END
 $$;
 -- +goose StatementEnd
 COMMENT ON FUNCTION app.license_changed() IS
-    'Every change of what was sold numbers itself and leaves an outbox row, so that no writer can forget to tell the pool.';
+    'Every change of what was sold numbers itself and leaves an outbox row, so that no writer can forget to tell the pool. '
+    'Suspending and revoking evict every open session.';
 CREATE TRIGGER changed BEFORE UPDATE OF product_code, plan_code, status, status_reason, status_by, max_seats, overdraft_seats,
     ttl_seconds, seat_per, features, versions, max_devices, allowed_hardware, offline_grace_seconds, drain_seconds, starts_at,
     expires_at, grace_until ON app.licenses FOR EACH ROW EXECUTE FUNCTION app.license_changed();
@@ -134,6 +140,10 @@ BEGIN
     IF TG_TABLE_NAME = 'tenants' THEN
         -- status = status fires the trigger above for each licence.
         UPDATE app.licenses SET status = status WHERE tenant_id = NEW.id;
+        IF NEW.status = 'suspended' THEN
+            UPDATE app.open_sessions SET evicted_at = now(), evict_reason = 'tenant_suspended', evicted_by = NEW.status_by
+             WHERE tenant_id = NEW.id AND evicted_at IS NULL;
+        END IF;
     ELSE
         UPDATE app.licenses SET status = status WHERE tenant_id = NEW.tenant_id AND id = NEW.license_id;
     END IF;
@@ -199,14 +209,14 @@ RESET ROLE;
 GRANT CREATE ON SCHEMA app TO usher_resolver;
 SET LOCAL ROLE usher_resolver;
 -- +goose StatementBegin
-CREATE FUNCTION app.find_license_key(p_hashes bytea[]) RETURNS TABLE (tenant_id uuid, license_id uuid)
+CREATE FUNCTION app.find_license_key(p_hashes bytea[]) RETURNS TABLE (tenant_id uuid, license_id uuid, expires_at timestamptz)
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
-    SELECT k.tenant_id, k.license_id FROM app.license_keys k
+    SELECT k.tenant_id, k.license_id, k.expires_at FROM app.license_keys k
      WHERE k.key_hash = ANY (p_hashes) AND (k.expires_at IS NULL OR k.expires_at > now()) LIMIT 1
     $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION app.find_license_key(bytea[]) IS 'Whose licence a key opens, by the hashes it may have; no row for a key that is unknown or over.';
+COMMENT ON FUNCTION app.find_license_key(bytea[]) IS 'Whose licence a key opens, by the hashes it may have, and until when; no row for a key that is unknown or over.';
 GRANT EXECUTE ON FUNCTION app.find_license_key(bytea[]) TO usher_validate, usher_acquire, usher_release;
 RESET ROLE;
 REVOKE CREATE ON SCHEMA app FROM usher_resolver;

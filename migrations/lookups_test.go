@@ -22,7 +22,7 @@ func TestLookUpsAnswerNoMoreThanWhoseItIs(t *testing.T) {
 	b := w.rows[w.b]
 	hash := fmt.Sprintf(`ARRAY[sha256('unknown'), sha256('%s')]`, w.b)
 	for _, look := range []struct{ role, sql, want string }{
-		{"usher_acquire", `SELECT concat_ws(' ', k) FROM app.find_license_key(` + hash + `) k`, fmt.Sprintf("(%s,%s)", w.b, b["app.licenses"]["id"])},
+		{"usher_acquire", `SELECT concat_ws(' ', k) FROM app.find_license_key(` + hash + `) k`, fmt.Sprintf("(%s,%s,)", w.b, b["app.licenses"]["id"])},
 		{"usher_acquire", `SELECT concat_ws(' ', k) FROM app.find_license_key(ARRAY[sha256('unknown')]) k`, ""},
 		{"usher_admin", `SELECT concat_ws(' ', k) FROM app.find_api_key(` + hash + `) k`, fmt.Sprintf("(%s,%s)", w.b, b["app.api_keys"]["id"])},
 		{"usher_admin", `SELECT concat_ws(' ', k) FROM app.find_api_key('{}') k`, ""},

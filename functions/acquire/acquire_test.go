@@ -291,11 +291,13 @@ func TestAnUnknownKeyIsNotFoundBeforeTheBodyIsLookedAt(t *testing.T) {
 	for _, m := range []message{
 		{Body: body{"license_key": license.NewKey().Reveal(), "hardware_id": "a", "version": "1"}},
 		{Body: body{"license_key": "no key", "unknown": 1}},
-		{Body: body{"license_key": 7}},
-		{Body: body{}},
-		{Body: `[]`},
 	} {
 		door.Send(t, m).Want(t, http.StatusNotFound, "license_not_found")
+	}
+	for _, m := range []message{
+		{Body: body{"license_key": 7}}, {Body: body{"license_key": strings.Repeat("A", 256)}}, {Body: body{}}, {Body: `[]`},
+	} {
+		door.Send(t, m).Want(t, http.StatusUnprocessableEntity, "invalid_request")
 	}
 	suspended := w.Seats(t, 1, time.Minute)
 	w.Suspend(t, suspended)

@@ -664,16 +664,15 @@ func TestNobodyGivesAKeyWhatTheyDoNotHave(t *testing.T) {
 	clerk := w.hidden(w.makeKey(w.a.key, "", identity.UsersWrite, identity.LicensesRead).text("api_key"))
 	before := w.stored()["api_keys"]
 	for body, want := range map[string]int{
-		`{"name":"x","scopes":["licenses:write"]}`:                                    http.StatusForbidden,
-		`{"name":"x","scopes":["licenses:read","users:read"]}`:                        http.StatusForbidden,
-		`{"name":"x","scopes":["tenants:read"]}`:                                      http.StatusUnprocessableEntity,
-		`{"name":"x","scopes":["all"]}`:                                               http.StatusUnprocessableEntity,
-		`{"name":"x","scopes":[]}`:                                                    http.StatusUnprocessableEntity,
-		`{"name":"x","scopes":["licenses:read","licenses:read"]}`:                     http.StatusUnprocessableEntity,
-		`{"name":"x","scopes":null}`:                                                  http.StatusUnprocessableEntity,
-		`{"scopes":["licenses:read"]}`:                                                http.StatusUnprocessableEntity,
-		`{"name":"","scopes":["licenses:read"]}`:                                      http.StatusUnprocessableEntity,
-		`{"name":"x","scopes":["licenses:read"],"expires_at":"2020-01-01T00:00:00Z"}`: http.StatusUnprocessableEntity,
+		`{"name":"x","scopes":["licenses:write"]}`:                http.StatusForbidden,
+		`{"name":"x","scopes":["licenses:read","users:read"]}`:    http.StatusForbidden,
+		`{"name":"x","scopes":["tenants:read"]}`:                  http.StatusUnprocessableEntity,
+		`{"name":"x","scopes":["all"]}`:                           http.StatusUnprocessableEntity,
+		`{"name":"x","scopes":[]}`:                                http.StatusUnprocessableEntity,
+		`{"name":"x","scopes":["licenses:read","licenses:read"]}`: http.StatusUnprocessableEntity,
+		`{"name":"x","scopes":null}`:                              http.StatusUnprocessableEntity,
+		`{"scopes":["licenses:read"]}`:                            http.StatusUnprocessableEntity,
+		`{"name":"","scopes":["licenses:read"]}`:                  http.StatusUnprocessableEntity,
 	} {
 		w.call(clerk, "POST", "/v1/api-keys", body).want(t, want)
 	}
@@ -684,6 +683,8 @@ func TestNobodyGivesAKeyWhatTheyDoNotHave(t *testing.T) {
 	}
 	w.hidden(w.call(clerk, "POST", "/v1/api-keys", `{"name":"x","scopes":["licenses:read","users:write"]}`).want(t, http.StatusCreated).text("api_key"))
 	w.hidden(w.operate("POST", "/v1/api-keys", `{"name":"x","scopes":["tenants:read"]}`).want(t, http.StatusCreated).text("api_key"))
+	over := w.hidden(w.operate("POST", "/v1/api-keys", `{"name":"x","scopes":["tenants:read"],"expires_at":"2020-01-01T00:00:00Z"}`).want(t, http.StatusCreated).text("api_key"))
+	w.call(over, "GET", "/v1/me", "").want(t, http.StatusUnauthorized)
 }
 
 func TestARepeatedPOSTGetsItsFirstAnswer(t *testing.T) {

@@ -249,13 +249,9 @@ func TestAPIKeysAreMadeListedAndRevokedWithinTheTenant(t *testing.T) {
 		return err
 	})
 	wantFault(t, err, fault.KindNotFound, "not_found")
-	past := time.Now().Add(-time.Minute)
-	for name, c := range map[string]struct {
-		name    string
-		expires *time.Time
-	}{"no name": {"", nil}, "a long name": {strings.Repeat("ä", 201), nil}, "an expiry that has passed": {"robot", &past}} {
+	for name, key := range map[string]string{"no name": "", "a long name": strings.Repeat("ä", 201)} {
 		err := s.admin.As(t.Context(), s.a, func(tx tenancy.Tx) error {
-			_, _, err := s.verifier.CreateAPIKey(t.Context(), tx, s.a, c.name, []identity.Scope{identity.AuditRead}, c.expires, "test")
+			_, _, err := s.verifier.CreateAPIKey(t.Context(), tx, s.a, key, []identity.Scope{identity.AuditRead}, nil, "test")
 			return err
 		})
 		if f := fault.As(err); f == nil || f.Kind != fault.KindInvalid || len(f.Fields) != 1 {

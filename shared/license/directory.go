@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -45,8 +43,6 @@ type Directory struct {
 	// known are facts by the key's hash under the pepper in use.
 	known   *lru.Cache[keyHash, *Facts]
 	flights singleflight.Group
-	// forgotten counts Forgets: a look-up that began before one is not kept.
-	forgotten atomic.Int64
 }
 
 type keyHash [32]byte
@@ -55,8 +51,8 @@ type keyHash [32]byte
 // so nobody may change it.
 type Facts struct {
 	License License
-	// key is the hash of the key that found it.
-	key keyHash
+	// keyUntil is when the key that found it ends; zero is never.
+	keyUntil time.Time
 	// storeTime is the database's clock, readAt this function's, both when the answer came.
 	storeTime, readAt time.Time
 }
@@ -64,6 +60,11 @@ type Facts struct {
 // Now is the store's time when this function's clock shows clock, so that a
 // function whose clock is wrong still judges dates by the store's.
 func (f *Facts) Now(clock time.Time) time.Time { return f.storeTime.Add(clock.Sub(f.readAt)) }
+
+// stillOpen is whether the key that found the facts is good, at what this function's clock shows.
+func (f *Facts) stillOpen(clock time.Time) bool {
+	return f.keyUntil.IsZero() || f.Now(clock).Before(f.keyUntil)
+}
 
 // OpenDirectory reads DirectoryConfig from the environment.
 func OpenDirectory(getenv func(string) string, db *tenancy.DB) (*Directory, error) {
@@ -98,8 +99,10 @@ func (d *Directory) Find(ctx context.Context, key string) (*Facts, error) {
 func (d *Directory) FindAtLeast(ctx context.Context, key string, version int64) (*Facts, error) {
 	hashes := d.hashes(key)
 	hash := keyHash(hashes[0].MAC)
-	if facts, ok := d.known.Get(hash); ok && facts.License.PoolVersion >= version && d.now().Sub(facts.readAt).Abs() < d.keep {
-		return facts, nil
+	if facts, ok := d.known.Get(hash); ok && facts.License.PoolVersion >= version {
+		if now := d.now(); now.Sub(facts.readAt).Abs() < d.keep && facts.stillOpen(now) {
+			return facts, nil
+		}
 	}
 	facts, shared, err := d.readOnce(ctx, hash, hashes)
 	if err == nil && shared && facts.License.PoolVersion < version {
@@ -107,16 +110,6 @@ func (d *Directory) FindAtLeast(ctx context.Context, key string, version int64) 
 		facts, _, err = d.readOnce(ctx, hash, hashes)
 	}
 	return facts, err
-}
-
-// Forget drops what is in memory of a licence, after a change of it.
-func (d *Directory) Forget(license uuid.UUID) {
-	d.forgotten.Add(1)
-	for _, hash := range d.known.Keys() {
-		if facts, ok := d.known.Peek(hash); ok && facts.License.ID == license {
-			d.known.Remove(hash)
-		}
-	}
 }
 
 // Devices answers whether the hardware has taken a seat of the licence before,
@@ -152,8 +145,7 @@ func (d *Directory) hashes(text string) []secret.Hash {
 // readOnce is read, joined by everybody who asks for the same key meanwhile. A
 // caller who goes away does not take the others' answer along.
 func (d *Directory) readOnce(ctx context.Context, hash keyHash, hashes []secret.Hash) (facts *Facts, shared bool, err error) {
-	flight := string(hash[:]) + strconv.FormatInt(d.forgotten.Load(), 10)
-	done := d.flights.DoChan(flight, func() (any, error) { return d.read(context.WithoutCancel(ctx), hash, hashes) })
+	done := d.flights.DoChan(string(hash[:]), func() (any, error) { return d.read(context.WithoutCancel(ctx), hash, hashes) })
 	select {
 	case <-ctx.Done():
 		return nil, false, fmt.Errorf("find a licence key: %w", ctx.Err())
@@ -164,13 +156,12 @@ func (d *Directory) readOnce(ctx context.Context, hash keyHash, hashes []secret.
 }
 
 func (d *Directory) read(ctx context.Context, hash keyHash, hashes []secret.Hash) (*Facts, error) {
-	before := d.forgotten.Load()
-	tenant, license, err := d.resolve(ctx, secret.MACs(hashes))
+	tenant, license, until, err := d.resolve(ctx, secret.MACs(hashes))
 	if err != nil {
 		return nil, fmt.Errorf("find a licence key: %w", err)
 	}
 	// For an unknown key this asks for no licence on nobody's behalf.
-	facts := &Facts{key: hash}
+	facts := &Facts{keyUntil: until}
 	err = d.db.Batch(ctx, tenant, func(b *tenancy.Batch) {
 		b.Queue(`SELECT clock_timestamp(),`+columns+`
 			  FROM app.licenses l JOIN app.tenants t ON t.id = l.tenant_id
@@ -188,23 +179,27 @@ func (d *Directory) read(ctx context.Context, hash keyHash, hashes []secret.Hash
 	}
 	facts.License.Tenant = tenant
 	facts.readAt = d.now()
-	if d.keep > 0 && d.forgotten.Load() == before {
+	if d.keep > 0 {
 		d.known.Add(hash, facts)
 	}
 	return facts, nil
 }
 
-// resolve answers whose key it is: zero values for an unknown one.
-func (d *Directory) resolve(ctx context.Context, macs [][]byte) (tenancy.ID, uuid.UUID, error) {
+// resolve answers whose key it is, and until when: zero values for an unknown one.
+func (d *Directory) resolve(ctx context.Context, macs [][]byte) (tenancy.ID, uuid.UUID, time.Time, error) {
 	var tenant, license uuid.UUID
+	var until *time.Time
 	err := d.db.Batch(ctx, tenancy.ID{}, func(b *tenancy.Batch) {
-		b.Queue(`SELECT tenant_id, license_id FROM app.find_license_key($1)`, macs).
-			QueryRow(func(row pgx.Row) error { return row.Scan(&tenant, &license) })
+		b.Queue(`SELECT tenant_id, license_id, expires_at FROM app.find_license_key($1)`, macs).
+			QueryRow(func(row pgx.Row) error { return row.Scan(&tenant, &license, &until) })
 	})
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return tenancy.ID{}, uuid.Nil, err
+		return tenancy.ID{}, uuid.Nil, time.Time{}, err
 	}
-	return tenancy.Verified(tenant), license, nil
+	if until == nil {
+		until = new(time.Time)
+	}
+	return tenancy.Verified(tenant), license, *until, nil
 }
 
 // columns are what License.fields reads, of licenses l and tenants t.

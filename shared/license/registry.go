@@ -31,7 +31,7 @@ type RegistryConfig struct {
 //
 // The database numbers each change (License.PoolVersion) and leaves word of it
 // in the outbox, in the same transaction. After the commit the caller tells the
-// seat pool, and its own Directory to Forget.
+// seat pool, which is how every Directory learns of it.
 type Registry struct {
 	peppers  secret.Peppers
 	shortest time.Duration

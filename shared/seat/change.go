@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -31,6 +32,7 @@ func (p *Pools) Changed(ctx context.Context, tenant tenancy.ID, license uuid.UUI
 func (p *Pools) changed(ctx context.Context, l pool, dated bool) error {
 	var row limits
 	var pending []uuid.UUID
+	var evicted []any
 	err := p.db.As(ctx, l.tenant, func(tx tenancy.Tx) error {
 		if dated {
 			seen, err := p.peek(ctx, l, uuid.Nil)
@@ -48,11 +50,20 @@ func (p *Pools) changed(ctx context.Context, l pool, dated bool) error {
 		if row, err = scanLimits(tx.QueryRow(ctx, selectLimits, l.license.String())); err != nil {
 			return err
 		}
+		if evicted, err = evictedRows(ctx, tx, l); err != nil {
+			return err
+		}
 		pending, err = undelivered(ctx, tx, topicLicenseChanged, l.license)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("read limits of license %s: %w", l.license, err)
+	}
+	// What a suspension ended first: when it was lifted already, the pool never hears of it otherwise.
+	for some := range slices.Chunk(evicted, evictArgs*sweepPage) {
+		if err := p.tell(ctx, l, evictScript, some...); err != nil {
+			return fmt.Errorf("evict sessions of license %s: %w", l.license, err)
+		}
 	}
 	if err := p.tell(ctx, l, resizeScript, p.settings(row)...); err != nil {
 		return fmt.Errorf("resize pool of license %s: %w", l.license, err)
@@ -73,6 +84,25 @@ func (p *Pools) changed(ctx context.Context, l pool, dated bool) error {
 		return fmt.Errorf("settle change of license %s: %w", l.license, err)
 	}
 	return nil
+}
+
+// evictArgs is how many arguments of evict.lua a session takes.
+const evictArgs = 3
+
+// evictedRows reads the licence's sessions that are evicted and not gone yet, as arguments of evict.lua.
+func evictedRows(ctx context.Context, tx tenancy.Tx, l pool) ([]any, error) {
+	rows, err := tx.Query(ctx, `SELECT id::text, evict_reason, coalesce(evicted_by, '') FROM app.open_sessions
+	     WHERE tenant_id = (SELECT app.tenant()) AND license_id = $1::uuid AND evicted_at IS NOT NULL`, l.license.String())
+	if err != nil {
+		return nil, err
+	}
+	var args []any
+	var id, reason, by string
+	_, err = pgx.ForEachRow(rows, []any{&id, &reason, &by}, func() error {
+		args = append(args, id, reason, by)
+		return nil
+	})
+	return args, err
 }
 
 // tell runs a script that tells the pool what is committed in PostgreSQL, until the pool it told is the one of the row's

@@ -131,13 +131,24 @@ func TestASuspendedLicenceEvictsAndAReinstatedOneServes(t *testing.T) {
 	}
 	w.change(`status = 'active', status_reason = NULL, status_by = NULL`)
 	w.over(one, Evicted, "license_suspended")
-	w.alive(two) // had not heard, and may go on
+	w.over(two, Evicted, "license_suspended") // had not heard before it was lifted: ended all the same
 	three := w.sit("three")
 	if three.Seat != one.Seat {
 		t.Errorf("seat %d, want %d", three.Seat, one.Seat)
 	}
+	w.sit("four")
 	w.ended(one.Session, Evicted, "license_suspended", "key:7")
 	w.full()
+}
+
+func TestASuspensionThatWasLiftedBeforeThePoolHeardOfItEvicts(t *testing.T) {
+	w := newWorld(t, 1)
+	ref := w.sit("one")
+	w.alter(`status = 'suspended', status_by = 'key:7'`)
+	w.change(`status = 'active', status_by = NULL`)
+	w.over(ref, Evicted, "license_suspended")
+	w.sit("two")
+	w.ended(ref.Session, Evicted, "license_suspended", "key:7")
 }
 
 func TestTheSilentHoldersOfASuspendedLicenceWereEvicted(t *testing.T) {
@@ -173,7 +184,7 @@ func TestASuspendedTenantEvictsFromAllItsLicences(t *testing.T) {
 		t.Errorf("acquire: %+v, want refused", g)
 	}
 	set("active")
-	w.alive(two)
+	w.over(two, Evicted, "tenant_suspended")
 	w.license = first
 	w.sit("three")
 }

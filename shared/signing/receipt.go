@@ -140,9 +140,6 @@ func NewSigner(key crypto.Signer, issuer string) (*Signer, error) {
 	return &Signer{issuer: issuer, public: public, signer: signer}, nil
 }
 
-// KeyID is the key's "kid": its RFC 7638 thumbprint.
-func (s *Signer) KeyID() string { return s.public.KeyID }
-
 // Sign makes the receipt's compact JWS. Its "exp" is OfflineUntil rounded down
 // to the second, so that it never outlives what it promises.
 func (s *Signer) Sign(r Receipt) (string, error) {

@@ -20,6 +20,3 @@ func (i ID) UUID() uuid.UUID { return i.id }
 
 // String is the tenant's id in its canonical form.
 func (i ID) String() string { return i.id.String() }
-
-// IsZero reports whether the ID names nobody.
-func (i ID) IsZero() bool { return i == ID{} }

@@ -46,9 +46,6 @@ func (c *Call) Context() context.Context { return c.ctx }
 // Request returns the request itself. Its body must be read with [Call.Body] only.
 func (c *Call) Request() *http.Request { return c.r }
 
-// RequestID returns the id that the answer and the log line carry.
-func (c *Call) RequestID() string { return c.id }
-
 // PathValue returns the part of the path that stands for {name} in the route's Path.
 func (c *Call) PathValue(name string) string { return c.r.PathValue(name) }
 

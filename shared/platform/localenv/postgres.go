@@ -181,13 +181,6 @@ func (p *Postgres) URL(database, user string) string {
 	return u.String()
 }
 
-// TCP is the address of a database for a user, over loopback. There is none unless a port was chosen.
-func (p *Postgres) TCP(database, user string) string {
-	u := url.URL{Scheme: "postgres", User: url.User(user), Host: "127.0.0.1:" + strconv.Itoa(p.port()), Path: "/" + database}
-	u.RawQuery = "sslmode=disable"
-	return u.String()
-}
-
 // Stop ends the server at once, cutting what is connected, without losing what was committed; the data of a kept
 // cluster stays. Start runs it again.
 func (p *Postgres) Stop() error {

@@ -191,20 +191,6 @@ func (r *RedisServer) Stop() error { return r.server.end(syscall.SIGTERM) }
 // Kill ends the server as a crash does (kill -9).
 func (r *RedisServer) Kill() error { return r.server.end(syscall.SIGKILL) }
 
-// Empty deletes what a stopped server kept, so that it starts with nothing.
-func (r *RedisServer) Empty() error {
-	entries, err := os.ReadDir(r.dir)
-	if err != nil {
-		return fmt.Errorf("empty the directory of Redis: %w", err)
-	}
-	for _, e := range entries {
-		if err := os.RemoveAll(filepath.Join(r.dir, e.Name())); err != nil {
-			return fmt.Errorf("empty the directory of Redis: %w", err)
-		}
-	}
-	return nil
-}
-
 // Pause freezes the server: connections stay open and nothing answers. Resume lets it go on.
 func (r *RedisServer) Pause() error { return r.server.signalAll(syscall.SIGSTOP) }
 

@@ -98,8 +98,3 @@ func Extract(ctx context.Context, h http.Header) context.Context {
 	}
 	return w3c.Extract(ctx, propagation.HeaderCarrier(h))
 }
-
-// Inject writes ctx's trace to the header of an outgoing request, and does nothing when ctx carries none.
-func Inject(ctx context.Context, h http.Header) {
-	w3c.Inject(ctx, propagation.HeaderCarrier(h))
-}

@@ -126,9 +126,6 @@ func administer(ctx context.Context, server *localenv.Postgres, sql string) erro
 // URL is the address of the database for a login role, such as "usher_acquire".
 func (db *DB) URL(role string) string { return db.server.URL(db.name, role) }
 
-// Name is the name of the database on its server.
-func (db *DB) Name() string { return db.name }
-
 // Owner is a connection of the superuser, closed when the test is over. Row-level security does not hold for it.
 func (db *DB) Owner(t testing.TB) *pgx.Conn {
 	t.Helper()
