@@ -156,7 +156,7 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 
 // leaves are the errors that were joined to one.
 func leaves(err error) []error {
-	many, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // what it joins is what is asked
+	many, ok := err.(interface{ Unwrap() []error })
 	switch {
 	case ok:
 		var out []error
