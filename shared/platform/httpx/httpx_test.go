@@ -358,6 +358,7 @@ func TestBodyThatCannotBeRead(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			s := s
 			if name == "a suffix" { // the document says application/json only, so the validator would object
 				s = service{httpx.New(httpx.Service{Log: slog.New(slog.DiscardHandler)}, routes()...), nil}
 			}
