@@ -10,7 +10,8 @@ TESTFLAGS ?=
 PACKAGES  ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check format lint drift licenses vulnerabilities bench generate fix fuzz install clean
+.PHONY: help run demo test check format lint drift licenses vulnerabilities bench generate fix fuzz install clean \
+	prove model machine races history chaos cluster pooler
 
 help: ## List the targets
 	@bold= plain=; \
@@ -52,6 +53,34 @@ vulnerabilities: ## Check that no known vulnerability is reachable
 
 bench: install ## Run the benchmarks
 	@go test -run '^$$' -bench . -benchmem $(TESTFLAGS) $(PACKAGES)
+
+# Each proof is tests of a package, which run at a small size in make test, and at full size here.
+SEAT  := ./shared/seat
+HTTP  := ./functions/all/proof
+
+prove: install ## Prove the seat promise at full size, within an hour, and print a summary
+	@tools/prove model=$(SEAT)/model machine=$(SEAT) races=$(SEAT) history=$(HTTP) chaos=$(HTTP) cluster=$(HTTP) pooler=$(HTTP)
+
+model: install ## Prove: check the protocol's model exhaustively, and that no safeguard is idle
+	@tools/prove model=$(SEAT)/model
+
+machine: install ## Prove: random calls of the scripts agree with a small reference
+	@tools/prove machine=$(SEAT)
+
+races: install ## Prove: openings against new epochs
+	@tools/prove races=$(SEAT)
+
+history: install ## Prove: recorded histories are linearizable
+	@tools/prove history=$(HTTP)
+
+chaos: install ## Prove: failovers and crashes under load
+	@tools/prove chaos=$(HTTP)
+
+cluster: install ## Prove: three Redis masters, slots moving under load
+	@tools/prove cluster=$(HTTP)
+
+pooler: install ## Prove: behind PgBouncer in transaction mode
+	@tools/prove pooler=$(HTTP)
 
 generate: ## Write schema.sql and the OpenAPI document anew
 	@go generate ./...
