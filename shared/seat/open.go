@@ -54,6 +54,7 @@ const (
 // Pools are the seat pools of all licences. It is safe for concurrent use.
 type Pools struct {
 	rdb      redis.UniversalClient
+	trips    *trips
 	db       *tenancy.DB
 	cfg      Config
 	log      *slog.Logger
@@ -112,9 +113,13 @@ func New(cfg Config, db *tenancy.DB, log *slog.Logger) (*Pools, error) {
 	if opts.Network == "unix" {
 		simple := u.Simple()
 		simple.Network = "unix"
-		return &Pools{rdb: redis.NewClient(simple), db: db, cfg: cfg, log: log}, nil
+		return on(redis.NewClient(simple), cfg, db, log), nil
 	}
-	return &Pools{rdb: redis.NewUniversalClient(u), db: db, cfg: cfg, log: log}, nil
+	return on(redis.NewUniversalClient(u), cfg, db, log), nil
+}
+
+func on(rdb redis.UniversalClient, cfg Config, db *tenancy.DB, log *slog.Logger) *Pools {
+	return &Pools{rdb: rdb, trips: &trips{rdb: rdb, within: cfg.Timeout}, db: db, cfg: cfg, log: log}
 }
 
 // Close closes the connections to Redis.

@@ -188,7 +188,7 @@ func openRows(ctx context.Context, tx tenancy.Tx, l pool) ([]any, error) {
 func (p *Pools) install(ctx context.Context, l pool, s *snapshot) (string, error) {
 	args := append([]any{s.limits.epoch, s.incarnation}, p.settings(s.limits)...)
 	args = append(args, p.floor(s.limits.longest).Milliseconds())
-	rep, err := p.runWithin(ctx, rebuildTimeout, rebuildScript, l, append(args, s.rows...)...)
+	rep, err := p.runAlone(ctx, rebuildTimeout, rebuildScript, l, append(args, s.rows...)...)
 	if err != nil {
 		return "", err
 	}

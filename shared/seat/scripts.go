@@ -3,6 +3,7 @@ package seat
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -111,12 +112,35 @@ type reply struct {
 	err    error
 }
 
-// run runs a script within the call's deadline. An error of Redis comes back as fault.Unavailable.
+// run runs a script within the call's deadline, together with those of other calls. An error of Redis comes back as
+// fault.Unavailable.
 func (p *Pools) run(ctx context.Context, s *redis.Script, l pool, args ...any) (*reply, error) {
-	return p.runWithin(ctx, p.cfg.Timeout, s, l, args...)
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
+	defer cancel()
+	keys := l.keys()
+	line := make([]any, 0, 3+len(keys)+len(args))
+	line = append(line, "evalsha", s.Hash(), len(keys))
+	for _, key := range keys {
+		line = append(line, key)
+	}
+	cmd := redis.NewCmd(ctx, append(line, args...)...)
+	err := p.trips.do(ctx, cmd)
+	if _, answered := errors.AsType[redis.Error](err); answered {
+		// Redis does not know the script yet, or is loading, or the slot moves: alone, the client does what there is to do.
+		return p.runAlone(ctx, p.cfg.Timeout, s, l, args...)
+	}
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	values, err := cmd.Slice()
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	return &reply{values: values}, nil
 }
 
-func (p *Pools) runWithin(ctx context.Context, within time.Duration, s *redis.Script, l pool, args ...any) (*reply, error) {
+// runAlone runs a script that takes its time, and must not keep others waiting.
+func (p *Pools) runAlone(ctx context.Context, within time.Duration, s *redis.Script, l pool, args ...any) (*reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	values, err := s.Run(ctx, p.rdb, l.keys(), args...).Slice()

@@ -282,7 +282,7 @@ func (p *Pools) tidy(ctx context.Context, l pool, acknowledged []gone, open []uu
 	for _, id := range open {
 		args = append(args, id.String())
 	}
-	rep, err := p.runWithin(ctx, rebuildTimeout, sweepScript, l, args...)
+	rep, err := p.runAlone(ctx, rebuildTimeout, sweepScript, l, args...)
 	if err != nil {
 		return swept{}, fmt.Errorf("sweep pool of license %s: %w", l.license, err)
 	}
@@ -411,7 +411,7 @@ const markEvicted = "2"
 func (p *Pools) list(ctx context.Context, l pool) (sessions []pooled, cold bool, err error) {
 	seen := map[uuid.UUID]bool{}
 	for cursor := "0"; ; {
-		rep, err := p.runWithin(ctx, rebuildTimeout, listScript, l, cursor, sweepPage)
+		rep, err := p.runAlone(ctx, rebuildTimeout, listScript, l, cursor, sweepPage)
 		if err != nil {
 			return nil, false, fmt.Errorf("list pool of license %s: %w", l.license, err)
 		}
