@@ -237,7 +237,7 @@ func (p *Pools) reserve(ctx context.Context, l pool, id uuid.UUID, holder string
 	if wait {
 		flag = "1"
 	}
-	rep, err := p.run(ctx, acquireScript, l, id.String(), holder, flag)
+	rep, err := p.run(ctx, acquireScript, l.keys(), id.String(), holder, flag)
 	if err != nil {
 		return reservation{}, fmt.Errorf("reserve seat of license %s: %w", l.license, err)
 	}
@@ -342,7 +342,7 @@ func (p *Pools) confirm(ctx context.Context, l pool, r reservation) (Beat, error
 
 // giveBack frees a reservation that nobody was told of. When that fails it expires by itself.
 func (p *Pools) giveBack(ctx context.Context, l pool, r reservation) error {
-	if _, err := p.run(ctx, releaseScript, l, r.session.String(), r.fence.String()); err != nil {
+	if _, err := p.run(ctx, releaseScript, l.keys(), r.session.String(), r.fence.String()); err != nil {
 		return fmt.Errorf("give back seat of license %s: %w", l.license, err)
 	}
 	return nil

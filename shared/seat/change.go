@@ -109,7 +109,7 @@ func evictedRows(ctx context.Context, tx tenancy.Tx, l pool) ([]any, error) {
 // epoch: a rebuild under way may have read the rows before that commit, and would undo what the pool was told.
 func (p *Pools) tell(ctx context.Context, l pool, s *redis.Script, args ...any) error {
 	for range tries {
-		rep, err := p.run(ctx, s, l, args...)
+		rep, err := p.run(ctx, s, l.keys(), args...)
 		if err != nil {
 			return err
 		}

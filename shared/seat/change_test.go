@@ -393,7 +393,7 @@ func TestAPoolIsToldOnlyWhatIsNewer(t *testing.T) {
 	w := newWorld(t, 1)
 	old := w.limits()
 	w.change(`max_seats = 2`)
-	rep, err := w.run(w.ctx(), resizeScript, w.pool(), w.settings(old)...)
+	rep, err := w.run(w.ctx(), resizeScript, w.pool().keys(), w.settings(old)...)
 	w.must(err)
 	if kind := rep.str(); kind != "ok" {
 		t.Errorf("resize: %s", kind)

@@ -38,7 +38,7 @@ type touched struct {
 }
 
 func (p *Pools) touch(ctx context.Context, l pool, args ...any) (touched, error) {
-	rep, err := p.run(ctx, touchScript, l, args...)
+	rep, err := p.run(ctx, touchScript, l.keys(), args...)
 	if err != nil {
 		return touched{}, err
 	}
@@ -173,7 +173,7 @@ func (p *Pools) row(ctx context.Context, ref Ref) (rowState, error) {
 // that the same call should be repeated.
 func (p *Pools) Release(ctx context.Context, ref Ref) (Ending, error) {
 	l := pool{tenant: ref.Tenant, license: ref.License}
-	rep, err := p.run(ctx, releaseScript, l, ref.Session.String(), ref.Fence().String())
+	rep, err := p.run(ctx, releaseScript, l.keys(), ref.Session.String(), ref.Fence().String())
 	if err != nil {
 		return Ending{}, fmt.Errorf("release session %s: %w", ref.Session, err)
 	}
@@ -210,7 +210,7 @@ func (p *Pools) Release(ctx context.Context, ref Ref) (Ending, error) {
 
 // Leave gives up a waiter's place in the queue and says whether it had one.
 func (p *Pools) Leave(ctx context.Context, tenant tenancy.ID, license uuid.UUID, holder string) (bool, error) {
-	rep, err := p.run(ctx, leaveScript, pool{tenant: tenant, license: license}, holder)
+	rep, err := p.run(ctx, leaveScript, pool{tenant: tenant, license: license}.keys(), holder)
 	if err != nil {
 		return false, fmt.Errorf("leave queue of license %s: %w", license, err)
 	}

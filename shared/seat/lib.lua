@@ -148,6 +148,14 @@ local function reap(now, m)
   return #due / 2
 end
 
+-- The moment before which no restored session is reaped: every belief alive now has ended by then. A pool that came back
+-- from a replica may not have heard that leases became shorter, and have renewed some at its own, longer length before
+-- anybody noticed: they count, in later rebuilds too.
+local function reap_nothing_before(old, now, floor, lease)
+  local longer = old and math.max(0, old.v - lease) or 0
+  return math.max(now + floor + longer, tonumber(redis.call('HGET', META, 'fu') or '0'))
+end
+
 -- Sessions whose lease runs; lapsed ones that nobody has reaped yet do not count.
 local function count_live(now)
   return redis.call('ZCOUNT', LEASES, '(' .. string.format('%.0f', now), '+inf')

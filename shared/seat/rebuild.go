@@ -4,7 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
+	"iter"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -74,8 +75,28 @@ func (p *Pools) settings(s limits) []any {
 type snapshot struct {
 	limits      limits
 	incarnation string
-	rows        []any // arguments of rebuild.lua, eight a session
+	rows        []openRow // in the order of seats
 }
+
+// openRow is an open session, as a rebuild restores it.
+type openRow struct {
+	seat int64
+	args [rowArgs]any // of stage.lua
+}
+
+const (
+	// rowArgs is how many arguments of stage.lua a session takes.
+	rowArgs = 8
+	// partRows and partSeats bound what one script stages: Redis serves nobody else meanwhile.
+	partRows, partSeats = 500, 2000
+	// buildingLife is how long others wait for a rebuild of which they hear nothing.
+	buildingLife = time.Second
+	// stagedLife is how long what was staged stays when its rebuild has died.
+	stagedLife = time.Minute
+)
+
+// errBeingBuilt says that somebody else is about the pool's rebuild.
+var errBeingBuilt = errors.New("seat: the pool is being rebuilt")
 
 // rebuild builds the licence's pool from the rows, when the pool is cold, of another incarnation, or not of the row's
 // epoch. distrusted is an epoch in which pool and rows were seen to disagree: a pool still of that epoch is rebuilt, too.
@@ -96,8 +117,14 @@ func (p *Pools) rebuild(ctx context.Context, l pool, distrusted int64) error {
 }
 
 func (p *Pools) rebuildOnce(ctx context.Context, l pool, distrusted int64) error {
-	for range tries {
+	for lost := 0; lost < tries; {
 		s, err := p.snapshot(ctx, l, distrusted)
+		if errors.Is(err, errBeingBuilt) {
+			if err := pause(ctx, 3); err != nil {
+				return fmt.Errorf("wait for the rebuild of license %s: %w", l.license, err)
+			}
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("rebuild pool of license %s: %w", l.license, err)
 		}
@@ -110,18 +137,19 @@ func (p *Pools) rebuildOnce(ctx context.Context, l pool, distrusted int64) error
 		}
 		switch kind {
 		case "ok":
-			p.log.InfoContext(ctx, "seat pool rebuilt", "license", l.license, "epoch", s.limits.epoch, "sessions", len(s.rows)/rowArgs)
+			p.log.InfoContext(ctx, "seat pool rebuilt", "license", l.license, "epoch", s.limits.epoch, "sessions", len(s.rows))
 			return nil
 		case "old":
 			return nil // a newer rebuild was faster
 		case "moved": // Redis was lost again meanwhile
+			lost++
 		}
 	}
 	return fault.Unavailable(fmt.Errorf("rebuild pool of license %s: Redis changed %d times", l.license, tries))
 }
 
 // snapshot locks the licence's row, looks at the pool again, and takes the next epoch and the open rows; nil when there
-// is nothing to do any more.
+// is nothing to do any more, errBeingBuilt when somebody else is doing it.
 func (p *Pools) snapshot(ctx context.Context, l pool, distrusted int64) (*snapshot, error) {
 	var s *snapshot
 	err := p.db.As(ctx, l.tenant, func(tx tenancy.Tx) error {
@@ -137,12 +165,21 @@ func (p *Pools) snapshot(ctx context.Context, l pool, distrusted int64) (*snapsh
 		if seen.warm && seen.epoch == row.epoch && (distrusted == 0 || seen.epoch != distrusted) {
 			return nil
 		}
+		if seen.building != 0 && seen.building == row.epoch {
+			return errBeingBuilt
+		}
 		s = &snapshot{limits: row, incarnation: seen.incarnation}
 		if s.limits.epoch, err = nextEpoch(ctx, tx, l); err != nil {
 			return err
 		}
-		s.rows, err = openRows(ctx, tx, l)
-		return err
+		if s.rows, err = openRows(ctx, tx, l); err != nil {
+			return err
+		}
+		// Before the commit lets others at the row, they must see that the rebuild is under way.
+		if err := p.rdb.Set(ctx, l.buildingKey(), s.limits.epoch, buildingLife).Err(); err != nil {
+			return unavailable(err)
+		}
+		return nil
 	})
 	return s, err
 }
@@ -156,43 +193,86 @@ func nextEpoch(ctx context.Context, tx tenancy.Tx, l pool) (epoch int64, err err
 	return epoch, err
 }
 
-// rowArgs is how many arguments of rebuild.lua a session takes.
-const rowArgs = 8
-
-// openRows reads the licence's open sessions, oldest first, as arguments of rebuild.lua.
-func openRows(ctx context.Context, tx tenancy.Tx, l pool) ([]any, error) {
+// openRows reads the licence's open sessions in the order of seats.
+func openRows(ctx context.Context, tx tenancy.Tx, l pool) ([]openRow, error) {
 	rows, err := tx.Query(ctx, `SELECT id, seat_no, fence_epoch, fence_counter, holder,
 	       greatest(0, coalesce((extract(epoch FROM borrowed_until - now()) * 1000)::bigint, 0)),
 	       coalesce(evict_reason, ''), coalesce(evicted_by, ''), coalesce((extract(epoch FROM evicted_at) * 1000)::bigint, 0)
 	  FROM app.open_sessions WHERE tenant_id = (SELECT app.tenant()) AND license_id = $1::uuid
-	 ORDER BY fence_epoch, fence_counter`, l.license.String())
+	 ORDER BY seat_no`, l.license.String())
 	if err != nil {
 		return nil, err
 	}
-	args := []any{}
-	var (
-		id                        uuid.UUID
-		seat, borrowed, evicted   int64
-		fence                     Fence
-		holder, reason, evictedBy string
-		scanned                   = []any{&id, &seat, &fence.Epoch, &fence.Counter, &holder, &borrowed, &reason, &evictedBy, &evicted}
-	)
-	_, err = pgx.ForEachRow(rows, scanned, func() error {
-		args = append(args, id.String(), seat, fence.String(), holder, borrowed, reason, evictedBy, evicted)
-		return nil
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (openRow, error) {
+		var (
+			id                        uuid.UUID
+			seat, borrowed, evicted   int64
+			fence                     Fence
+			holder, reason, evictedBy string
+		)
+		err := row.Scan(&id, &seat, &fence.Epoch, &fence.Counter, &holder, &borrowed, &reason, &evictedBy, &evicted)
+		return openRow{seat, [rowArgs]any{id.String(), seat, fence.String(), holder, borrowed, reason, evictedBy, evicted}}, err
 	})
-	return args, err
 }
 
-// install gives the snapshot to the pool and answers rebuild.lua's verdict.
+// install gives the snapshot to the pool and answers rebuild.lua's verdict. Until its last script the pool is what it was.
 func (p *Pools) install(ctx context.Context, l pool, s *snapshot) (string, error) {
+	keys := l.stagedKeys(s.limits.epoch)
+	floor, lease := p.floor(s.limits.longest), s.limits.lease
+	parts := slices.Collect(partsOf(s.rows))
+	budget := time.Second + time.Duration(len(parts))*50*time.Millisecond
+	staged := 0
+	for _, part := range parts {
+		args := make([]any, 0, 9+rowArgs*len(part.rows))
+		args = append(args, s.limits.epoch, s.incarnation, staged, part.upto, budget.Milliseconds(), floor.Milliseconds(),
+			lease.Milliseconds(), p.allowance(lease).Milliseconds(), stagedLife.Milliseconds())
+		for i := range part.rows {
+			args = append(args, part.rows[i].args[:]...)
+		}
+		rep, err := p.runAlone(ctx, rebuildTimeout, stageScript, keys, args...)
+		if err != nil {
+			return "", err
+		}
+		if kind := rep.str(); kind != "ok" || rep.err != nil {
+			return kind, rep.err
+		}
+		staged += len(part.rows)
+	}
 	args := append([]any{s.limits.epoch, s.incarnation}, p.settings(s.limits)...)
-	args = append(args, p.floor(s.limits.longest).Milliseconds())
-	rep, err := p.runAlone(ctx, rebuildTimeout, rebuildScript, l, append(args, s.rows...)...)
+	args = append(args, floor.Milliseconds(), staged)
+	rep, err := p.runAlone(ctx, rebuildTimeout, rebuildScript, keys, args...)
 	if err != nil {
 		return "", err
 	}
 	return rep.str(), rep.err
+}
+
+// part is what one script stages: these rows, and the free seats among those up to upto.
+type part struct {
+	rows []openRow
+	upto int64
+}
+
+// partsOf cuts rows, which are in the order of seats, so that no part is large.
+func partsOf(rows []openRow) iter.Seq[part] {
+	return func(yield func(part) bool) {
+		var covered int64
+		for len(rows) > 0 {
+			p := part{upto: covered + partSeats}
+			n := 0
+			for n < len(rows) && n < partRows && rows[n].seat <= p.upto {
+				n++
+			}
+			p.rows, rows = rows[:n], rows[n:]
+			if n == partRows || len(rows) == 0 {
+				p.upto = p.rows[n-1].seat
+			}
+			if !yield(p) {
+				return
+			}
+			covered = p.upto
+		}
+	}
 }
 
 // seen is what peek.lua answered.
@@ -204,6 +284,7 @@ type seen struct {
 	state       string
 	counts      Counts
 	lives       bool
+	building    int64 // epoch of the rebuild that somebody is about, or 0
 }
 
 func (p *Pools) peek(ctx context.Context, l pool, session uuid.UUID) (seen, error) {
@@ -211,20 +292,16 @@ func (p *Pools) peek(ctx context.Context, l pool, session uuid.UUID) (seen, erro
 	if session != uuid.Nil {
 		arg = session.String()
 	}
-	rep, err := p.run(ctx, peekScript, l, arg)
+	rep, err := p.run(ctx, peekScript, append(l.keys(), l.buildingKey()), arg)
 	if err != nil {
 		return seen{}, fmt.Errorf("look at pool of license %s: %w", l.license, err)
 	}
-	s := seen{incarnation: rep.str()}
-	if epoch := rep.str(); epoch != "" {
-		if s.epoch, err = strconv.ParseInt(epoch, 10, 64); err != nil {
-			return seen{}, err
-		}
-	}
+	s := seen{incarnation: rep.str(), epoch: rep.intOr0()}
 	s.warm = rep.int() == 1
 	s.version, s.state = rep.int(), rep.str()
 	s.counts = Counts{Active: int(rep.int()), Max: int(rep.int()), Overdraft: int(rep.int()), Queue: int(rep.int())}
 	s.lives = rep.int() == 1
+	s.building = rep.intOr0()
 	return s, rep.err
 }
 

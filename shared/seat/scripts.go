@@ -30,6 +30,8 @@ var (
 	evictSource string
 	//go:embed peek.lua
 	peekSource string
+	//go:embed stage.lua
+	stageSource string
 	//go:embed rebuild.lua
 	rebuildSource string
 	//go:embed resize.lua
@@ -54,6 +56,7 @@ var (
 	leaveScript   = redis.NewScript(allowedWhenFull + libSource + leaveSource)
 	evictScript   = redis.NewScript(allowedWhenFull + libSource + evictSource)
 	peekScript    = redis.NewScript(readsOnly + libSource + peekSource)
+	stageScript   = redis.NewScript(allowedWhenFull + libSource + stageSource)
 	rebuildScript = redis.NewScript(allowedWhenFull + libSource + rebuildSource)
 	resizeScript  = redis.NewScript(allowedWhenFull + libSource + resizeSource)
 	sweepScript   = redis.NewScript(allowedWhenFull + libSource + sweepSource)
@@ -78,19 +81,36 @@ var keyNames = [...]string{"meta", "leases", "sessions", "freed", "dirty", "hold
 
 // keys are KEYS of every script. They share one string: every heartbeat makes them.
 func (l pool) keys() []string {
-	head := keyPrefix + l.tenant.String() + "/" + l.license.String() + "}:"
+	head := l.head()
 	var all strings.Builder
 	all.Grow(len(keyNames) * (len(head) + len("sessions")))
 	for _, name := range keyNames {
 		all.WriteString(head)
 		all.WriteString(name)
 	}
-	keys := make([]string, 0, len(keyNames))
+	keys := make([]string, 0, len(keyNames)+len(stagedNames)+1)
 	from := 0
 	for _, name := range keyNames {
 		to := from + len(head) + len(name)
 		keys = append(keys, all.String()[from:to])
 		from = to
+	}
+	return keys
+}
+
+func (l pool) head() string { return keyPrefix + l.tenant.String() + "/" + l.license.String() + "}:" }
+
+// buildingKey holds the epoch of the rebuild that somebody is about.
+func (l pool) buildingKey() string { return l.head() + "building" }
+
+// stagedNames are in the order of stage.lua.
+var stagedNames = [...]string{"staged", "leases", "sessions", "freed", "holders"}
+
+// stagedKeys are KEYS of the scripts that build a pool: each rebuild has keys of its own beside those of the pool.
+func (l pool) stagedKeys(epoch int64) []string {
+	keys := append(l.keys(), l.buildingKey())
+	for _, name := range stagedNames {
+		keys = append(keys, l.head()+strconv.FormatInt(epoch, 10)+":"+name)
 	}
 	return keys
 }
@@ -114,10 +134,9 @@ type reply struct {
 
 // run runs a script within the call's deadline, together with those of other calls. An error of Redis comes back as
 // fault.Unavailable.
-func (p *Pools) run(ctx context.Context, s *redis.Script, l pool, args ...any) (*reply, error) {
+func (p *Pools) run(ctx context.Context, s *redis.Script, keys []string, args ...any) (*reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
 	defer cancel()
-	keys := l.keys()
 	line := make([]any, 0, 3+len(keys)+len(args))
 	line = append(line, "evalsha", s.Hash(), len(keys))
 	for _, key := range keys {
@@ -127,7 +146,7 @@ func (p *Pools) run(ctx context.Context, s *redis.Script, l pool, args ...any) (
 	err := p.trips.do(ctx, cmd)
 	if _, answered := errors.AsType[redis.Error](err); answered {
 		// Redis does not know the script yet, or is loading, or the slot moves: alone, the client does what there is to do.
-		return p.runAlone(ctx, p.cfg.Timeout, s, l, args...)
+		return p.runAlone(ctx, p.cfg.Timeout, s, keys, args...)
 	}
 	if err != nil {
 		return nil, unavailable(err)
@@ -140,10 +159,10 @@ func (p *Pools) run(ctx context.Context, s *redis.Script, l pool, args ...any) (
 }
 
 // runAlone runs a script that takes its time, and must not keep others waiting.
-func (p *Pools) runAlone(ctx context.Context, within time.Duration, s *redis.Script, l pool, args ...any) (*reply, error) {
+func (p *Pools) runAlone(ctx context.Context, within time.Duration, s *redis.Script, keys []string, args ...any) (*reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	values, err := s.Run(ctx, p.rdb, l.keys(), args...).Slice()
+	values, err := s.Run(ctx, p.rdb, keys, args...).Slice()
 	if err != nil {
 		return nil, unavailable(err)
 	}
@@ -182,6 +201,15 @@ func (r *reply) int() int64 {
 		r.fail("has no number at %d", r.next-1)
 	}
 	return n
+}
+
+// intOr0 reads a number, or the empty text, which is 0.
+func (r *reply) intOr0() int64 {
+	if r.next < len(r.values) && r.values[r.next] == "" {
+		r.next++
+		return 0
+	}
+	return r.int()
 }
 
 func (r *reply) uuid() uuid.UUID {

@@ -282,7 +282,7 @@ func (p *Pools) tidy(ctx context.Context, l pool, acknowledged []gone, open []uu
 	for _, id := range open {
 		args = append(args, id.String())
 	}
-	rep, err := p.runAlone(ctx, rebuildTimeout, sweepScript, l, args...)
+	rep, err := p.runAlone(ctx, rebuildTimeout, sweepScript, l.keys(), args...)
 	if err != nil {
 		return swept{}, fmt.Errorf("sweep pool of license %s: %w", l.license, err)
 	}
@@ -411,7 +411,7 @@ const markEvicted = "2"
 func (p *Pools) list(ctx context.Context, l pool) (sessions []pooled, cold bool, err error) {
 	seen := map[uuid.UUID]bool{}
 	for cursor := "0"; ; {
-		rep, err := p.runAlone(ctx, rebuildTimeout, listScript, l, cursor, sweepPage)
+		rep, err := p.runAlone(ctx, rebuildTimeout, listScript, l.keys(), cursor, sweepPage)
 		if err != nil {
 			return nil, false, fmt.Errorf("list pool of license %s: %w", l.license, err)
 		}
@@ -468,7 +468,7 @@ func (p *Pools) freeGhosts(ctx context.Context, l pool, open map[uuid.UUID]bool)
 	ghosts := 0
 	for _, s := range sessions {
 		if ended[s.session] {
-			if _, err := p.run(ctx, releaseScript, l, s.session.String(), s.fence.String()); err != nil {
+			if _, err := p.run(ctx, releaseScript, l.keys(), s.session.String(), s.fence.String()); err != nil {
 				return ghosts, err
 			}
 			ghosts++
