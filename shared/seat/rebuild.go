@@ -217,15 +217,23 @@ func openRows(ctx context.Context, tx tenancy.Tx, l pool) ([]openRow, error) {
 
 // install gives the snapshot to the pool and answers rebuild.lua's verdict. Until its last script the pool is what it was.
 func (p *Pools) install(ctx context.Context, l pool, s *snapshot) (string, error) {
-	keys := l.stagedKeys(s.limits.epoch)
-	floor, lease := p.floor(s.limits.longest), s.limits.lease
+	if kind, err := p.stage(ctx, l, s); kind != "ok" || err != nil {
+		return kind, err
+	}
+	return p.finish(ctx, l, s)
+}
+
+// stage puts the rows beside the pool, a part at a time, so that Redis serves others in between. It answers ok, or
+// stage.lua's verdict on the part that failed.
+func (p *Pools) stage(ctx context.Context, l pool, s *snapshot) (string, error) {
+	keys, lease := l.stagedKeys(s.limits.epoch), s.limits.lease
 	parts := slices.Collect(partsOf(s.rows))
 	budget := time.Second + time.Duration(len(parts))*50*time.Millisecond
 	staged := 0
 	for _, part := range parts {
 		args := make([]any, 0, 9+rowArgs*len(part.rows))
-		args = append(args, s.limits.epoch, s.incarnation, staged, part.upto, budget.Milliseconds(), floor.Milliseconds(),
-			lease.Milliseconds(), p.allowance(lease).Milliseconds(), stagedLife.Milliseconds())
+		args = append(args, s.limits.epoch, s.incarnation, staged, part.upto, budget.Milliseconds(),
+			p.floor(s.limits.longest).Milliseconds(), lease.Milliseconds(), p.allowance(lease).Milliseconds(), stagedLife.Milliseconds())
 		for i := range part.rows {
 			args = append(args, part.rows[i].args[:]...)
 		}
@@ -238,9 +246,14 @@ func (p *Pools) install(ctx context.Context, l pool, s *snapshot) (string, error
 		}
 		staged += len(part.rows)
 	}
+	return "ok", nil
+}
+
+// finish makes what was staged the pool.
+func (p *Pools) finish(ctx context.Context, l pool, s *snapshot) (string, error) {
 	args := append([]any{s.limits.epoch, s.incarnation}, p.settings(s.limits)...)
-	args = append(args, floor.Milliseconds(), staged)
-	rep, err := p.runAlone(ctx, rebuildTimeout, rebuildScript, keys, args...)
+	args = append(args, p.floor(s.limits.longest).Milliseconds(), len(s.rows))
+	rep, err := p.runAlone(ctx, rebuildTimeout, rebuildScript, l.stagedKeys(s.limits.epoch), args...)
 	if err != nil {
 		return "", err
 	}
