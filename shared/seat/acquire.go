@@ -271,27 +271,44 @@ func (p *Pools) reserve(ctx context.Context, l pool, id uuid.UUID, holder string
 	return r, rep.err
 }
 
-// open writes who sits: seat_open, committed, in one round trip. It answers seat_open's verdict.
-func (p *Pools) open(ctx context.Context, l pool, r reservation, h Holder) (verdict string, err error) {
+// open writes who sits: seat_open, committed before it answers, in one round trip that other openings may share. It answers
+// seat_open's verdict.
+func (p *Pools) open(ctx context.Context, l pool, r reservation, h Holder) (string, error) {
 	var metadata *string
 	if len(h.Metadata) > 0 {
 		m := string(h.Metadata)
 		metadata = &m
 	}
 	ids, statuses, reasons, bys, ats := columns(r.from)
-	err = p.db.Batch(ctx, l.tenant, func(b *tenancy.Batch) {
-		b.Queue(`SELECT app.seat_open($1::uuid, $2::uuid, $3::int, $4::bigint, $5::bigint, $6::text, $7::text, $8::text, $9::text,
-		                $10::text, $11::text, $12::json, $13::text[]::uuid[], $14::text[], $15::text[], $16::text[], $17::timestamptz[])`,
-			l.license.String(), r.session.String(), r.seat, r.epoch, r.fence.Counter,
-			h.Key, h.HardwareID, nullable(h.Hostname), nullable(h.User), nullable(h.InstanceID), h.Version, metadata,
-			ids, statuses, reasons, bys, ats,
-		).QueryRow(func(row pgx.Row) error { return row.Scan(&verdict) })
-	})
+	args := []any{
+		l.license.String(), r.session.String(), r.seat, r.epoch, r.fence.Counter,
+		h.Key, h.HardwareID, nullable(h.Hostname), nullable(h.User), nullable(h.InstanceID), h.Version, metadata,
+		ids, statuses, reasons, bys, ats,
+	}
+	var verdict string
+	queue := func(sql string) func(b *tenancy.Batch) {
+		return func(b *tenancy.Batch) {
+			b.Queue(sql, args...).QueryRow(func(row pgx.Row) error { return row.Scan(&verdict) })
+		}
+	}
+	err := p.db.Share(ctx, l.tenant, l.license.String()+h.HardwareID, queue(openUnlessBusy))
+	if err == nil && verdict == "busy" {
+		err = p.db.Batch(ctx, l.tenant, queue(openNow))
+	}
 	if err != nil {
 		return "", fmt.Errorf("open session %s: %w", r.session, err)
 	}
 	return verdict, nil
 }
+
+const (
+	openNow = `SELECT app.seat_open($1::uuid, $2::uuid, $3::int, $4::bigint, $5::bigint, $6::text, $7::text, $8::text, $9::text,
+	       $10::text, $11::text, $12::json, $13::text[]::uuid[], $14::text[], $15::text[], $16::text[], $17::timestamptz[])`
+	// openUnlessBusy does not wait for a rebuild or a change of the licence, nor for one that is not there: it answers busy.
+	openUnlessBusy = `SELECT CASE WHEN EXISTS (SELECT FROM app.licenses l
+	         WHERE l.tenant_id = (SELECT app.tenant()) AND l.id = $1::uuid FOR SHARE SKIP LOCKED)
+	  THEN (` + openNow + `) ELSE 'busy' END`
+)
 
 func nullable(s string) *string {
 	if s == "" {

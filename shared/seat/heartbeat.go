@@ -198,7 +198,7 @@ func (p *Pools) Release(ctx context.Context, ref Ref) (Ending, error) {
 	// The holder's own word needs no epoch: whatever the pool forgot, the row of this session may be closed.
 	var verdict string
 	var stored rowState
-	err = p.db.Batch(ctx, ref.Tenant, func(b *tenancy.Batch) {
+	err = p.db.Share(ctx, ref.Tenant, l.license.String()+ref.Session.String(), func(b *tenancy.Batch) {
 		queueClose(b, l, 0, []gone{{ref.Session, ending}}, &verdict)
 		stored.queue(b, ref.Session)
 	})

@@ -95,6 +95,9 @@ const (
 	stagedLife = time.Minute
 )
 
+// lockNotAvailable is the SQLSTATE of a row lock that was waited for too long: others are at the licence's row.
+const lockNotAvailable = "55P03"
+
 // errBeingBuilt says that somebody else is about the pool's rebuild.
 var errBeingBuilt = errors.New("seat: the pool is being rebuilt")
 
@@ -119,7 +122,7 @@ func (p *Pools) rebuild(ctx context.Context, l pool, distrusted int64) error {
 func (p *Pools) rebuildOnce(ctx context.Context, l pool, distrusted int64) error {
 	for lost := 0; lost < tries; {
 		s, err := p.snapshot(ctx, l, distrusted)
-		if errors.Is(err, errBeingBuilt) {
+		if errors.Is(err, errBeingBuilt) || tenancy.Code(err) == lockNotAvailable {
 			if err := pause(ctx, 3); err != nil {
 				return fmt.Errorf("wait for the rebuild of license %s: %w", l.license, err)
 			}

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/coditect/usher/shared/platform/testenv"
+	"github.com/coditect/usher/shared/tenancy"
 )
 
 // occupy opens sessions on these seats in PostgreSQL alone, in one epoch long ago.
@@ -185,4 +186,35 @@ func (w *world) epochBumps(fn func()) int64 {
 	before := testenv.Value[int64](w.t, w.db, `SELECT count(*) FROM bumps`)
 	fn()
 	return testenv.Value[int64](w.t, w.db, `SELECT count(*) FROM bumps`) - before
+}
+
+func TestALicenceWhoseRowIsLockedHoldsUpNobodyElse(t *testing.T) {
+	w := newWorld(t, 100)
+	locked, other := w.license, uuid.New()
+	w.sell(other, 100)
+	p := w.pools("usher_acquire")
+	w.must(w.Pools.db.As(w.ctx(), w.tenant, func(tx tenancy.Tx) error {
+		if _, err := scanLimits(tx.QueryRow(w.ctx(), lockLimits, locked.String())); err != nil {
+			return err
+		}
+		var all sync.WaitGroup
+		for i := range 20 {
+			holder := device(fmt.Sprint("holder ", i))
+			if i == 0 { // gives up when the lock has not come in time
+				all.Go(func() {
+					if g, err := p.Acquire(w.ctx(), w.tenant, locked, holder, Ask{}); err == nil {
+						t.Errorf("a seat of the locked licence: %+v", g)
+					}
+				})
+				continue
+			}
+			all.Go(func() {
+				if g, err := p.Acquire(w.ctx(), w.tenant, other, holder, Ask{}); err != nil || g.Verdict != Granted {
+					t.Errorf("holder %d of the other licence: %+v, %v", i, g, err)
+				}
+			})
+		}
+		all.Wait()
+		return nil
+	}))
 }

@@ -20,20 +20,27 @@ func (b *Batch) Queue(sql string, args ...any) *pgx.QueuedQuery { return b.batch
 // and stops further callbacks, but undoes nothing. When the connection was lost before the answer came,
 // errors.Is(err, ErrInDoubt).
 func (db *DB) Batch(ctx context.Context, id ID, fn func(b *Batch)) error {
+	return faultOf(db.deliver(ctx, func(b *Batch) {
+		b.batch.Queue(setTenant, id.String())
+		fn(b)
+	}))
+}
+
+// deliver sends a batch that sets its tenants itself.
+func (db *DB) deliver(ctx context.Context, fn func(b *Batch)) error {
 	ctx, cancel := context.WithTimeout(ctx, db.timeout)
 	defer cancel()
-	err := db.send(ctx, id, fn)
+	err := db.send(ctx, fn)
 	if isBroken(err) && !errors.Is(err, ErrInDoubt) && ctx.Err() == nil {
 		// Nothing was sent: the connection had died while it lay in the pool (the database was restarted).
 		db.pool.Reset()
-		err = db.send(ctx, id, fn)
+		err = db.send(ctx, fn)
 	}
-	return faultOf(err)
+	return err
 }
 
-func (db *DB) send(ctx context.Context, id ID, fn func(b *Batch)) error {
+func (db *DB) send(ctx context.Context, fn func(b *Batch)) error {
 	b := &Batch{}
-	b.batch.Queue(setTenant, id.String())
 	fn(b)
 	conn, err := db.pool.Acquire(ctx)
 	if err != nil {

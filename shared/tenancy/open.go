@@ -37,6 +37,7 @@ type DB struct {
 	pool    *pgxpool.Pool
 	log     *slog.Logger
 	timeout time.Duration
+	commits commits
 }
 
 var execModes = map[string]pgx.QueryExecMode{

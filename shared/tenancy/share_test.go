@@ -1,0 +1,153 @@
+package tenancy_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/coditect/usher/shared/fault"
+	"github.com/coditect/usher/shared/platform/testenv"
+	"github.com/coditect/usher/shared/tenancy"
+)
+
+// share writes a note and reads what it sees and in which transaction, as the statements of one shared call.
+func share(ctx context.Context, db *tenancy.DB, id tenancy.ID, body string) (seen, transaction string, err error) {
+	var s, x string
+	err = db.Share(ctx, id, body, func(b *tenancy.Batch) {
+		b.Queue(`insert into app.notes (tenant_id, id, body) values ($1, $2, $3)`, id.UUID(), uuid.Must(uuid.NewV7()), body)
+		b.Queue(`select string_agg(distinct tenant_id::text, ' '), pg_current_xact_id()::text from app.notes`).
+			QueryRow(func(row pgx.Row) error { return row.Scan(&s, &x) })
+	})
+	if err != nil {
+		return "", "", err
+	}
+	return s, x, nil
+}
+
+func TestCallsOfManyTenantsShareCommitsAndSeeTheirOwnRowsAlone(t *testing.T) {
+	t.Parallel()
+	store := testenv.Postgres(t)
+	store.Exec(t, note)
+	pooled := testenv.PgBouncer(t, store)
+	for _, mode := range execModes {
+		for where, url := range map[string]string{"directly": store.URL("usher_acquire"), "pooled": pooled.URL("usher_acquire")} {
+			if mode == "cache_statement" && where == "pooled" {
+				continue
+			}
+			t.Run(mode+" "+where, func(t *testing.T) {
+				t.Parallel()
+				const calls = 120
+				b := open(t, url, tenancy.Config{ExecMode: mode, Timeout: time.Minute})
+				transactions := map[string]bool{}
+				var mu sync.Mutex
+				var all sync.WaitGroup
+				for n := range calls {
+					id := []tenancy.ID{b.a, b.b}[n%2]
+					all.Go(func() {
+						seen, transaction, err := share(t.Context(), b.db, id, uuid.NewString())
+						if err != nil || seen != id.String() {
+							t.Errorf("as %s, seen: %s, %v", id, seen, err)
+						}
+						mu.Lock()
+						defer mu.Unlock()
+						transactions[transaction] = true
+					})
+				}
+				all.Wait()
+				if n := len(transactions); n > calls/2 {
+					t.Errorf("%d concurrent calls took %d transactions", calls, n)
+				}
+				if n := len(b.read(t, b.a)) + len(b.read(t, b.b)); n != calls {
+					t.Errorf("%d notes were kept, want %d", n, calls)
+				}
+				if got := b.read(t, tenancy.ID{}); len(got) != 0 {
+					t.Errorf("nobody sees %d notes", len(got))
+				}
+			})
+		}
+	}
+}
+
+func TestAFailingCallSpoilsNobodyElses(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	const calls = 60
+	if err := b.db.As(t.Context(), b.b, write(t.Context(), b.b, "taken")); err != nil {
+		t.Fatal(err)
+	}
+	errs := make([]error, calls)
+	var all sync.WaitGroup
+	for n := range calls {
+		all.Go(func() {
+			switch n % 10 {
+			case 3: // breaks a constraint
+				_, _, errs[n] = share(t.Context(), b.db, b.a, "taken")
+			case 7: // its own callback fails
+				errs[n] = b.db.Share(t.Context(), b.a, "", func(b *tenancy.Batch) {
+					b.Queue(`select 1`).QueryRow(func(pgx.Row) error { return fmt.Errorf("callback %d", n) })
+				})
+			default:
+				_, _, errs[n] = share(t.Context(), b.db, b.a, fmt.Sprint("note ", n))
+			}
+		})
+	}
+	all.Wait()
+	for n, err := range errs {
+		switch n % 10 {
+		case 3:
+			if tenancy.Code(err) != "23505" {
+				t.Errorf("call %d, for a note that is there: %v", n, err)
+			}
+		case 7:
+			if err == nil || err.Error() != fmt.Sprint("callback ", n) {
+				t.Errorf("call %d, whose callback fails: %v", n, err)
+			}
+		default:
+			if err != nil {
+				t.Errorf("call %d: %v", n, err)
+			}
+		}
+	}
+	if n := len(b.read(t, b.a)); n != calls*8/10 {
+		t.Errorf("%d notes were kept, want %d", n, calls*8/10)
+	}
+}
+
+func TestASharingCallWaitsNoLongerThanItsDeadline(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	if err := b.db.As(t.Context(), b.a, write(t.Context(), b.a, "one")); err != nil {
+		t.Fatal(err)
+	}
+	// Somebody holds the row that a shared transaction wants, so that everybody aboard waits.
+	err := b.db.As(t.Context(), b.a, func(tx tenancy.Tx) error {
+		if _, err := tx.Exec(t.Context(), `select from app.notes for update`); err != nil {
+			return err
+		}
+		var all sync.WaitGroup
+		for n := range 10 {
+			all.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+				defer cancel()
+				began := time.Now()
+				err := b.db.Share(ctx, b.a, "", func(b *tenancy.Batch) { b.Queue(`update app.notes set body = $1`, fmt.Sprint(n)) })
+				if f := fault.As(err); f == nil || f.Kind != fault.KindUnavailable {
+					t.Errorf("call %d: %v, want unavailable", n, err)
+				}
+				if took := time.Since(began); took > 2*time.Second {
+					t.Errorf("call %d with 300 ms came back after %s", n, took)
+				}
+			})
+		}
+		all.Wait()
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
