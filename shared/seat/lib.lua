@@ -107,7 +107,7 @@ local function free_session(id, s, now, status, at, reason, by)
     if t[2] then gap = math.floor(0.8 * tonumber(t[2]) + 0.2 * gap) end
     redis.call('HSET', META, 'gp', gap)
   end
-  redis.call('HSET', META, 'lf', now)
+  redis.call('HSET', META, 'lf', now, 'ck', now)
 end
 
 -- Writes a time of the pool's that is so many ms from now, or that there is none: -1.

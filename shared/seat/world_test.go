@@ -21,8 +21,14 @@ import (
 
 func TestMain(m *testing.M) {
 	// These tests spend their time waiting for leases to end, so more of them fit on a machine than it has processors.
-	if err := flag.Set("test.parallel", "10"); err != nil {
-		panic(err)
+	set := map[string]string{"test.parallel": "10"}
+	if !testenv.Full() {
+		set["rapid.checks"] = "40"
+	}
+	for name, value := range set {
+		if err := flag.Set(name, value); err != nil {
+			panic(err)
+		}
 	}
 	testenv.Main(m, nil)
 }
