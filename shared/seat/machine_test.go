@@ -37,7 +37,7 @@ type lua map[string]string
 func luaInProduction() lua {
 	return lua{
 		"lib": libSource, "acquire": acquireSource, "touch": touchSource, "release": releaseSource, "leave": leaveSource,
-		"evict": evictSource, "peek": peekSource, "rebuild": rebuildSource, "resize": resizeSource, "sweep": sweepSource,
+		"evict": evictSource, "peek": peekSource, "stage": stageSource, "rebuild": rebuildSource, "resize": resizeSource, "sweep": sweepSource,
 	}
 }
 
@@ -107,18 +107,26 @@ type blueprint struct {
 	rows        []row
 }
 
-// build gives a blueprint to the pool.
-func (m *machine) build(b blueprint) string {
-	args := append([]any{b.epoch, b.incarnation}, b.terms.args()...)
-	args = append(args, b.floor)
-	for _, r := range b.rows {
-		e := end{}
-		if r.evicted != nil {
-			e = *r.evicted
+// build gives a blueprint to the pool, a few rows at a time.
+func (m *machine) build(b blueprint) (kind string) {
+	rows := slices.SortedFunc(slices.Values(b.rows), func(x, y row) int { return x.seat - y.seat })
+	staged := 0
+	for part := range slices.Chunk(rows, 2) {
+		args := []any{b.epoch, b.incarnation, staged, part[len(part)-1].seat, 0, b.floor, b.terms.lease, b.terms.allowance, 60_000}
+		for _, r := range part {
+			e := end{}
+			if r.evicted != nil {
+				e = *r.evicted
+			}
+			args = append(args, r.id, r.seat, r.fence, r.holder, r.borrowed, e.reason, e.by, e.at)
 		}
-		args = append(args, r.id, r.seat, r.fence, r.holder, r.borrowed, e.reason, e.by, e.at)
+		if kind := m.call("stage", m.pool.stage(b, part), args...); kind != "ok" {
+			return kind
+		}
+		staged += len(part)
 	}
-	return m.call("rebuild", m.pool.rebuild(b), args...)
+	args := append([]any{b.epoch, b.incarnation}, b.terms.args()...)
+	return m.call("rebuild", m.pool.rebuild(b), append(args, b.floor, staged)...)
 }
 
 // machine makes random calls of a pool's scripts and holds each answer, and everything that the pool then is, to the
@@ -126,6 +134,7 @@ func (m *machine) build(b blueprint) string {
 type machine struct {
 	t      *rapid.T
 	at     *stage
+	site   pool
 	keys   []string
 	pool   *reference
 	record *record
@@ -165,8 +174,9 @@ const beginning = int64(1_700_000_000_000)
 
 func newMachine(t *rapid.T, at *stage, r *record) *machine {
 	r.lives++
+	site := pool{tenant: tenancy.Verified(uuid.New()), license: uuid.New()}
 	m := &machine{
-		t: t, at: at, record: r, keys: pool{tenant: tenancy.Verified(uuid.New()), license: uuid.New()}.keys(), epoch: 1, rows: map[string]row{}, closed: map[string]bool{},
+		t: t, at: at, record: r, site: site, keys: site.keys(), epoch: 1, rows: map[string]row{}, closed: map[string]bool{},
 		terms: terms{version: 1, state: "active", seats: 2, lease: 10_000, allowance: 1000, reservation: 3000, poll: 2000, drain: -1, ends: -1},
 		pool:  newReference(around{now: beginning, incarnation: "r1"}),
 	}
@@ -190,7 +200,13 @@ func (m *machine) call(script string, want []any, args ...any) (kind string) {
 			args[i] = f.String()
 		}
 	}
-	got, err := m.at.scripts[script].Run(context.Background(), m.at.rdb, m.keys, args...).Slice()
+	keys := m.keys
+	if script == "stage" || script == "rebuild" {
+		keys = m.site.stagedKeys(args[0].(int64))
+	} else if script == "peek" {
+		keys = append(slices.Clone(keys), m.site.buildingKey())
+	}
+	got, err := m.at.scripts[script].Run(context.Background(), m.at.rdb, keys, args...).Slice()
 	if err != nil {
 		m.at.t.Errorf("%s%v: %v", script, args, err) // whatever the machine was to find, it was not this
 		m.disagree("%s%v: %v", script, args, err)
@@ -612,8 +628,8 @@ func (r *record) proved(t *testing.T, where string) {
 	for _, answer := range []string{
 		"acquire seat", "acquire full", "acquire queued", "acquire refused", "acquire rebuild", "touch ok", "touch ended", "touch unknown",
 		"touch stale", "touch reserved", "touch rebuild", "release ended", "release unknown", "release stale", "release rebuild",
-		"evict ok", "evict unknown", "evict rebuild", "resize ok", "resize rebuild", "sweep ok", "sweep rebuild", "rebuild ok",
-		"rebuild old", "rebuild moved", "leave", "peek",
+		"evict ok", "evict unknown", "evict rebuild", "resize ok", "resize rebuild", "sweep ok", "sweep rebuild", "stage ok",
+		"stage old", "stage moved", "rebuild ok", "rebuild old", "rebuild moved", "leave", "peek",
 	} {
 		if testenv.Full() && r.answers[answer] == 0 {
 			t.Errorf("no life met the answer %q", answer)
@@ -622,7 +638,7 @@ func (r *record) proved(t *testing.T, where string) {
 	testenv.Proved(t, "machine", "%s: %d calls in %d random lives of a pool; every answer, and all that the pool then was, agreed with the "+
 		"reference (%d seats, %d renewals, %d ends, %d rebuilds, %d rebuilds refused)", where, r.calls, r.lives, r.answers["acquire seat"],
 		r.answers["touch ok"], r.answers["touch ended"]+r.answers["release ended"], r.answers["rebuild ok"],
-		r.answers["rebuild old"]+r.answers["rebuild moved"])
+		r.answers["stage old"]+r.answers["stage moved"]+r.answers["rebuild old"]+r.answers["rebuild moved"])
 }
 
 func TestProofMachineAgreesWithTheReferenceInMemory(t *testing.T) {
@@ -650,10 +666,14 @@ var mutants = []struct{ name, script, was, is string }{
 	{"a heartbeat confirms a reservation", "touch", `if s.mark == RESERVED and ARGV[3] ~= 'confirm' then`, `if false then`},
 	{"touch looks at no fence", "touch", `if s.fence ~= ARGV[2] then`, `if false then`},
 	{"release looks at no fence", "release", `if s.fence ~= ARGV[2] then`, `if false then`},
-	{"an old epoch builds", "rebuild", `if old and tonumber(old.ep) >= ep then`, `if false then`},
+	{"an old epoch builds", "rebuild", `if old and tonumber(old.ep) >= tonumber(ARGV[1]) then`, `if false then`},
+	{"an old epoch is staged", "stage", `if old and tonumber(old.ep) >= tonumber(ARGV[1]) then`, `if false then`},
 	{"a rebuild under another incarnation builds", "rebuild", `if ARGV[2] ~= inc then`, `if false then`},
-	{"a rebuild keeps no floor", "rebuild", `math.max(at, at_least)`, `at`},
-	{"a floor forgets an earlier one", "rebuild", `tonumber(keep[1] or '0')`, `0`},
+	{"a rebuild keeps no floor", "stage", `tonumber(ARGV[8]), at_least)`, `tonumber(ARGV[8]), 0)`},
+	{"a floor forgets an earlier one", "lib", `tonumber(redis.call('HGET', META, 'fu') or '0')`, `0`},
+	{"a holder is given the earlier of its sessions", "stage", `if later(s.fence, other.fence) then`, `if false then`},
+	{"who is back keeps a tombstone", "rebuild", `redis.call('ZREM', TOMBS, back[i])`, ``},
+	{"a seat between two that are taken is lost", "stage", `if not taken[free] then`, `if free == upto then`},
 	{"a pool of another incarnation answers", "lib", `if not m or m.inc ~= incarnation() then return nil end`, `if not m then return nil end`},
 	{"the clock goes back", "lib", `if ck and ck > now then return ck, ck - now end`, ``},
 	{"the clock of a seat that came free is forgotten", "lib", `'lf', now, 'ck', now`, `'lf', now`},

@@ -29,7 +29,8 @@ type Config struct {
 	Cluster bool `env:"REDIS_CLUSTER" envDefault:"false"`
 	// Connections is the most an instance opens (to each node of a cluster).
 	Connections int `env:"REDIS_POOL_SIZE" envDefault:"50"`
-	// Timeout bounds one call: a script, with its one retry. A script that ships all sessions of a licence has longer.
+	// Timeout bounds one trip to Redis: the scripts that travel together, with their one retry. A script may have to wait for
+	// as long before it leaves. One that ships many sessions of a licence has longer.
 	Timeout time.Duration `env:"REDIS_TIMEOUT" envDefault:"500ms"`
 	// Reservation is P: how long a seat stays reserved for a session that was not confirmed yet.
 	Reservation time.Duration `env:"SEAT_RESERVATION" envDefault:"15s"`

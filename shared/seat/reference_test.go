@@ -418,11 +418,11 @@ func (p *reference) sweep(most int, closed, open []string) []any {
 
 func (p *reference) peek(id string) []any {
 	if !p.built {
-		return []any{p.incarnation, "", 0, 0, "", 0, 0, 0, len(p.queue), 0}
+		return []any{p.incarnation, "", 0, 0, "", 0, 0, 0, len(p.queue), 0, ""}
 	}
 	return []any{
 		p.incarnation, p.epoch, bit(p.warm()), p.terms.version, p.stateAt(p.time()), p.live(), p.terms.seats, p.terms.overdraft,
-		len(p.queue), bit(p.sitters[id].until > p.time()),
+		len(p.queue), bit(p.sitters[id].until > p.time()), "",
 	}
 }
 
@@ -433,12 +433,33 @@ func bit(b bool) int {
 	return 0
 }
 
-func (p *reference) rebuild(b blueprint) []any {
-	if p.built && p.epoch >= b.epoch {
-		return []any{"old"}
+// refuses is why the pool is not built from the blueprint, or ok.
+func (p *reference) refuses(b blueprint) string {
+	switch {
+	case p.built && p.epoch >= b.epoch:
+		return "old"
+	case b.incarnation != p.incarnation:
+		return "moved"
 	}
-	if b.incarnation != p.incarnation {
-		return []any{"moved"}
+	return "ok"
+}
+
+// stage puts rows beside the pool; in it, only how evicted sessions are to end shows.
+func (p *reference) stage(b blueprint, rows []row) []any {
+	verdict := p.refuses(b)
+	if verdict == "ok" {
+		for _, r := range rows {
+			if r.evicted != nil {
+				p.ends[r.id] = *r.evicted
+			}
+		}
+	}
+	return []any{verdict}
+}
+
+func (p *reference) rebuild(b blueprint) []any {
+	if verdict := p.refuses(b); verdict != "ok" {
+		return []any{verdict}
 	}
 	now, floorAt := p.time(), p.floorAt
 	shortened := max(0, p.terms.lease-b.terms.lease)

@@ -132,11 +132,8 @@ type reply struct {
 	err    error
 }
 
-// run runs a script within the call's deadline, together with those of other calls. An error of Redis comes back as
-// fault.Unavailable.
+// run runs a script together with those of other calls. An error of Redis comes back as fault.Unavailable.
 func (p *Pools) run(ctx context.Context, s *redis.Script, keys []string, args ...any) (*reply, error) {
-	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
-	defer cancel()
 	line := make([]any, 0, 3+len(keys)+len(args))
 	line = append(line, "evalsha", s.Hash(), len(keys))
 	for _, key := range keys {

@@ -10,9 +10,12 @@
 --       id, seat, fence, holder, ms until its borrow ends or 0, eviction's reason or '', evicted by, evicted at (ms)
 -- Returns one of
 --   ok
+--   old      the pool's epoch is not older
 --   moved    another incarnation answers, or an earlier part is lost
 local BUILDING, STAGED = KEYS[11], KEYS[12]
 local NEW_LEASES, NEW_SESSIONS, NEW_FREED, NEW_HOLDERS = KEYS[13], KEYS[14], KEYS[15], KEYS[16]
+local old = read_meta()
+if old and tonumber(old.ep) >= tonumber(ARGV[1]) then return { 'old' } end
 if ARGV[2] ~= incarnation() then return { 'moved' } end
 local before, upto = tonumber(ARGV[3]), tonumber(ARGV[4])
 local here = redis.call('HMGET', STAGED, 'n', 'hi', 'al')
@@ -20,7 +23,6 @@ local n, hi, at_least = tonumber(here[1] or '0'), tonumber(here[2] or '0'), tonu
 if hi >= upto then return { 'ok' } end
 if n ~= before or (before > 0 and not at_least) then return { 'moved' } end
 
-local old = read_meta()
 local now = now_ms(old and old.ck)
 if not at_least then
   at_least = reap_nothing_before(old, now + tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]))
