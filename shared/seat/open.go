@@ -100,7 +100,8 @@ func New(cfg Config, db *tenancy.DB, log *slog.Logger) (*Pools, error) {
 	u := &redis.UniversalOptions{
 		Addrs: []string{opts.Addr}, DB: opts.DB, Username: opts.Username, Password: opts.Password, TLSConfig: opts.TLSConfig,
 		IsClusterMode: cfg.Cluster, ClientName: "usher",
-		PoolSize: cfg.Connections, DialTimeout: dialTimeout, ReadTimeout: rebuildTimeout, WriteTimeout: rebuildTimeout,
+		PoolSize: cfg.Connections, PipelinePoolSize: -1, // one pool for all, so that Connections is the most there are
+		DialTimeout: dialTimeout, ReadTimeout: rebuildTimeout, WriteTimeout: rebuildTimeout,
 		PoolTimeout: cfg.Timeout, ContextTimeoutEnabled: true,
 		ConnMaxLifetime: cfg.ConnectionLife,
 		// Every script is safe to repeat, so one lost connection need not become an error.
