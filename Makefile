@@ -11,7 +11,7 @@ PACKAGES  ?= ./...
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo test check format lint drift licenses vulnerabilities bench generate fix fuzz install clean \
-	prove model machine races history chaos cluster pooler
+	prove model machine races history herd chaos cluster pooler
 
 help: ## List the targets
 	@bold= plain=; \
@@ -59,7 +59,7 @@ SEAT  := ./shared/seat
 HTTP  := ./functions/all/proof
 
 prove: install ## Prove the seat promise at full size, within an hour, and print a summary
-	@tools/prove model=$(SEAT)/model machine=$(SEAT) races=$(SEAT) history=$(HTTP) chaos=$(HTTP) cluster=$(HTTP) pooler=$(HTTP)
+	@tools/prove model=$(SEAT)/model machine=$(SEAT) races=$(SEAT) history=$(HTTP) herd=$(HTTP) chaos=$(HTTP) cluster=$(HTTP) pooler=$(HTTP)
 
 model: install ## Prove: check the protocol's model exhaustively, and that no safeguard is idle
 	@tools/prove model=$(SEAT)/model
@@ -72,6 +72,9 @@ races: install ## Prove: openings against new epochs
 
 history: install ## Prove: recorded histories are linearizable
 	@tools/prove history=$(HTTP)
+
+herd: install ## Prove: a thousand clients at once on cold pools
+	@tools/prove herd=$(HTTP)
 
 chaos: install ## Prove: failovers and crashes under load
 	@tools/prove chaos=$(HTTP)
