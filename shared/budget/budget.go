@@ -8,7 +8,10 @@
 // shares it with a guesser does not pay.
 //
 // Heartbeats are counted in the memory of each instance, since a round trip
-// would cost more than the heartbeat.
+// would cost more than the heartbeat. For the same reason the first requests of a
+// holder and of a licence pass without a look at Redis: an instance has a twentieth
+// of each budget to spare, beside what Redis counts, and somebody who asks as seldom
+// as an honest client costs no round trip.
 //
 // The package must not know what a licence is, nor whether a key is good.
 package budget
@@ -91,6 +94,7 @@ type Budgets struct {
 	now             func() time.Time
 	log             *slog.Logger
 	resumes, logged atomic.Int64 // nanoseconds of now
+	spare           cells[string]
 }
 
 //go:embed take.lua
@@ -124,6 +128,10 @@ func New(cfg Config, now func() time.Time, log *slog.Logger) (*Budgets, error) {
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
 	}
+	spare, err := newCells[string]()
+	if err != nil {
+		return nil, err
+	}
 	opt.DialTimeout = time.Second
 	opt.ReadTimeout = cfg.Timeout
 	opt.WriteTimeout = cfg.Timeout
@@ -133,7 +141,7 @@ func New(cfg Config, now func() time.Time, log *slog.Logger) (*Budgets, error) {
 	opt.PoolTimeout = cfg.Timeout
 	opt.DisableIdentity = true
 	opt.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	return &Budgets{redis: redis.NewClient(opt), cfg: cfg, now: now, log: log}, nil
+	return &Budgets{redis: redis.NewClient(opt), cfg: cfg, now: now, log: log, spare: spare}, nil
 }
 
 // Close closes the connections.
@@ -148,10 +156,19 @@ func (b *Budgets) Holder(ctx context.Context, license uuid.UUID, seats int, hold
 	burst := l.LicensePerSeat*max(seats, 0) + l.LicenseBase
 	// The braces keep both keys in one slot of a cluster.
 	name := "budget:{" + license.String() + "}"
+	own := name + ":holder:" + shorten(holder)
+	now := b.now()
+	if b.spare.of(own, rate.Limit(l.HolderPerSecond/spareOf), l.HolderBurst/spareOf).AllowN(now, 1) &&
+		b.spare.of(name, rate.Limit(float64(burst)/l.LicenseRefill.Seconds()/spareOf), burst/spareOf).AllowN(now, 1) {
+		return nil
+	}
 	return b.take(ctx,
-		cell{name + ":holder:" + shorten(holder), perSecond(l.HolderPerSecond), l.HolderBurst},
+		cell{own, perSecond(l.HolderPerSecond), l.HolderBurst},
 		cell{name, max(l.LicenseRefill/time.Duration(burst), time.Microsecond), burst})
 }
+
+// spareOf is the part of a budget that an instance has to spare: one in so many.
+const spareOf = 20
 
 // UnknownKey takes one unknown key out of an address's budget. It is asked after
 // a key has proved unknown, never before. An IPv6 address shares the budget of
@@ -224,24 +241,44 @@ func network(a netip.Addr) string {
 	return a.String()
 }
 
+// cells are budgets in the memory of this instance. They are safe for concurrent use.
+type cells[K comparable] struct{ kept *lru.Cache[K, *rate.Limiter] }
+
+// cellsKept is how many of them an instance remembers; the one longest silent is forgotten first.
+const cellsKept = 20_000
+
+func newCells[K comparable]() (cells[K], error) {
+	kept, err := lru.New[K, *rate.Limiter](cellsKept)
+	return cells[K]{kept}, err
+}
+
+// of is the budget of that key, which is made full of this size when there is none.
+func (c cells[K]) of(key K, limit rate.Limit, burst int) *rate.Limiter {
+	if cell, ok := c.kept.Get(key); ok {
+		return cell
+	}
+	fresh := rate.NewLimiter(limit, burst)
+	if old, there, _ := c.kept.PeekOrAdd(key, fresh); there {
+		return old
+	}
+	return fresh
+}
+
 // Beats are the budgets of heartbeats, in the memory of this instance. They are
 // safe for concurrent use.
 type Beats struct {
 	limit rate.Limit
 	burst int
 	now   func() time.Time
-	cells *lru.Cache[uuid.UUID, *rate.Limiter]
+	cells cells[uuid.UUID]
 }
-
-// beatsKept is how many sessions' budgets an instance remembers; the one longest silent is forgotten first.
-const beatsKept = 20_000
 
 // NewBeats makes heartbeats' budgets, of the size of a holder's.
 func NewBeats(l Limits, now func() time.Time) (*Beats, error) {
 	if err := l.check(); err != nil {
 		return nil, err
 	}
-	cells, err := lru.New[uuid.UUID, *rate.Limiter](beatsKept)
+	cells, err := newCells[uuid.UUID]()
 	if err != nil {
 		return nil, err
 	}
@@ -260,15 +297,7 @@ func OpenBeats(getenv func(string) string) (*Beats, error) {
 // Session takes one heartbeat out of a session's budget. The only error is
 // fault.RateLimited.
 func (b *Beats) Session(session uuid.UUID) error {
-	cell, ok := b.cells.Get(session)
-	if !ok {
-		fresh := rate.NewLimiter(b.limit, b.burst)
-		if old, there, _ := b.cells.PeekOrAdd(session, fresh); there {
-			cell = old
-		} else {
-			cell = fresh
-		}
-	}
+	cell := b.cells.of(session, b.limit, b.burst)
 	now := b.now()
 	if cell.AllowN(now, 1) {
 		return nil

@@ -323,3 +323,27 @@ func TestBudgetsAreConfigured(t *testing.T) {
 		t.Error("heartbeats with a negative burst")
 	}
 }
+
+func TestWhoAsksAsSeldomAsAnHonestClientCostsNoRoundTrip(t *testing.T) {
+	t.Parallel()
+	server := testenv.Redis(t)
+	limits := small
+	limits.HolderBurst, limits.LicenseBase = 100, 400
+	b := open(t, server.URL(), limits, testenv.Logs(t))
+	asked := func() bool { return server.Do(t, "DBSIZE") != int64(0) }
+	license := uuid.New()
+	for n := range 4 {
+		for holder := range 5 {
+			if err := b.Holder(t.Context(), license, 0, fmt.Sprint(holder)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if asked() {
+			t.Fatalf("Redis counted what five holders asked %d times", n+1)
+		}
+	}
+	n, _ := granted(t, func() error { return b.Holder(t.Context(), license, 0, "greedy") })
+	if !asked() || n > 100+100/20 {
+		t.Errorf("a greedy holder was granted %d, of a budget of 100", n)
+	}
+}
