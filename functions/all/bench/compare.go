@@ -1,0 +1,127 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/valyala/fasthttp"
+)
+
+// contender is one of two that are compared: the processes that do the work, and the deed that they are asked for.
+type contender struct {
+	name      string
+	processes []*process
+	do        deed
+}
+
+// round is what a contender did in a while.
+type round struct {
+	load
+	cpu time.Duration // of its processes, for each deed; zero where the system does not tell
+}
+
+func (c contender) cpu() (sum time.Duration, err error) {
+	for _, p := range c.processes {
+		used, err := p.cpu()
+		if err != nil {
+			return 0, err
+		}
+		sum += used
+	}
+	return sum, nil
+}
+
+// measure runs the load and counts the processes' CPU time.
+func (c contender) measure(run func(deed) (load, error)) (round, error) {
+	before, err := c.cpu()
+	if err != nil {
+		return round{}, err
+	}
+	l, err := run(c.do)
+	if err != nil {
+		return round{}, fmt.Errorf("%s: %w", c.name, err)
+	}
+	after, err := c.cpu()
+	if err != nil {
+		return round{}, err
+	}
+	r := round{load: l}
+	if len(l.times) > 0 {
+		r.cpu = (after - before) / time.Duration(len(l.times))
+	}
+	return r, nil
+}
+
+// duel lets two contenders have rounds in turns, after one each that does not count, and swaps who begins.
+func duel(rounds int, ours, theirs contender, run func(deed) (load, error)) (a, b []round, err error) {
+	for i := range rounds + 1 {
+		order := []contender{ours, theirs}
+		if i%2 == 1 {
+			slices.Reverse(order)
+		}
+		for _, c := range order {
+			r, err := c.measure(run)
+			if err != nil {
+				return nil, nil, err
+			}
+			switch {
+			case i == 0:
+			case c.name == ours.name:
+				a = append(a, r)
+			default:
+				b = append(b, r)
+			}
+		}
+	}
+	return a, b, nil
+}
+
+// Spread is a median, with what was least and most.
+type Spread struct{ Median, Least, Most float64 }
+
+func spread(values []float64) Spread {
+	sorted := slices.Sorted(slices.Values(values))
+	return Spread{Median: sorted[len(sorted)/2], Least: sorted[0], Most: sorted[len(sorted)-1]}
+}
+
+// of is the spread of a figure of rounds.
+func of(rounds []round, figure func(round) float64) Spread {
+	values := make([]float64, len(rounds))
+	for i, r := range rounds {
+		values[i] = figure(r)
+	}
+	return spread(values)
+}
+
+// ratio is the spread of a figure of our rounds to theirs, round by round.
+func ratio(ours, theirs []round, figure func(round) float64) Spread {
+	values := make([]float64, len(ours))
+	for i := range ours {
+		values[i] = figure(ours[i]) / figure(theirs[i])
+	}
+	return spread(values)
+}
+
+func perSecond(r round) float64 { return r.perSecond() }
+func cpuMicros(r round) float64 { return float64(r.cpu.Nanoseconds()) / 1e3 }
+func p99Millis(r round) float64 { return float64(r.quantile(0.99).Nanoseconds()) / 1e6 }
+func p50Millis(r round) float64 { return float64(r.quantile(0.50).Nanoseconds()) / 1e6 }
+
+// requests lets each client send prepared requests in turn, beginning at its own.
+func requests(d *door, clients int, prepared []*fasthttp.Request) deed {
+	responses := make([]fasthttp.Response, clients)
+	return func(client, n int) error {
+		return d.send(prepared[n%len(prepared)], &responses[client], http.StatusOK)
+	}
+}
+
+func closed(ctx context.Context, clients int, lasts time.Duration) func(deed) (load, error) {
+	return func(do deed) (load, error) { return closedLoop(ctx, clients, lasts, do) }
+}
+
+func open(ctx context.Context, clients int, rate float64, lasts time.Duration) func(deed) (load, error) {
+	return func(do deed) (load, error) { return openLoop(ctx, clients, rate, lasts, do) }
+}
