@@ -127,7 +127,7 @@ func getenv(environment map[string]string) func(string) string {
 func (s *stage) function(ctx context.Context, name string) (*process, error) {
 	p, err := startProcess(ctx, s.dir, name, func(host, port string) map[string]string {
 		env := map[string]string{
-			"HOST": host, "PORT": port, "LOG_LEVEL": "info",
+			"HOST": host, "PORT": port, "LOG_LEVEL": "info", "K_SERVICE": name,
 			"BUDGET_HOLDER_PER_SECOND": "1000000", "BUDGET_HOLDER_BURST": "1000000", "BUDGET_LICENSE_BASE": "1000000",
 		}
 		maps.Copy(env, s.settings(name))

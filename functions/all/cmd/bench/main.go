@@ -16,7 +16,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	screen := local.NewScreen(os.Stdout, os.Getenv)
-	err := bench.Run(ctx, bench.Options{Progress: screen.Progress, Licenses: 50, Seats: 20, Clients: 64, Rounds: 5, Round: 1500 * time.Millisecond})
+	err := bench.Run(ctx, bench.Options{Progress: screen.Progress, Licenses: 50, Seats: 20, Clients: 64, Rounds: 9, Round: 2000 * time.Millisecond})
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
