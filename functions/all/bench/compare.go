@@ -20,6 +20,7 @@ type contender struct {
 // round is what a contender did in a while.
 type round struct {
 	load
+	by  string
 	cpu time.Duration // of its processes, for each deed; zero where the system does not tell
 }
 
@@ -48,7 +49,7 @@ func (c contender) measure(run func(deed) (load, error)) (round, error) {
 	if err != nil {
 		return round{}, err
 	}
-	r := round{load: l}
+	r := round{load: l, by: c.name}
 	if len(l.times) > 0 {
 		r.cpu = (after - before) / time.Duration(len(l.times))
 	}
@@ -56,59 +57,70 @@ func (c contender) measure(run func(deed) (load, error)) (round, error) {
 }
 
 // duel lets two contenders have rounds in turns, after one each that does not count, and swaps who begins.
-func duel(rounds int, ours, theirs contender, run func(deed) (load, error)) (a, b []round, err error) {
-	for i := range rounds + 1 {
-		order := []contender{ours, theirs}
-		if i%2 == 1 {
-			slices.Reverse(order)
-		}
-		for _, c := range order {
-			r, err := c.measure(run)
-			if err != nil {
-				return nil, nil, err
+func (s *stage) duel(ours, theirs contender) func(run func(deed) (load, error)) (a, b []round, err error) {
+	return func(run func(deed) (load, error)) (a, b []round, err error) {
+		for i := range s.size.Rounds + 1 {
+			order := []contender{ours, theirs}
+			if i%2 == 1 {
+				slices.Reverse(order)
 			}
-			switch {
-			case i == 0:
-			case c.name == ours.name:
-				a = append(a, r)
-			default:
-				b = append(b, r)
+			for _, c := range order {
+				r, err := c.measure(run)
+				if err != nil {
+					return nil, nil, err
+				}
+				switch {
+				case i == 0:
+				case c.name == ours.name:
+					a = append(a, r)
+				default:
+					b = append(b, r)
+				}
 			}
 		}
+		return a, b, nil
 	}
-	return a, b, nil
 }
 
-// Spread is a median, with what was least and most.
-type Spread struct{ Median, Least, Most float64 }
+// spread is a median, with what was least and most.
+type spread struct{ Median, Least, Most float64 }
 
-func spread(values []float64) Spread {
+func spreadOf(values []float64) spread {
 	sorted := slices.Sorted(slices.Values(values))
-	return Spread{Median: sorted[len(sorted)/2], Least: sorted[0], Most: sorted[len(sorted)-1]}
+	return spread{Median: sorted[len(sorted)/2], Least: sorted[0], Most: sorted[len(sorted)-1]}
 }
 
 // of is the spread of a figure of rounds.
-func of(rounds []round, figure func(round) float64) Spread {
+func of(rounds []round, figure func(round) float64) spread {
 	values := make([]float64, len(rounds))
 	for i, r := range rounds {
 		values[i] = figure(r)
 	}
-	return spread(values)
+	return spreadOf(values)
 }
 
 // ratio is the spread of a figure of our rounds to theirs, round by round.
-func ratio(ours, theirs []round, figure func(round) float64) Spread {
+func ratio(ours, theirs []round, figure func(round) float64) spread {
 	values := make([]float64, len(ours))
 	for i := range ours {
 		values[i] = figure(ours[i]) / figure(theirs[i])
 	}
-	return spread(values)
+	return spreadOf(values)
 }
 
-func perSecond(r round) float64 { return r.perSecond() }
-func cpuMicros(r round) float64 { return float64(r.cpu.Nanoseconds()) / 1e3 }
-func p99Millis(r round) float64 { return float64(r.quantile(0.99).Nanoseconds()) / 1e6 }
-func p50Millis(r round) float64 { return float64(r.quantile(0.50).Nanoseconds()) / 1e6 }
+func perSecond(r round) float64  { return r.perSecond() }
+func cpuMicros(r round) float64  { return micros(r.cpu) }
+func p50Millis(r round) float64  { return millis(r.quantile(0.50)) }
+func p99Millis(r round) float64  { return millis(r.quantile(0.99)) }
+func p999Millis(r round) float64 { return millis(r.quantile(0.999)) }
+
+// count is how many deeds were done in the rounds.
+func count(rounds []round) (n int) {
+	for _, r := range rounds {
+		n += len(r.times)
+	}
+	return n
+}
 
 // requests lets each client send prepared requests in turn, beginning at its own.
 func requests(d *door, clients int, prepared []*fasthttp.Request) deed {

@@ -39,19 +39,19 @@ func build(ctx context.Context, dir string, packages map[string]string) error {
 }
 
 // startProcess starts a binary with this environment and nothing else, and waits until /health answers.
-func startProcess(ctx context.Context, dir, name string, env func(host, port string) map[string]string) (*process, error) {
+func startProcess(ctx context.Context, dir, name, log string, env func(host, port string) map[string]string) (*process, error) {
 	port, err := freePort(ctx)
 	if err != nil {
 		return nil, err
 	}
-	p := &process{name: name, address: net.JoinHostPort("127.0.0.1", port), log: filepath.Join(dir, name+".log"), ended: make(chan struct{})}
-	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600)
+	p := &process{name: name, address: net.JoinHostPort("127.0.0.1", port), log: filepath.Join(dir, log), ended: make(chan struct{})}
+	output, err := os.OpenFile(p.log, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("write the log of %s: %w", name, err)
 	}
-	defer func() { _ = log.Close() }()             // the process has its own
+	defer func() { _ = output.Close() }()          // the process has its own
 	p.cmd = exec.Command(filepath.Join(dir, name)) //nolint:noctx // it ends with stop
-	p.cmd.Stdout, p.cmd.Stderr = log, log
+	p.cmd.Stdout, p.cmd.Stderr = output, output
 	p.cmd.Env = []string{}
 	for variable, value := range env("127.0.0.1", port) {
 		p.cmd.Env = append(p.cmd.Env, variable+"="+value)
