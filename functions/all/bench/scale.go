@@ -175,6 +175,10 @@ func (s *stage) seatCurve(ctx context.Context, r *Report) error {
 		}
 		points, rebuilds, sitting = append(points, n), append(rebuilds, millis(first.acquire[0])), append(sitting, sits)
 	}
+	// As PostgreSQL does by itself soon after a table has grown; this one has grown at once.
+	if _, err := s.db.Exec(ctx, "ANALYZE app.open_sessions"); err != nil {
+		return fmt.Errorf("analyse the sessions: %w", err)
+	}
 	curve := make([]calls, len(points))
 	for range s.size.Calls {
 		for i, n := range points {
