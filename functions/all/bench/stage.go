@@ -53,6 +53,8 @@ type sold struct {
 	id  uuid.UUID
 }
 
+const module = "github.com/coditect/usher/"
+
 // lease is that of every licence here: nobody lapses while others are measured.
 const lease = 24 * time.Hour
 
@@ -70,8 +72,8 @@ func setStage(ctx context.Context, size Size, progress func(string, ...any)) (s 
 	s.closes = append(s.closes, func() error { return os.RemoveAll(s.dir) })
 	progress("building the binaries")
 	err = build(ctx, s.dir, map[string]string{
-		"acquire": "./functions/acquire/cmd", "heartbeat": "./functions/heartbeat/cmd", "release": "./functions/release/cmd",
-		"yardstick": "./functions/all/bench/yardstick",
+		"acquire": module + "functions/acquire/cmd", "heartbeat": module + "functions/heartbeat/cmd", "release": module + "functions/release/cmd",
+		"yardstick": module + "functions/all/bench/yardstick",
 	})
 	if err != nil {
 		return s, err
