@@ -122,11 +122,21 @@ func count(rounds []round) (n int) {
 	return n
 }
 
-// requests lets each client send prepared requests in turn, beginning at its own.
-func requests(d *door, clients int, prepared []*fasthttp.Request) deed {
-	responses := make([]fasthttp.Response, clients)
+// requests lets each client send heartbeats of the sessions in turn; fill makes a client's request that of a session.
+func requests(d *door, clients int, held []session, fill func(q *fasthttp.Request, h session)) deed {
+	type pair struct {
+		q fasthttp.Request
+		r fasthttp.Response
+	}
+	pairs := make([]pair, clients)
+	for i := range pairs {
+		pairs[i].q.SetRequestURI(d.base + "/v1/heartbeat")
+		pairs[i].q.Header.SetMethod(http.MethodPost)
+	}
 	return func(client, n int) error {
-		return d.send(prepared[n%len(prepared)], &responses[client], http.StatusOK)
+		at := &pairs[client]
+		fill(&at.q, held[n%len(held)])
+		return d.send(&at.q, &at.r, http.StatusOK)
 	}
 }
 

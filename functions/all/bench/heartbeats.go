@@ -5,8 +5,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-
-	"github.com/valyala/fasthttp"
 )
 
 // inFlight is how many requests of an open loop may be under way at once.
@@ -15,14 +13,9 @@ const inFlight = 256
 // heartbeats compares heartbeats with the yardstick: as fast as they go, and at a constant rate.
 func (s *stage) heartbeats(ctx context.Context, r *Report) error {
 	ours, theirs := newDoor(s.heartbeat.address), newDoor(s.yardstick.address)
-	var beats, bare []*fasthttp.Request
-	for _, h := range s.held {
-		beats = append(beats, bearerRequest(ours, "/v1/heartbeat", h.token))
-		bare = append(bare, yardstickRequest(theirs, h))
-	}
 	contenders := func(clients int) (contender, contender) {
-		return contender{"heartbeat", []*process{s.heartbeat}, requests(ours, clients, beats)},
-			contender{"yardstick", []*process{s.yardstick}, requests(theirs, clients, bare)}
+		return contender{"heartbeat", []*process{s.heartbeat}, requests(ours, clients, s.held, asHolder)},
+			contender{"yardstick", []*process{s.yardstick}, requests(theirs, clients, s.held, asYardstick)}
 	}
 
 	s.progress("heartbeats and the yardstick in turns: %d rounds of %s each, %d clients", s.size.Rounds, s.size.Round, s.size.Clients)

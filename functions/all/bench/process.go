@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // process is a running binary of ours. Its output goes to a file, as a line of its log for each request must.
@@ -29,13 +31,18 @@ type process struct {
 
 // build compiles commands of this module, as they are deployed: without the race detector.
 func build(ctx context.Context, dir string, packages map[string]string) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(2)
 	for name, path := range packages {
-		cmd := exec.CommandContext(ctx, "go", "build", "-race=false", "-o", filepath.Join(dir, name), path)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("build %s: %w\n%s", name, err, out)
-		}
+		group.Go(func() error {
+			cmd := exec.CommandContext(ctx, "go", "build", "-race=false", "-o", filepath.Join(dir, name), path)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				return fmt.Errorf("build %s: %w\n%s", name, err, out)
+			}
+			return nil
+		})
 	}
-	return nil
+	return group.Wait()
 }
 
 // startProcess starts a binary with this environment and nothing else, and waits until /health answers.

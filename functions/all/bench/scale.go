@@ -246,12 +246,8 @@ func (s *stage) rebuilding(ctx context.Context, r *Report) error {
 	beat := bearerRequest(large, "/v1/heartbeat", s.tokens.Mint(signing.Claims(one)))
 
 	d := newDoor(s.heartbeat.address)
-	var beats []*fasthttp.Request
-	for _, h := range s.held {
-		beats = append(beats, bearerRequest(d, "/v1/heartbeat", h.token))
-	}
 	var refused atomic.Int64
-	send := requests(d, inFlight, beats)
+	send := requests(d, inFlight, s.held, asHolder)
 	tolerant := func(client, n int) error {
 		err := send(client, n)
 		if _, ok := errors.AsType[*refusal](err); ok {

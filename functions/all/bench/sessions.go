@@ -13,10 +13,6 @@ import (
 func (s *stage) sessions(ctx context.Context, r *Report) error {
 	acquire, heartbeat, release := newDoor(s.acquire.address), newDoor(s.heartbeat.address), newDoor(s.release.address)
 	yardstick := newDoor(s.yardstick.address)
-	var bare []*fasthttp.Request
-	for _, h := range s.held {
-		bare = append(bare, yardstickRequest(yardstick, h))
-	}
 	for _, beats := range []int{8, 2} {
 		s.progress("sessions of %d heartbeats, and as many requests of the yardstick", beats)
 		asks := make([]*fasthttp.Request, s.size.Clients)
@@ -41,7 +37,7 @@ func (s *stage) sessions(ctx context.Context, r *Report) error {
 			}
 			return release.send(leave, answer, http.StatusOK)
 		}
-		one := requests(yardstick, s.size.Clients, bare)
+		one := requests(yardstick, s.size.Clients, s.held, asYardstick)
 		theirs := func(client, n int) error {
 			for i := range beats + 2 {
 				if err := one(client, n*(beats+2)+i); err != nil {

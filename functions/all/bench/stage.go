@@ -242,7 +242,8 @@ func sell(ctx context.Context, d local.Demo, licenses, seats int) ([]sold, error
 
 // session is one that is held.
 type session struct {
-	token string
+	token           string
+	pool, id, fence string // as the yardstick is told
 	seat.Ref
 }
 
@@ -265,15 +266,14 @@ func bearerRequest(d *door, path, token string) *fasthttp.Request {
 	return q
 }
 
-// yardstickRequest is a heartbeat of the yardstick.
-func yardstickRequest(d *door, h session) *fasthttp.Request {
-	q := &fasthttp.Request{}
-	q.SetRequestURI(d.base + "/v1/heartbeat")
-	q.Header.SetMethod(http.MethodPost)
-	q.Header.Set("License", h.Tenant.String()+"/"+h.License.String())
-	q.Header.Set("Session", h.Session.String())
-	q.Header.Set("Fence", h.Fence().String())
-	return q
+// asHolder makes a request that of a session's holder.
+func asHolder(q *fasthttp.Request, h session) { q.Header.Set("Authorization", "Bearer "+h.token) }
+
+// asYardstick makes a request of the yardstick that of a session.
+func asYardstick(q *fasthttp.Request, h session) {
+	q.Header.Set("License", h.pool)
+	q.Header.Set("Session", h.id)
+	q.Header.Set("Fence", h.fence)
 }
 
 // take takes a seat.
@@ -287,7 +287,11 @@ func (s *stage) take(d *door, key, holder string) (session, error) {
 		return session{}, err
 	}
 	claims, err := s.tokens.Verify(token)
-	return session{token, seat.Ref(claims)}, err
+	if err != nil {
+		return session{}, err
+	}
+	ref := seat.Ref(claims)
+	return session{token, ref.Tenant.String() + "/" + ref.License.String(), ref.Session.String(), ref.Fence().String(), ref}, nil
 }
 
 // tokenOf finds the seat token in an acquire's answer.
