@@ -1,4 +1,4 @@
-# Bare `make` lists what can be made. Settings: PORT, FUZZTIME, PACKAGES, TESTFLAGS, NO_COLOR.
+# Bare `make` lists what can be made. Settings: PORT, FUZZTIME, BENCH, PACKAGES, TESTFLAGS, NO_COLOR.
 
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -6,11 +6,12 @@ MAKEFLAGS   += --no-print-directory
 
 TOOL      := go tool -modfile=tools/go.mod
 FUZZTIME  ?= 30s
+BENCH     ?=
 TESTFLAGS ?=
 PACKAGES  ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check format lint drift licenses vulnerabilities bench generate fix fuzz install clean \
+.PHONY: help run demo test check format lint drift licenses vulnerabilities bench microbench generate fix fuzz install clean \
 	prove model machine races history herd chaos cluster pooler
 
 help: ## List the targets
@@ -51,7 +52,10 @@ licenses: ## Check that we may use every dependency
 vulnerabilities: ## Check that no known vulnerability is reachable
 	@tools/check-vulnerabilities
 
-bench: install ## Run the benchmarks
+bench: install ## Measure the hot path against a yardstick, and write docs/performance (five minutes; BENCH=quick: one, writes nothing)
+	@go run ./functions/all/cmd/bench $(BENCH)
+
+microbench: install ## Run the benchmarks of single packages
 	@go test -run '^$$' -bench . -benchmem $(TESTFLAGS) $(PACKAGES)
 
 # Each proof is tests of a package, which run at a small size in make test, and at full size here.

@@ -441,6 +441,57 @@ func TestBudgetsStopWhoAsksTooOftenAndNobodyElse(t *testing.T) {
 	seated(t, door.Send(t, good))
 }
 
+func TestAnAcquireIsTwoScriptsAndOneRoundTripToPostgreSQL(t *testing.T) {
+	t.Parallel()
+	budgets := testenv.Redis(t)
+	w := functiontest.New(t, functiontest.Options{Env: map[string]string{
+		"BUDGET_REDIS_URL": budgets.Database(0), "LICENSE_CACHE_SECONDS": "60",
+	}})
+	trips := testenv.NewTrips(t, w.DB)
+	f, err := acquire.Open(t.Context(), func(variable string) string {
+		if variable == "DATABASE_URL" {
+			return trips.URL(t, w.Getenv("acquire")(variable))
+		}
+		return w.Getenv("acquire")(variable)
+	}, w.Log.Logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.Close)
+	door, l := functiontest.NewDoor(t, f.Routes, w.Log.Logger), w.Seats(t, 50, time.Minute)
+	take := func(hardware string) { door.Send(t, ask(l, hardware)).Want(t, http.StatusCreated) }
+	for n := range 3 { // builds the pool, reads the licence's facts, connects, prepares statements, loads scripts
+		take(fmt.Sprintf("first-%d", n))
+	}
+
+	const acquires = 10
+	before := trips.Count()
+	var budget []string
+	commands := functiontest.Commands(t, w.Redis, func() {
+		budget = functiontest.Commands(t, budgets, func() {
+			for n := range acquires {
+				take(fmt.Sprintf("second-%d", n))
+			}
+		})
+	})
+	if got := trips.Count() - before; got != acquires {
+		t.Errorf("%d acquires were %d round trips to PostgreSQL", acquires, got)
+	}
+	for store, at := range map[string]struct {
+		commands []string
+		scripts  int
+	}{"the pools": {commands, 2}, "the budgets": {budget, 1}} {
+		if len(at.commands) != at.scripts*acquires {
+			t.Errorf("%d acquires sent %d commands to the Redis of %s: %v", acquires, len(at.commands), store, at.commands)
+		}
+		for _, c := range at.commands {
+			if !strings.HasPrefix(strings.ToLower(c), `"evalsha"`) {
+				t.Errorf("an acquire sent %s", c)
+			}
+		}
+	}
+}
+
 func TestAFaultyIdempotencyKeyIsRefused(t *testing.T) {
 	t.Parallel()
 	w := functiontest.New(t)

@@ -1,9 +1,7 @@
 package heartbeat_test
 
 import (
-	"bufio"
 	"fmt"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -267,30 +265,12 @@ func TestAHeartbeatIsOneScriptAndNothingElse(t *testing.T) {
 	a := s.Sit(t, l, "a")
 	s.Beat(t, a.SeatToken).Want(t, http.StatusOK) // connects, and loads the script
 
-	monitor, err := net.Dial("tcp", w.Redis.Addr())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = monitor.Close() }()
-	lines := bufio.NewScanner(monitor)
-	fmt.Fprint(monitor, "MONITOR\r\n")
-	if !lines.Scan() || lines.Text() != "+OK" {
-		t.Fatalf("MONITOR answered %q, %v", lines.Text(), lines.Err())
-	}
 	const beats = 10
-	for range beats {
-		s.Beat(t, a.SeatToken).Want(t, http.StatusOK)
-	}
-	w.Redis.Do(t, "ECHO", "the end")
-	var commands []string
-	for lines.Scan() && !strings.Contains(lines.Text(), "the end") {
-		_, command, _ := strings.Cut(lines.Text(), "] ")
-		fromScript := strings.Contains(lines.Text(), " lua] ")
-		aboutConnection := strings.HasPrefix(strings.ToLower(command), `"hello"`) || strings.HasPrefix(strings.ToLower(command), `"client"`)
-		if !fromScript && !aboutConnection {
-			commands = append(commands, command)
+	commands := functiontest.Commands(t, w.Redis, func() {
+		for range beats {
+			s.Beat(t, a.SeatToken).Want(t, http.StatusOK)
 		}
-	}
+	})
 	if len(commands) != beats {
 		t.Errorf("%d heartbeats were %d commands: %v", beats, len(commands), commands)
 	}

@@ -5,12 +5,14 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/coditect/usher/functions/all/functiontest"
 	"github.com/coditect/usher/functions/validate"
 	"github.com/coditect/usher/shared/license"
+	"github.com/coditect/usher/shared/platform/testenv"
 	"github.com/coditect/usher/shared/signing"
 )
 
@@ -316,6 +318,40 @@ func TestWithoutAStoreTheAnswerIsUnavailableAndComesBackByItself(t *testing.T) {
 	unavailable("postgresql", message{Body: body{"license_key": "unknown", "hardware_id": "h", "version": "1"}})
 	w.Postgres.Start(t)
 	door.Insist(t, other).Want(t, http.StatusOK)
+}
+
+func TestAValidationIsOneScriptAndNothingElseWhileTheLicenceIsRemembered(t *testing.T) {
+	t.Parallel()
+	budgets := testenv.Redis(t)
+	w := functiontest.New(t, functiontest.Options{PrivatePostgres: true, Env: map[string]string{
+		"BUDGET_REDIS_URL": budgets.Database(0), "LICENSE_CACHE_SECONDS": "60",
+	}})
+	l := w.Seats(t, 2, time.Minute)
+	w.Seating(t).Sit(t, l, "holder") // warms the pool
+	door := w.Validate(t)
+	ask := func() { door.Send(t, message{Body: functiontest.Ask(l, "here")}).Want(t, http.StatusOK) }
+	ask()
+	w.Postgres.Stop(t)
+
+	const validations = 10
+	var budget []string
+	commands := functiontest.Commands(t, w.Redis, func() {
+		budget = functiontest.Commands(t, budgets, func() {
+			for range validations {
+				ask()
+			}
+		})
+	})
+	for store, sent := range map[string][]string{"the pools": commands, "the budgets": budget} {
+		if len(sent) != validations {
+			t.Errorf("%d validations sent %d commands to the Redis of %s: %v", validations, len(sent), store, sent)
+		}
+		for _, c := range sent {
+			if !strings.HasPrefix(strings.ToLower(c), `"evalsha"`) {
+				t.Errorf("a validation sent %s", c)
+			}
+		}
+	}
 }
 
 func TestAHolderThatAsksTooOftenIsToldWhenToComeBack(t *testing.T) {

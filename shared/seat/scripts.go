@@ -51,7 +51,7 @@ const (
 
 var (
 	acquireScript = redis.NewScript(refusedWhenFull + libSource + acquireSource)
-	touchScript   = redis.NewScript(allowedWhenFull + libSource + touchSource)
+	touchScript   = redis.NewScript(TouchScript())
 	releaseScript = redis.NewScript(allowedWhenFull + libSource + releaseSource)
 	leaveScript   = redis.NewScript(allowedWhenFull + libSource + leaveSource)
 	evictScript   = redis.NewScript(allowedWhenFull + libSource + evictSource)
@@ -62,6 +62,10 @@ var (
 	sweepScript   = redis.NewScript(allowedWhenFull + libSource + sweepSource)
 	listScript    = redis.NewScript(readsOnly + libSource + listSource)
 )
+
+// TouchScript is the text of the script of a heartbeat, as Redis is given it: for who measures what a heartbeat costs
+// beyond it.
+func TouchScript() string { return allowedWhenFull + libSource + touchSource }
 
 // pool names one licence's pool.
 type pool struct {

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -41,10 +42,11 @@ type Options struct {
 
 // Usher is the running service.
 type Usher struct {
-	demo   Demo
-	failed chan error
-	cancel context.CancelFunc
-	closes []func() error // in the order of their making
+	demo     Demo
+	settings func(function string) map[string]string
+	failed   chan error
+	cancel   context.CancelFunc
+	closes   []func() error // in the order of their making
 }
 
 // defaults are settings for one machine, where behaviour should be watched: short leases may be sold, and what the seat
@@ -119,20 +121,21 @@ func Start(ctx context.Context, o Options) (u *Usher, err error) {
 		"RECEIPT_ISSUER":   base,
 		"SCHEDULER_ISSUER": issuer.URL(), "SCHEDULER_AUDIENCE": base, "SCHEDULER_EMAIL": schedulerEmail,
 	}
+	u.settings = func(function string) map[string]string {
+		settings := map[string]string{
+			"DATABASE_URL":          s.role("usher_" + function),
+			"OPERATOR_DATABASE_URL": s.role("usher_operator"),
+			"FUNCTION_TARGET":       function,
+		}
+		maps.Copy(settings, secrets)
+		maps.Copy(settings, set)
+		return settings
+	}
 	env := func(function string) func(string) string {
+		settings := u.settings(function)
 		return func(variable string) string {
-			switch {
-			case variable == "DATABASE_URL":
-				return s.role("usher_" + function)
-			case variable == "OPERATOR_DATABASE_URL":
-				return s.role("usher_operator")
-			case variable == "FUNCTION_TARGET":
-				return function
-			}
-			for _, settings := range []map[string]string{set, secrets} {
-				if value, ok := settings[variable]; ok {
-					return value
-				}
+			if value, ok := settings[variable]; ok {
+				return value
 			}
 			if value := o.Getenv(variable); value != "" {
 				return value
@@ -185,6 +188,10 @@ func Start(ctx context.Context, o Options) (u *Usher, err error) {
 
 // Demo is what demo.json says.
 func (u *Usher) Demo() Demo { return u.demo }
+
+// Settings are what a process of one function needs in its environment to work with the same stores and secrets. What is
+// only a default of one machine is not among them.
+func (u *Usher) Settings(function string) map[string]string { return u.settings(function) }
 
 // Failed is told why the service cannot go on.
 func (u *Usher) Failed() <-chan error { return u.failed }

@@ -1,0 +1,149 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/valyala/fasthttp"
+)
+
+// contender is one of two that are compared: the processes that do the work, and the deed that they are asked for.
+type contender struct {
+	name      string
+	processes []*process
+	do        deed
+}
+
+// round is what a contender did in a while.
+type round struct {
+	load
+	by  string
+	cpu time.Duration // of its processes, for each deed; zero where the system does not tell
+}
+
+func (c contender) cpu() (sum time.Duration, err error) {
+	for _, p := range c.processes {
+		used, err := p.cpu()
+		if err != nil {
+			return 0, err
+		}
+		sum += used
+	}
+	return sum, nil
+}
+
+// measure runs the load and counts the processes' CPU time.
+func (c contender) measure(run func(deed) (load, error)) (round, error) {
+	before, err := c.cpu()
+	if err != nil {
+		return round{}, err
+	}
+	l, err := run(c.do)
+	if err != nil {
+		return round{}, fmt.Errorf("%s: %w", c.name, err)
+	}
+	after, err := c.cpu()
+	if err != nil {
+		return round{}, err
+	}
+	r := round{load: l, by: c.name}
+	if len(l.times) > 0 {
+		r.cpu = (after - before) / time.Duration(len(l.times))
+	}
+	return r, nil
+}
+
+// duel lets two contenders have rounds in turns, after one each that does not count, and swaps who begins.
+func (s *stage) duel(ours, theirs contender) func(run func(deed) (load, error)) (a, b []round, err error) {
+	return func(run func(deed) (load, error)) (a, b []round, err error) {
+		for i := range s.size.Rounds + 1 {
+			order := []contender{ours, theirs}
+			if i%2 == 1 {
+				slices.Reverse(order)
+			}
+			for _, c := range order {
+				r, err := c.measure(run)
+				if err != nil {
+					return nil, nil, err
+				}
+				switch {
+				case i == 0:
+				case c.name == ours.name:
+					a = append(a, r)
+				default:
+					b = append(b, r)
+				}
+			}
+		}
+		return a, b, nil
+	}
+}
+
+// spread is a median, with what was least and most.
+type spread struct{ Median, Least, Most float64 }
+
+func spreadOf(values []float64) spread {
+	sorted := slices.Sorted(slices.Values(values))
+	return spread{Median: sorted[len(sorted)/2], Least: sorted[0], Most: sorted[len(sorted)-1]}
+}
+
+// of is the spread of a figure of rounds.
+func of(rounds []round, figure func(round) float64) spread {
+	values := make([]float64, len(rounds))
+	for i, r := range rounds {
+		values[i] = figure(r)
+	}
+	return spreadOf(values)
+}
+
+// ratio is the spread of a figure of our rounds to theirs, round by round.
+func ratio(ours, theirs []round, figure func(round) float64) spread {
+	values := make([]float64, len(ours))
+	for i := range ours {
+		values[i] = figure(ours[i]) / figure(theirs[i])
+	}
+	return spreadOf(values)
+}
+
+func perSecond(r round) float64  { return r.perSecond() }
+func cpuMicros(r round) float64  { return micros(r.cpu) }
+func p50Millis(r round) float64  { return millis(r.quantile(0.50)) }
+func p99Millis(r round) float64  { return millis(r.quantile(0.99)) }
+func p999Millis(r round) float64 { return millis(r.quantile(0.999)) }
+
+// count is how many deeds were done in the rounds.
+func count(rounds []round) (n int) {
+	for _, r := range rounds {
+		n += len(r.times)
+	}
+	return n
+}
+
+// requests lets each client send heartbeats of the sessions in turn; fill makes a client's request that of a session.
+func requests(d *door, clients int, held []session, fill func(q *fasthttp.Request, h session)) deed {
+	type pair struct {
+		q fasthttp.Request
+		r fasthttp.Response
+	}
+	pairs := make([]pair, clients)
+	for i := range pairs {
+		pairs[i].q.SetRequestURI(d.base + "/v1/heartbeat")
+		pairs[i].q.Header.SetMethod(http.MethodPost)
+	}
+	return func(client, n int) error {
+		at := &pairs[client]
+		fill(&at.q, held[n%len(held)])
+		return d.send(&at.q, &at.r, http.StatusOK)
+	}
+}
+
+func closed(ctx context.Context, clients int, lasts time.Duration) func(deed) (load, error) {
+	return func(do deed) (load, error) { return closedLoop(ctx, clients, lasts, do) }
+}
+
+func open(ctx context.Context, clients int, rate float64, lasts time.Duration) func(deed) (load, error) {
+	return func(do deed) (load, error) { return openLoop(ctx, clients, rate, lasts, do) }
+}
