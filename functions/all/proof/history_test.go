@@ -519,9 +519,22 @@ func (n *town) record(hasty bool) *history {
 	return h
 }
 
-func TestProofHistoryOfManyLicencesIsLinearizable(t *testing.T) {
+func TestProofHistory(t *testing.T) {
 	t.Parallel()
 	n := newTown(t)
+	t.Run("of many licences is linearizable", func(t *testing.T) {
+		t.Parallel()
+		n.isLinearizable(t)
+	})
+	t.Run("that is forged is illegal", func(t *testing.T) {
+		t.Parallel()
+		n.forged(t)
+	})
+}
+
+// isLinearizable records many licences and checks each.
+func (n *town) isLinearizable(t *testing.T) {
+	t.Helper()
 	enough, tables := int64(1000), 8
 	if testenv.Full() {
 		enough, tables = 110_000, 24
@@ -562,9 +575,9 @@ func TestProofHistoryOfManyLicencesIsLinearizable(t *testing.T) {
 		forged[porcupine.Ok]+forged[porcupine.Illegal]+forged[porcupine.Unknown], forged[porcupine.Illegal])
 }
 
-func TestProofHistoryThatIsForgedIsIllegal(t *testing.T) {
-	t.Parallel()
-	n := newTown(t)
+// forged records one licence step by step, and checks that forgeries of that are seen.
+func (n *town) forged(t *testing.T) {
+	t.Helper()
 	h := &history{terms: termsOf(2, longLease)}
 	c := &client{town: n, license: n.w.Seats(t, 2, longLease), history: h}
 	a, tokenOfA := c.acquire("a")
