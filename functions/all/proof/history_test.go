@@ -545,7 +545,7 @@ func (n *town) isLinearizable(t *testing.T) {
 	var recording sync.WaitGroup
 	for table := range tables {
 		recording.Go(func() {
-			for round := table; n.deeds.Load() < enough && !t.Failed(); round++ {
+			for round := table; n.deeds.Load() < enough && !n.t.Failed(); round++ {
 				h := n.record(round%2 == 0)
 				verdict := h.check(t)
 				mu.Lock()
