@@ -32,6 +32,8 @@ var (
 	PgBouncer  = Software{"PgBouncer", []string{"pgbouncer"}, "pgbouncer", "pgbouncer"}
 	// CCompiler is what Go's race detector links with. A Mac has it with its command line tools.
 	CCompiler = Software{"a C compiler", []string{"cc"}, "gcc libc6-dev", "gcc"}
+	// Spin checks the model of the seat protocol; what it generates is C.
+	Spin = Software{"Spin", []string{"spin"}, "spin", "spin"}
 )
 
 // Install makes sure that each piece of software is there. What is missing it installs with the system's package

@@ -1,5 +1,5 @@
-// Command install provides what the tests stand on: PostgreSQL, Redis, PgBouncer, and a C compiler for the race
-// detector. What is there already it leaves alone.
+// Command install provides what the tests stand on: PostgreSQL, Redis, PgBouncer, a C compiler for the race detector, and
+// the model checker Spin. What is there already it leaves alone.
 package main
 
 import (
@@ -12,7 +12,7 @@ import (
 
 func main() {
 	err := localenv.Install(context.Background(), os.Stderr,
-		localenv.PostgreSQL, localenv.Redis, localenv.PgBouncer, localenv.CCompiler)
+		localenv.PostgreSQL, localenv.Redis, localenv.PgBouncer, localenv.CCompiler, localenv.Spin)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
