@@ -1,0 +1,119 @@
+package functiontest
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Verdict is what a judge says of many lives.
+type Verdict struct {
+	// Lives and Beliefs are how many there were, and how many holders at most believed at one moment in one licence.
+	Lives, Most int
+	// Over is how many times a licence got a believing holder beyond its seats, and Shared how many times a holder got a seat
+	// in which another one believed. Example describes the first of them.
+	Over, Shared int
+	Example      string
+	// Lost are live holders that were told no although they had not been evicted, with what they were told.
+	Lost []string
+	// Revived sessions were renewed after their release or eviction had been answered.
+	Revived int
+	// Released and Evicted are how many of both were answered, Starved how many holders stopped by themselves because they
+	// were told to try later for a whole lease.
+	Released, Evicted, Starved int
+}
+
+// Eviction is one that an administrator tried.
+type Eviction struct {
+	Session  uuid.UUID
+	Answered Instant // 0 = it failed, and may have been done all the same
+}
+
+// Judge judges lives in licences with so many seats. It knows nothing but what the holders wrote down and when evictions were
+// answered.
+func Judge(lives []Life, seats map[uuid.UUID]int, evictions []Eviction) Verdict {
+	v := Verdict{Lives: len(lives)}
+	evicted := map[uuid.UUID]Instant{}
+	for _, e := range evictions {
+		evicted[e.Session] = max(evicted[e.Session], e.Answered)
+		if e.Answered != 0 {
+			v.Evicted++
+		}
+	}
+	of := map[uuid.UUID][]Life{}
+	for _, l := range lives {
+		of[l.License] = append(of[l.License], l)
+		at, tried := evicted[l.Session]
+		if l.Refused != "" && !tried {
+			v.Lost = append(v.Lost, fmt.Sprintf("session %s on seat %d heard %s", l.Session, l.Seat, l.Refused))
+		}
+		if l.Revived || at != 0 && l.Renewed > at {
+			v.Revived++
+		}
+		if l.Released {
+			v.Released++
+		}
+		if l.Starved {
+			v.Starved++
+		}
+	}
+	for license, lives := range of {
+		v.crowd(lives, seats[license])
+	}
+	return v
+}
+
+// crowd walks through the beliefs of a licence in the order of time.
+func (v *Verdict) crowd(lives []Life, seats int) {
+	type edge struct {
+		at    Instant
+		begin bool
+		life  *Life
+	}
+	var edges []edge
+	for i := range lives {
+		if l := &lives[i]; l.Until > l.From {
+			edges = append(edges, edge{l.From, true, l}, edge{l.Until, false, l})
+		}
+	}
+	rank := map[bool]int{false: 0, true: 1} // who stops at a moment makes room for who begins at it
+	slices.SortFunc(edges, func(a, b edge) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(rank[a.begin], rank[b.begin])) })
+	sits, sessions := map[int]*Life{}, map[uuid.UUID]int{}
+	for _, e := range edges {
+		if !e.begin {
+			if sessions[e.life.Session]--; sessions[e.life.Session] == 0 {
+				delete(sessions, e.life.Session)
+			}
+			if sits[e.life.Seat] == e.life {
+				delete(sits, e.life.Seat)
+			}
+			continue
+		}
+		sessions[e.life.Session]++
+		v.Most = max(v.Most, len(sessions))
+		other := sits[e.life.Seat]
+		sits[e.life.Seat] = e.life
+		over := len(sessions) > seats && sessions[e.life.Session] == 1
+		shared := other != nil && other.Session != e.life.Session
+		if over {
+			v.Over++
+		}
+		if shared {
+			v.Shared++
+		}
+		if (over || shared) && v.Example == "" {
+			v.Example = fmt.Sprintf("%d believed in %d seats when session %s began on seat %d", len(sessions), seats, e.life.Session, e.life.Seat)
+			if shared {
+				v.Example += fmt.Sprintf(", in which session %s still believed for %s", other.Session, time.Duration(other.Until-e.at))
+			}
+		}
+	}
+}
+
+// Holds says whether the promise was kept: nobody too many, nobody lost, and nothing that ended came back.
+func (v *Verdict) Holds() bool {
+	return v.Over == 0 && v.Shared == 0 && len(v.Lost) == 0 && v.Revived == 0
+}
