@@ -173,29 +173,34 @@ func hold(out io.Writer) error {
 func (p *Party) sender(web *http.Client, acquire string) Send {
 	address := map[string]string{"acquire": acquire, "heartbeat": p.Heartbeat, "release": p.Release}
 	return func(function string, m Message) (int, []byte, error) {
-		text, ok := m.Body.(string)
-		if !ok {
-			b, err := json.Marshal(m.Body)
-			if err != nil {
-				return 0, nil, err
-			}
-			text = string(b)
-		}
-		r, err := http.NewRequest(http.MethodPost, address[function]+"/v1/"+function, strings.NewReader(text)) //nolint:noctx // the client has a deadline
-		if err != nil {
-			return 0, nil, err
-		}
-		r.Header.Set("Content-Type", "application/json")
-		if m.Token != "" {
-			r.Header.Set("Authorization", "Bearer "+m.Token)
-		}
-		answer, err := web.Do(r)
-		if err != nil {
-			return 0, nil, err
-		}
-		body, err := io.ReadAll(answer.Body)
-		return answer.StatusCode, bytes.TrimSpace(body), errors.Join(err, answer.Body.Close())
+		return Post(web, address[function]+"/v1/"+function, m)
 	}
+}
+
+// Post sends a message over HTTP.
+func Post(web *http.Client, url string, m Message) (status int, body []byte, err error) {
+	text, ok := m.Body.(string)
+	if !ok {
+		b, err := json.Marshal(m.Body)
+		if err != nil {
+			return 0, nil, err
+		}
+		text = string(b)
+	}
+	r, err := http.NewRequest(http.MethodPost, url, strings.NewReader(text)) //nolint:noctx // the client has a deadline
+	if err != nil {
+		return 0, nil, err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	if m.Token != "" {
+		r.Header.Set("Authorization", "Bearer "+m.Token)
+	}
+	answer, err := web.Do(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	body, err = io.ReadAll(answer.Body)
+	return answer.StatusCode, bytes.TrimSpace(body), errors.Join(err, answer.Body.Close())
 }
 
 // Add adds another party's count.
