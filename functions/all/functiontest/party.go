@@ -108,6 +108,25 @@ func (h *Hosted) Lives(t testing.TB) []Life {
 	}
 }
 
+// AwaitLives waits until so many holders of the parties have given their seat back.
+func AwaitLives(t testing.TB, parties []*Hosted, least int) {
+	t.Helper()
+	testenv.Eventually(t, 90*time.Second, func() error {
+		n := 0
+		for _, h := range parties {
+			for _, l := range h.Lives(t) {
+				if l.Released {
+					n++
+				}
+			}
+		}
+		if n < least {
+			return fmt.Errorf("%d holders have given their seat back, want %d", n, least)
+		}
+		return nil
+	})
+}
+
 // party is the process. It writes each life to its journal when it is over, and its count to its output at the end.
 func party() {
 	if err := hold(os.Stdout); err != nil {

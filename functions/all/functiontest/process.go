@@ -70,7 +70,7 @@ func (w *World) start(t testing.TB, function string, change map[string]string) *
 			p.Proc = testenv.ProcessOf(t, w.binary, function, env)
 		}
 		taken := false
-		testenv.Eventually(t, 30*time.Second, func() error {
+		testenv.Eventually(t, 2*time.Minute, func() error { // a store may be out, and the machine busy
 			if taken = strings.Contains(p.Output(), "address already in use"); taken {
 				return nil // somebody was faster; another port is tried
 			}
