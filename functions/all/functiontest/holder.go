@@ -43,9 +43,11 @@ type Life struct {
 	Renewed Instant `json:",omitzero"`
 	// Refused is what a heartbeat was answered while the holder believed; "" when that never happened.
 	Refused string `json:",omitempty"`
-	// Released says that the release was answered, Revived that the session was renewed after that.
-	Released bool `json:",omitempty"`
-	Revived  bool `json:",omitempty"`
+	// Silent is when it sent the first of its last heartbeats that were not answered yes; 0 = there was none.
+	Silent Instant `json:",omitzero"`
+	// Released says that the release was answered, Revived is when the session was renewed after that.
+	Released bool    `json:",omitempty"`
+	Revived  Instant `json:",omitzero"`
 	// Starved says that the holder beat, was always told to try again, and stopped by itself when its lease was over.
 	Starved bool `json:",omitempty"`
 }
@@ -114,7 +116,7 @@ func (h *Holder) Live(stop <-chan struct{}) {
 
 // wait waits about so long, and says whether to go on.
 func wait(stop <-chan struct{}, about time.Duration) bool {
-	t := time.NewTimer(about/2 + rand.N(about))
+	t := time.NewTimer(about/2 + rand.N(about)) //nolint:gosec // a pace is no secret
 	defer t.Stop()
 	select {
 	case <-stop:
@@ -133,7 +135,7 @@ func (h *Holder) sit(a acquire.Answer, sent Instant, stop <-chan struct{}) {
 	defer func() { h.Each(life) }()
 	leaves := Instant(1<<63 - 1)
 	if h.Manner.Stay > 0 {
-		leaves = Now().Add(rand.N(2 * h.Manner.Stay))
+		leaves = Now().Add(rand.N(2 * h.Manner.Stay)) //nolint:gosec // as above
 	}
 	m := Message{Token: a.SeatToken, Body: "{}"}
 	for pace := h.Manner.Beat; ; {
@@ -146,7 +148,7 @@ func (h *Holder) sit(a acquire.Answer, sent Instant, stop <-chan struct{}) {
 		case now >= life.Until:
 			life.Starved = true
 			return
-		case now >= leaves && rand.IntN(100) < h.Manner.Vanishes:
+		case now >= leaves && rand.IntN(100) < h.Manner.Vanishes: //nolint:gosec // as above
 			return
 		case now >= leaves:
 			life.Until = now
@@ -154,13 +156,16 @@ func (h *Holder) sit(a acquire.Answer, sent Instant, stop <-chan struct{}) {
 			return
 		}
 		status, body, err := h.Send("heartbeat", m)
+		if life.Silent == 0 {
+			life.Silent = now
+		}
 		switch {
 		case err != nil, status == http.StatusServiceUnavailable:
 			h.Later.Add(1)
 			pace = min(pace, 100*time.Millisecond)
 		case status == http.StatusOK:
 			h.Beats.Add(1)
-			life.Renewed = now
+			life.Renewed, life.Silent = now, 0
 			life.Until = max(life.Until, now.Add(lease))
 		case status == http.StatusGone:
 			if heard := Now(); heard < life.Until {
@@ -193,11 +198,12 @@ func (h *Holder) leave(m Message, life *Life, stop <-chan struct{}) {
 		break
 	}
 	life.Released = true
-	if rand.IntN(4) == 0 {
+	if rand.IntN(4) == 0 { //nolint:gosec // as above
 		wait(stop, h.Manner.Beat)
+		sent := Now()
 		switch status, body, err := h.Send("heartbeat", m); {
 		case err == nil && status == http.StatusOK:
-			life.Revived = true
+			life.Revived = sent
 		case err == nil && status != http.StatusGone && status != http.StatusServiceUnavailable:
 			h.Strange(fmt.Sprintf("heartbeat after a release answered %d %.300s", status, body))
 		}

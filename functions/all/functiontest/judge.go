@@ -19,8 +19,12 @@ type Verdict struct {
 	Example      string
 	// Lost are live holders that were told no although they had not been evicted, with what they were told.
 	Lost []string
-	// Revived sessions were renewed after their release or eviction had been answered.
-	Revived int
+	// Revived sessions were renewed after their release or eviction had been answered, and Recalled ones by a Redis that had
+	// just been promoted, or demoted, and did not know of it.
+	Revived, Recalled int
+	// Unheard is how many times a holder got the seat of one that was evicted, whose heartbeat had been refused, and which had
+	// not heard that yet.
+	Unheard int
 	// Released and Evicted are how many of both were answered, Starved how many holders stopped by themselves because they
 	// were told to try later for a whole lease.
 	Released, Evicted, Starved int
@@ -32,26 +36,46 @@ type Eviction struct {
 	Answered Instant // 0 = it failed, and may have been done all the same
 }
 
-// Judge judges lives in licences with so many seats. It knows nothing but what the holders wrote down and when evictions were
-// answered.
-func Judge(lives []Life, seats map[uuid.UUID]int, evictions []Eviction) Verdict {
-	v := Verdict{Lives: len(lives)}
+// Span is a time.
+type Span struct{ From, To Instant }
+
+// Case is what a judge goes by: what holders wrote down, how many seats each licence has, which sessions an administrator tried
+// to evict, and when Redis may have been one that did not know what had been answered.
+type Case struct {
+	Lives     []Life
+	Seats     map[uuid.UUID]int
+	Evictions []Eviction
+	Failovers []Span
+}
+
+// Judge judges a case.
+func Judge(c Case) Verdict {
+	v := Verdict{Lives: len(c.Lives)}
+	undone := func(at Instant) {
+		if slices.ContainsFunc(c.Failovers, func(s Span) bool { return at >= s.From && at <= s.To }) {
+			v.Recalled++
+		} else {
+			v.Revived++
+		}
+	}
 	evicted := map[uuid.UUID]Instant{}
-	for _, e := range evictions {
+	for _, e := range c.Evictions {
 		evicted[e.Session] = max(evicted[e.Session], e.Answered)
 		if e.Answered != 0 {
 			v.Evicted++
 		}
 	}
-	of := map[uuid.UUID][]Life{}
-	for _, l := range lives {
-		of[l.License] = append(of[l.License], l)
+	heard, believed := map[uuid.UUID][]Life{}, map[uuid.UUID][]Life{}
+	for _, l := range c.Lives {
 		at, tried := evicted[l.Session]
 		if l.Refused != "" && !tried {
 			v.Lost = append(v.Lost, fmt.Sprintf("session %s on seat %d heard %s", l.Session, l.Seat, l.Refused))
 		}
-		if l.Revived || at != 0 && l.Renewed > at {
-			v.Revived++
+		switch {
+		case l.Revived != 0:
+			undone(l.Revived)
+		case at != 0 && l.Renewed > at:
+			undone(l.Renewed)
 		}
 		if l.Released {
 			v.Released++
@@ -59,10 +83,18 @@ func Judge(lives []Life, seats map[uuid.UUID]int, evictions []Eviction) Verdict 
 		if l.Starved {
 			v.Starved++
 		}
+		believed[l.License] = append(believed[l.License], l)
+		if tried && l.Silent != 0 {
+			l.Until = min(l.Until, l.Silent) // the seat is given away when a heartbeat is refused, and this may have been the one
+		}
+		heard[l.License] = append(heard[l.License], l)
 	}
-	for license, lives := range of {
-		v.crowd(lives, seats[license])
+	strict := Verdict{}
+	for license := range believed {
+		v.crowd(heard[license], c.Seats[license])
+		strict.crowd(believed[license], c.Seats[license])
 	}
+	v.Unheard = strict.Shared - v.Shared
 	return v
 }
 
@@ -113,7 +145,8 @@ func (v *Verdict) crowd(lives []Life, seats int) {
 	}
 }
 
-// Holds says whether the promise was kept: nobody too many, nobody lost, and nothing that ended came back.
+// Holds says whether the promise was kept: nobody too many, nobody lost, and nothing that ended came back. Of what the protocol
+// leaves open, Recalled and Unheard tell.
 func (v *Verdict) Holds() bool {
 	return v.Over == 0 && v.Shared == 0 && len(v.Lost) == 0 && v.Revived == 0
 }

@@ -66,7 +66,7 @@ func (c *Crashes) spare(s *Service) {
 	if c.next == nil {
 		c.hits, c.seen, c.next = map[Step]int{}, map[Step]time.Time{}, map[*Service]time.Time{}
 	}
-	c.next[s] = time.Now().Add(c.Every/2 + rand.N(c.Every))
+	c.next[s] = time.Now().Add(c.Every/2 + rand.N(c.Every)) //nolint:gosec // a pace is no secret
 }
 
 // strike says whether the process of the service is to die at this step, and counts it.

@@ -225,7 +225,7 @@ func TestProofChaos(t *testing.T) {
 	}
 	running.Go(func() { c.sweeping(stop, time.Second) })
 
-	began, done, lost, evictions := time.Now(), map[string]int{}, 0, []Eviction{}
+	began, done, lost, evictions, failovers := time.Now(), map[string]int{}, 0, []Eviction{}, []Span{}
 	for lost < losses && time.Since(began) < most {
 		for _, i := range c.order() {
 			c.pause(lease)
@@ -234,8 +234,11 @@ func TestProofChaos(t *testing.T) {
 					evictions = append(evictions, e)
 				}
 			}
-			trouble := troubles[i]
+			trouble, from := troubles[i], Now()
 			trouble.do(c)
+			if trouble.loss {
+				failovers = append(failovers, Span{From: from, To: Now().Add(lease)}) // by then the sweep has been at every pool
+			}
 			done[trouble.name]++
 			if trouble.loss {
 				lost++
@@ -255,7 +258,7 @@ func TestProofChaos(t *testing.T) {
 		lives = append(lives, some...)
 		count.Add(counted)
 	}
-	v := Judge(lives, of, evictions)
+	v := Judge(Case{Lives: lives, Seats: of, Evictions: evictions, Failovers: failovers})
 
 	testenv.Proved(t, "chaos", "seed %d: %d holders in %d processes at one licence of %d seats and %d of 2 seats, for %s, with leases of %s and less",
 		number, parties*(crowd+3*small), parties, seats, small, took.Round(time.Second), lease)
@@ -270,7 +273,9 @@ func TestProofChaos(t *testing.T) {
 	testenv.Proved(t, "chaos", "%d processes of functions were killed, at %d different steps: %s", killed, len(steps), strings.Join(steps, ", "))
 	testenv.Proved(t, "chaos", "over-admissions: %d, seats held twice: %d (at most %d believed at once in %d seats)", v.Over, v.Shared, v.Most, seats)
 	testenv.Proved(t, "chaos", "live holders lost: %d; %d holders were told to try later for a whole lease and stopped by themselves", len(v.Lost), v.Starved)
-	testenv.Proved(t, "chaos", "%d releases and %d evictions were answered, %d sessions renewed after that", v.Released, v.Evicted, v.Revived)
+	testenv.Proved(t, "chaos", "%d releases and %d evictions were answered; %d sessions were renewed after that, and %d by a stale Redis around a failover",
+		v.Released, v.Evicted, v.Revived, v.Recalled)
+	testenv.Proved(t, "chaos", "%d times the seat of an evicted holder, whose heartbeat was refused, had another holder before the evicted one heard", v.Unheard)
 	if !v.Holds() {
 		t.Errorf("the promise was broken: %+v", v)
 	}

@@ -111,7 +111,7 @@ func (c *mutated) finds(most int, trouble func(*mutated)) (rounds int, v Verdict
 	c.t.Helper()
 	for rounds = 1; ; rounds++ {
 		trouble(c)
-		if v = Judge(c.party.Lives(c.t), c.seats, nil); v.Over > 0 || rounds == most {
+		if v = Judge(Case{Lives: c.party.Lives(c.t), Seats: c.seats}); v.Over > 0 || rounds == most {
 			return rounds, v
 		}
 	}
