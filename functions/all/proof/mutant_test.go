@@ -117,7 +117,7 @@ func (c *mutated) finds(most int, trouble func(*mutated)) (rounds int, v Verdict
 	}
 }
 
-func TestProofChaosSeesAnOverAdmission(t *testing.T) {
+func TestProofChaosSeesAnOverAdmission(t *testing.T) { //nolint:tparallel // its parts follow each other, each with the machine to itself
 	t.Parallel()
 	if !testenv.Full() {
 		// To build the product without a safeguard takes longer than a small proof may. Here the fault is in the holders: they

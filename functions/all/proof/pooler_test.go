@@ -12,7 +12,7 @@ import (
 	"github.com/coditect/usher/shared/platform/testenv"
 )
 
-func TestProofPooler(t *testing.T) {
+func TestProofPooler(t *testing.T) { //nolint:tparallel // its parts follow each other, each with the machine to itself
 	t.Parallel()
 	modes, tenants, each, seats, lease, during, losses := []string{"exec"}, 2, 8, 4, 2*time.Second, 5*time.Second, 1
 	if testenv.Full() {
