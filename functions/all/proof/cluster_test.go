@@ -22,7 +22,7 @@ func TestProofCluster(t *testing.T) {
 	random := rand.New(rand.NewPCG(number, 0))
 	const seats, nodes = 3, 3
 	masters := testenv.RedisMasters(t, nodes)
-	w := New(t, Options{Env: map[string]string{"REDIS_URL": masters.URL(), "REDIS_CLUSTER": "true", "LOG_LEVEL": "error"}})
+	w := New(t, Options{Env: map[string]string{"REDIS_URL": masters.URL(), "REDIS_CLUSTER": "true", "REDIS_TIMEOUT": patience, "LOG_LEVEL": "error"}})
 	p := w.StartSeating(t)
 
 	of, slots, on := map[uuid.UUID]int{}, []int64{}, map[int]bool{}

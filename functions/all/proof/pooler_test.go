@@ -28,7 +28,7 @@ func TestProofPooler(t *testing.T) { //nolint:tparallel // its parts follow each
 // pooled lets holders of several tenants live behind a pooler.
 func pooled(t *testing.T, mode string, tenants, each, seats int, lease, during time.Duration, losses int) {
 	t.Helper()
-	w := New(t, Options{Pooled: true, Env: map[string]string{"DATABASE_EXEC_MODE": mode, "LOG_LEVEL": "warn"}})
+	w := New(t, Options{Pooled: true, Env: map[string]string{"DATABASE_EXEC_MODE": mode, "REDIS_TIMEOUT": patience, "LOG_LEVEL": "warn"}})
 	p := w.StartSeating(t)
 	of := map[uuid.UUID]int{}
 	worlds, hosted := []*World{}, []*Hosted{}
