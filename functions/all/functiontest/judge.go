@@ -19,9 +19,11 @@ type Verdict struct {
 	Example      string
 	// Lost are live holders that were told no although they had not been evicted, with what they were told.
 	Lost []string
-	// Revived sessions were renewed after their release or eviction had been answered, and Recalled ones by a Redis that had
-	// just been promoted, or demoted, and did not know of it.
-	Revived, Recalled int
+	// Revived are sessions that were renewed after their release or eviction had been answered. Recalled is how many were renewed
+	// so by a Redis that had just been promoted, or demoted, and did not know of it; Untold how many evicted ones before the
+	// sweep could have told their pool.
+	Revived          []string
+	Recalled, Untold int
 	// Unheard is how many times a holder got the seat of one that was evicted, whose heartbeat had been refused, and which had
 	// not heard that yet.
 	Unheard int
@@ -46,17 +48,15 @@ type Case struct {
 	Seats     map[uuid.UUID]int
 	Evictions []Eviction
 	Failovers []Span
+	// Told is how long after an eviction was answered the sweep may have to tell the pool, when that could not be told at once.
+	Told time.Duration
 }
 
 // Judge judges a case.
 func Judge(c Case) Verdict {
 	v := Verdict{Lives: len(c.Lives)}
-	undone := func(at Instant) {
-		if slices.ContainsFunc(c.Failovers, func(s Span) bool { return at >= s.From && at <= s.To }) {
-			v.Recalled++
-		} else {
-			v.Revived++
-		}
+	forgot := func(at Instant) bool {
+		return slices.ContainsFunc(c.Failovers, func(s Span) bool { return at >= s.From && at <= s.To })
 	}
 	evicted := map[uuid.UUID]Instant{}
 	for _, e := range c.Evictions {
@@ -72,10 +72,13 @@ func Judge(c Case) Verdict {
 			v.Lost = append(v.Lost, fmt.Sprintf("session %s on seat %d heard %s", l.Session, l.Seat, l.Refused))
 		}
 		switch {
-		case l.Revived != 0:
-			undone(l.Revived)
-		case at != 0 && l.Renewed > at:
-			undone(l.Renewed)
+		case l.Revived != 0 && forgot(l.Revived), at != 0 && l.Renewed > at && forgot(l.Renewed):
+			v.Recalled++
+		case at != 0 && l.Renewed > at && l.Renewed <= at.Add(c.Told):
+			v.Untold++
+		case l.Revived != 0, at != 0 && l.Renewed > at:
+			v.Revived = append(v.Revived, fmt.Sprintf("session %s was renewed %s after its eviction or %s after it began to give its seat back",
+				l.Session, time.Duration(l.Renewed-at), time.Duration(l.Revived-l.Until)))
 		}
 		if l.Released {
 			v.Released++
@@ -146,7 +149,7 @@ func (v *Verdict) crowd(lives []Life, seats int) {
 }
 
 // Holds says whether the promise was kept: nobody too many, nobody lost, and nothing that ended came back. Of what the protocol
-// leaves open, Recalled and Unheard tell.
+// leaves open, Recalled, Untold and Unheard tell.
 func (v *Verdict) Holds() bool {
-	return v.Over == 0 && v.Shared == 0 && len(v.Lost) == 0 && v.Revived == 0
+	return v.Over == 0 && v.Shared == 0 && len(v.Lost) == 0 && len(v.Revived) == 0
 }

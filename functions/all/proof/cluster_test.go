@@ -101,7 +101,7 @@ func TestProofCluster(t *testing.T) {
 		moves, keys, halfway, empty)
 	testenv.Proved(t, "cluster", "over-admissions: %d, seats held twice: %d (at most %d believed at once in %d seats)", v.Over, v.Shared, v.Most, seats)
 	testenv.Proved(t, "cluster", "live holders lost: %d; %d holders were told to try later for a whole lease and stopped by themselves; %d releases were answered, %d sessions renewed after that",
-		len(v.Lost), v.Starved, v.Released, v.Revived)
+		len(v.Lost), v.Starved, v.Released, len(v.Revived))
 	if !v.Holds() {
 		t.Errorf("the promise was broken: %+v", v)
 	}

@@ -75,7 +75,7 @@ func pooled(t *testing.T, mode string, tenants, each, seats int, lease, during t
 	testenv.Proved(t, "pooler", "%s: %d sessions, each with exactly one row of its own tenant (%d rows in all): %d missing or double, %d rows of another tenant's device",
 		mode, v.Lives, rows, missing, mixed)
 	testenv.Proved(t, "pooler", "%s: %d heartbeats answered yes, %d requests were told to try later; over-admissions: %d, seats held twice: %d, live holders lost: %d, renewed after their release: %d",
-		mode, count.Beats, count.Later, v.Over, v.Shared, len(v.Lost), v.Revived)
+		mode, count.Beats, count.Later, v.Over, v.Shared, len(v.Lost), len(v.Revived))
 	if !v.Holds() || mixed != 0 || missing != 0 {
 		t.Errorf("the promise was broken: %+v, %d rows of another tenant's device, %d missing or double", v, mixed, missing)
 	}
