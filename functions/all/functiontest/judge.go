@@ -20,8 +20,8 @@ type Verdict struct {
 	// Lost are live holders that were told no although they had not been evicted, with what they were told.
 	Lost []string
 	// Revived are sessions that were renewed after their release or eviction had been answered. Recalled is how many were renewed
-	// so by a Redis that had just been promoted, or demoted, and did not know of it; Untold how many evicted ones before the
-	// sweep could have told their pool.
+	// so by a Redis that had just been promoted, or demoted, and did not know of it, or in a pool just built from rows read before
+	// that; Untold how many evicted ones before the sweep could have told their pool.
 	Revived          []string
 	Recalled, Untold int
 	// Unheard is how many times a holder got the seat of one that was evicted, whose heartbeat had been refused, and which had
@@ -42,7 +42,7 @@ type Eviction struct {
 type Span struct{ From, To Instant }
 
 // Case is what a judge goes by: what holders wrote down, how many seats each licence has, which sessions an administrator tried
-// to evict, and when Redis may have been one that did not know what had been answered.
+// to evict, and when a pool may have been one that did not know what had been answered.
 type Case struct {
 	Lives     []Life
 	Seats     map[uuid.UUID]int

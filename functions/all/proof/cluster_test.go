@@ -66,10 +66,10 @@ func TestProofCluster(t *testing.T) {
 		}
 	})
 
-	began, moves, keys, halfway, empty := time.Now(), 0, 0, 0, 0
+	began, moves, keys, halfway, empty, rebuilds := time.Now(), 0, 0, 0, 0, []Span{}
 	for time.Since(began) < during || empty < restarts {
 		time.Sleep(time.Duration(random.Int64N(int64(lease / 10))))
-		slot := slots[random.IntN(len(slots))]
+		slot, from := slots[random.IntN(len(slots))], Now()
 		to := (masters.Owner(t, slot) + 1 + random.IntN(nodes-1)) % nodes
 		keys += masters.Move(t, slot, to, func() {
 			if random.IntN(2) == 0 {
@@ -82,6 +82,7 @@ func TestProofCluster(t *testing.T) {
 			masters.Nodes[random.IntN(nodes)].RestartEmpty(t)
 			empty++
 		}
+		rebuilds = append(rebuilds, Span{From: from, To: Now().Add(lease)}) // by then the sweep has been at every pool
 	}
 	AwaitLives(t, hosted, 3)
 	took := time.Since(began)
@@ -93,15 +94,15 @@ func TestProofCluster(t *testing.T) {
 		lives = append(lives, some...)
 		count.Add(counted)
 	}
-	v := Judge(Case{Lives: lives, Seats: of})
+	v := Judge(Case{Lives: lives, Seats: of, Failovers: rebuilds})
 	testenv.Proved(t, "cluster", "seed %d: %d holders at %d licences of %d seats on %d masters, for %s, with leases of %s",
 		number, parties*licences*each, licences, seats, nodes, took.Round(time.Second), lease)
 	testenv.Proved(t, "cluster", "%d sessions, %d heartbeats answered yes; %d requests were told to try later or never answered", v.Lives, count.Beats, count.Later)
 	testenv.Proved(t, "cluster", "%d slots of busy licences moved to another master with %d keys, %d of them lying in two places for a while; %d masters killed and restarted empty",
 		moves, keys, halfway, empty)
 	testenv.Proved(t, "cluster", "over-admissions: %d, seats held twice: %d (at most %d believed at once in %d seats)", v.Over, v.Shared, v.Most, seats)
-	testenv.Proved(t, "cluster", "live holders lost: %d; %d holders were told to try later for a whole lease and stopped by themselves; %d releases were answered, %d sessions renewed after that",
-		len(v.Lost), v.Starved, v.Released, len(v.Revived))
+	testenv.Proved(t, "cluster", "live holders lost: %d; %d holders were told to try later for a whole lease and stopped by themselves; %d releases were answered, %d sessions renewed after that while pools were rebuilt, and %d otherwise",
+		len(v.Lost), v.Starved, v.Released, v.Recalled, len(v.Revived))
 	if !v.Holds() {
 		t.Errorf("the promise was broken: %+v", v)
 	}
