@@ -1,6 +1,7 @@
 package proof_test
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -350,19 +351,32 @@ func (c *chaos) afterwards(big License, seats int, lives []Life, evictions []Evi
 		status, body, err := Post(web, c.acquires[n%2].URL+"/v1/acquire", Message{Body: Ask(big, "later-"+Device(n))})
 		return status, fmt.Sprint(string(body), err)
 	}
-	heard := 0
-	testenv.Eventually(c.t, Floor(c.lease)+30*time.Second, func() error {
+	testenv.Eventually(c.t, Floor(c.lease)+90*time.Second, func() error {
+		began := time.Now()
+		answers := make([]string, seats)
+		var asking sync.WaitGroup
 		for n := range seats {
-			if status, body := ask(n); status != http.StatusCreated && status != http.StatusOK {
-				return fmt.Errorf("answered %d %s", status, body)
+			asking.Go(func() {
+				if status, body := ask(n); status != http.StatusCreated && status != http.StatusOK {
+					answers[n] = fmt.Sprintf("device %d was answered %d %s", n, status, body)
+				}
+			})
+		}
+		asking.Wait()
+		for _, refused := range answers {
+			if refused != "" {
+				return errors.New(refused)
 			}
 		}
-		heard, _ = ask(seats)
+		status, body := ask(seats)
+		if took := time.Since(began); took > c.lease-time.Second {
+			return fmt.Errorf("to ask for all seats took %s, longer than they are held", took)
+		}
+		if status != http.StatusConflict {
+			return fmt.Errorf("one more than the seats was answered %d %s", status, body)
+		}
 		return nil
 	})
-	if heard != http.StatusConflict {
-		c.t.Errorf("one more than the seats was answered %d", heard)
-	}
 }
 
 // list writes counts as people read them.
