@@ -62,6 +62,10 @@ type Options struct {
 	Scheduler *localenv.Issuer
 	// Env is added to the functions' environment.
 	Env map[string]string
+	// Pooled puts PgBouncer, in transaction mode, between the functions and PostgreSQL.
+	Pooled bool
+	// Binary is the test binary whose functions run as processes; empty = this one. Its TestMain is Main, too.
+	Binary string
 }
 
 // World is a deployment in small. Its methods fail the test by themselves.
@@ -75,6 +79,8 @@ type World struct {
 	Tenant tenancy.ID
 
 	env      map[string]string
+	url      func(role string) string // of the database, as functions reach it
+	binary   string
 	clock    func() time.Time
 	secrets  []string
 	admin    *tenancy.DB // as function admin logs in
@@ -90,12 +96,16 @@ func New(t testing.TB, options ...Options) *World {
 	if len(options) > 0 {
 		o = options[0]
 	}
-	w := &World{Redis: testenv.Redis(t), Log: testenv.Logs(t), Scheduler: o.Scheduler, clock: time.Now}
+	w := &World{Redis: testenv.Redis(t), Log: testenv.Logs(t), Scheduler: o.Scheduler, binary: o.Binary, clock: time.Now}
 	if o.PrivatePostgres {
 		w.Postgres = testenv.PrivatePostgres(t)
 		w.DB = w.Postgres.DB
 	} else {
 		w.DB = testenv.Postgres(t)
+	}
+	w.url = w.DB.URL
+	if o.Pooled {
+		w.url = testenv.PgBouncer(t, w.DB).URL
 	}
 	if w.Scheduler == nil {
 		w.Scheduler = testenv.Issuer(t)
@@ -110,9 +120,7 @@ func New(t testing.TB, options ...Options) *World {
 	t.Cleanup(func() { _ = w.seats.Close() })
 	w.registry, err = license.OpenRegistry(w.Getenv("admin"))
 	must(t, err)
-	tenant, err := identity.NewTenants(w.operator).Create(t.Context(), uuid.Nil, "Acme", "")
-	must(t, err)
-	w.Tenant = tenancy.Verified(tenant.ID)
+	w.found(t, "Acme")
 	must(t, w.operator.As(t.Context(), w.Tenant, func(tx tenancy.Tx) error {
 		if _, err := license.PutProduct(t.Context(), tx, license.Product{Code: Product, Name: "Editor"}); err != nil {
 			return err
@@ -124,6 +132,22 @@ func New(t testing.TB, options ...Options) *World {
 		return err
 	}))
 	return w
+}
+
+// found makes the tenant.
+func (w *World) found(t testing.TB, name string) {
+	t.Helper()
+	tenant, err := identity.NewTenants(w.operator).Create(t.Context(), uuid.Nil, name, "")
+	must(t, err)
+	w.Tenant = tenancy.Verified(tenant.ID)
+}
+
+// Beside is the same world, whose licences are sold to another, new tenant.
+func (w *World) Beside(t testing.TB, name string) *World {
+	t.Helper()
+	other := *w
+	other.found(t, name)
+	return &other
 }
 
 // environment is what every function reads; DATABASE_URL is each function's own.
@@ -166,7 +190,7 @@ func random() string {
 func (w *World) Getenv(function string) func(string) string {
 	return func(name string) string {
 		if name == "DATABASE_URL" {
-			return w.DB.URL("usher_" + function)
+			return w.url("usher_" + function)
 		}
 		return w.env[name]
 	}
@@ -282,6 +306,19 @@ func (w *World) RotateKey(t testing.TB, l License) License {
 func (w *World) Evict(t testing.TB, session uuid.UUID, reason string) {
 	t.Helper()
 	must(t, w.seats.Evict(t.Context(), w.Tenant, session, reason, "user:admin"))
+}
+
+// EvictAny ends some open session of a licence, as an administrator does, and says which it tried; an error when it may not
+// have been done.
+func (w *World) EvictAny(ctx context.Context, l License, reason string) (tried uuid.UUID, err error) {
+	err = w.admin.As(ctx, w.Tenant, func(tx tenancy.Tx) error {
+		return tx.QueryRow(ctx, `SELECT id FROM app.open_sessions WHERE license_id = $1::uuid AND evicted_at IS NULL ORDER BY random() LIMIT 1`,
+			l.ID.String()).Scan(&tried)
+	})
+	if err != nil {
+		return uuid.Nil, err
+	}
+	return tried, w.seats.Evict(ctx, w.Tenant, tried, reason, "user:admin")
 }
 
 // SetTenant makes the tenant active or suspended, and tells the pools of these licences.

@@ -30,9 +30,9 @@ var Open = map[string]func(context.Context, func(string) string, *slog.Logger) (
 	"sweep": sweep.Open, "keys": keys.Open,
 }
 
-// Main is the body of TestMain of tests that start functions as processes of their own.
+// Main is the body of TestMain of tests that start functions, and honest clients, as processes of their own.
 func Main(m *testing.M) {
-	programs := map[string]func(){}
+	programs := map[string]func(){partyProgram: party}
 	for name, open := range Open {
 		programs[name] = func() { serve.Main(name, open) }
 	}
@@ -51,14 +51,26 @@ var client = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 // Start runs a function as a process and waits until it is ready.
 func (w *World) Start(t testing.TB, function string) *Process {
 	t.Helper()
+	return w.start(t, function, nil)
+}
+
+// start is Start with some variables changed.
+func (w *World) start(t testing.TB, function string, change map[string]string) *Process {
+	t.Helper()
 	env := map[string]string{"HOST": "127.0.0.1", "LOG_LEVEL": "debug", "FUNCTION_TARGET": "", "DATABASE_URL": w.Getenv(function)("DATABASE_URL")}
 	maps.Copy(env, w.env)
+	maps.Copy(env, change)
 	for {
 		port := freePort(t)
 		env["PORT"] = port
-		p := &Process{Proc: testenv.Process(t, function, env), URL: "http://127.0.0.1:" + port}
+		p := &Process{URL: "http://127.0.0.1:" + port}
+		if w.binary == "" {
+			p.Proc = testenv.Process(t, function, env)
+		} else {
+			p.Proc = testenv.ProcessOf(t, w.binary, function, env)
+		}
 		taken := false
-		testenv.Eventually(t, 30*time.Second, func() error {
+		testenv.Eventually(t, 2*time.Minute, func() error { // a store may be out, and the machine busy
 			if taken = strings.Contains(p.Output(), "address already in use"); taken {
 				return nil // somebody was faster; another port is tried
 			}

@@ -181,6 +181,9 @@ func (p *Postgres) URL(database, user string) string {
 	return u.String()
 }
 
+// Socket is the path of the unix socket at which the server listens.
+func (p *Postgres) Socket() string { return filepath.Join(p.run, ".s.PGSQL."+strconv.Itoa(p.port())) }
+
 // Stop ends the server at once, cutting what is connected, without losing what was committed; the data of a kept
 // cluster stays. Start runs it again.
 func (p *Postgres) Stop() error {

@@ -21,10 +21,11 @@ type RedisOptions struct {
 	Dir        string    // where the data is kept between runs; empty = a temporary directory, deleted at the end
 	Port       int       // loopback TCP port; 0 = a free one
 	Cluster    bool      // a cluster of this one node, which owns every slot and so refuses what spans slots
-	ReplicaOf  string    // address ("host:port") of the server to follow; empty = follow nobody
 	AppendOnly bool      // keep every write (fsync each second) in Dir
 	Args       []string  // further arguments of redis-server, such as "--maxmemory", "10mb"
 	Log        io.Writer // where the server's log goes; nil = nowhere, though an error tells its last lines
+
+	slots [2]int // with Cluster, the first and the last slot of this node; zero = all of them
 }
 
 // RedisServer is a private Redis server on loopback.
@@ -32,6 +33,7 @@ type RedisServer struct {
 	options RedisOptions
 	dir     string
 	port    int
+	bus     int // the port at which a cluster's nodes talk; 0 until it was first started
 	server  *process
 	client  *redis.Client
 }
@@ -93,14 +95,12 @@ func (r *RedisServer) Start(ctx context.Context) error {
 		"--repl-diskless-sync-delay", "0",
 	}
 	if r.options.Cluster {
-		bus, err := freePort()
-		if err != nil {
-			return err
+		if r.bus == 0 {
+			if r.bus, err = freePort(); err != nil {
+				return err
+			}
 		}
-		args = append(args, "--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(bus), "--cluster-require-full-coverage", "no")
-	}
-	if host, port, err := net.SplitHostPort(r.options.ReplicaOf); err == nil {
-		args = append(args, "--replicaof", host+" "+port)
+		args = append(args, "--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(r.bus), "--cluster-require-full-coverage", "no")
 	}
 	args = append(args, r.options.Args...)
 	var remove []string
@@ -138,27 +138,75 @@ func (r *RedisServer) answers(ctx context.Context) error {
 	return nil
 }
 
-// formCluster gives every slot to this node and waits until the cluster calls itself well.
+// StartRedisCluster starts a Redis Cluster of so many masters with equal shares of the slots, in memory only, and waits until
+// they agree. Each is closed by itself; one that was killed comes back with its slots, empty.
+func StartRedisCluster(ctx context.Context, masters int) (nodes []*RedisServer, err error) {
+	defer func() {
+		if err != nil {
+			for _, node := range nodes {
+				err = errors.Join(err, node.Close())
+			}
+		}
+	}()
+	for i := range masters {
+		node, err := StartRedis(ctx, RedisOptions{
+			Cluster: true, slots: [2]int{slots * i / masters, slots*(i+1)/masters - 1}, Args: []string{"--cluster-node-timeout", "3000"},
+		})
+		if err != nil {
+			return nodes, err
+		}
+		nodes = append(nodes, node)
+		if err := node.client.Do(ctx, "CLUSTER", "SET-CONFIG-EPOCH", i+1).Err(); err != nil {
+			return nodes, fmt.Errorf("number the nodes of the cluster: %w", err)
+		}
+	}
+	for _, node := range nodes[1:] {
+		if err := nodes[0].client.Do(ctx, "CLUSTER", "MEET", "127.0.0.1", node.port, node.bus).Err(); err != nil {
+			return nodes, fmt.Errorf("introduce the nodes of the cluster: %w", err)
+		}
+	}
+	for _, node := range nodes {
+		if err := node.server.ready(ctx, node.inCluster); err != nil {
+			return nodes, err
+		}
+	}
+	return nodes, nil
+}
+
+// slots is how many a Redis Cluster has.
+const slots = 16384
+
+// formCluster gives its slots to this node and waits until the cluster calls itself well.
 func (r *RedisServer) formCluster(ctx context.Context) error {
 	info, err := r.client.ClusterInfo(ctx).Result()
 	if err != nil {
 		return fmt.Errorf("read the state of the cluster: %w", err)
 	}
-	if !strings.Contains(info, "cluster_slots_assigned:16384") {
-		if err := r.client.ClusterAddSlotsRange(ctx, 0, 16383).Err(); err != nil {
+	if strings.Contains(info, "cluster_slots_assigned:0\r") {
+		first, last := r.options.slots[0], r.options.slots[1]
+		if last == 0 {
+			last = slots - 1
+		}
+		if err := r.client.ClusterAddSlotsRange(ctx, first, last).Err(); err != nil {
 			return fmt.Errorf("assign the slots of the cluster: %w", err)
 		}
+		if last-first < slots-1 {
+			return nil // it has not met the others yet
+		}
 	}
-	return r.server.ready(ctx, func(ctx context.Context) error {
-		info, err := r.client.ClusterInfo(ctx).Result()
-		if err != nil {
-			return err
-		}
-		if !strings.Contains(info, "cluster_state:ok") {
-			return errors.New("the cluster is not ready")
-		}
-		return nil
-	})
+	return r.server.ready(ctx, r.inCluster)
+}
+
+// inCluster succeeds when the node knows of a cluster in which every slot is owned.
+func (r *RedisServer) inCluster(ctx context.Context) error {
+	info, err := r.client.ClusterInfo(ctx).Result()
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, "cluster_slots_ok:16384\r") {
+		return errors.New("the cluster is not ready")
+	}
+	return nil
 }
 
 func yesNo(b bool) string {

@@ -126,6 +126,14 @@ func administer(ctx context.Context, server *localenv.Postgres, sql string) erro
 // URL is the address of the database for a login role, such as "usher_acquire".
 func (db *DB) URL(role string) string { return db.server.URL(db.name, role) }
 
+// Socket is the path of the unix socket at which the server listens, for a Wire to it.
+func (db *DB) Socket() string { return db.server.Socket() }
+
+// Over is the address of the database for a login role at the end of a wire that leads to Socket.
+func (db *DB) Over(w *Wire, role string) string {
+	return "postgres://" + role + "@" + w.Addr() + "/" + db.name + "?sslmode=disable"
+}
+
 // Owner is a connection of the superuser, closed when the test is over. Row-level security does not hold for it.
 func (db *DB) Owner(t testing.TB) *pgx.Conn {
 	t.Helper()

@@ -53,6 +53,12 @@ func Process(t testing.TB, name string, env map[string]string) *Proc {
 	t.Helper()
 	binary, err := os.Executable()
 	must(t, err)
+	return ProcessOf(t, binary, name, env)
+}
+
+// ProcessOf is Process with another test binary, whose TestMain is Main, too.
+func ProcessOf(t testing.TB, binary, name string, env map[string]string) *Proc {
+	t.Helper()
 	p := &Proc{name: name, done: make(chan struct{})}
 	p.cmd = exec.Command(binary)
 	p.cmd.Env = append(os.Environ(), programVariable+"="+name)
@@ -126,6 +132,12 @@ func (p *Proc) Kill(t testing.TB) {
 	}
 	<-p.done
 }
+
+// Crash is Kill for whoever cannot wait; the process may have ended.
+func (p *Proc) Crash() { _ = p.cmd.Process.Kill() }
+
+// Done is closed when the process has ended.
+func (p *Proc) Done() <-chan struct{} { return p.done }
 
 // Wait waits until the process ends by itself, at most for within, and answers its exit code (-1 when a signal ended
 // it).

@@ -3,7 +3,9 @@ package testenv
 import (
 	"io"
 	"net"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -11,18 +13,25 @@ import (
 // Wire is a network connection that a test can cut: a loopback address behind which another one lies.
 type Wire struct {
 	listener net.Listener
+	carrier  func(near, far net.Conn) // copies both ways until one end closes
+	delay    atomic.Int64             // of what is carried, in ns
 
 	mu    sync.Mutex
 	far   string // where it leads; empty = cut
 	conns map[net.Conn]struct{}
 }
 
-// NewWire lays a wire to a TCP address.
+// NewWire lays a wire to a TCP address, or to a unix socket when it is a path.
 func NewWire(t testing.TB, far string) *Wire {
+	t.Helper()
+	return newWire(t, far, copyBoth)
+}
+
+func newWire(t testing.TB, far string, carrier func(near, far net.Conn)) *Wire {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	w := &Wire{listener: l, far: far, conns: map[net.Conn]struct{}{}}
+	w := &Wire{listener: l, carrier: carrier, far: far, conns: map[net.Conn]struct{}{}}
 	var running sync.WaitGroup
 	running.Go(func() { w.serve(&running) })
 	t.Cleanup(func() {
@@ -44,6 +53,28 @@ func (w *Wire) Lead(far string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.far = far
+	w.end()
+}
+
+// Divert leads later connections to another address, and leaves those that there are where they lead: as when a name
+// changes its meaning, and clients that are connected do not hear of it.
+func (w *Wire) Divert(far string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.far = far
+}
+
+// Snap ends every connection on the wire; later ones lead to where they led.
+func (w *Wire) Snap() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.end()
+}
+
+// Slow delays what is carried, each way, by so much; 0 = not at all.
+func (w *Wire) Slow(delay time.Duration) { w.delay.Store(int64(delay)) }
+
+func (w *Wire) end() {
 	for c := range w.conns {
 		_ = c.Close() // its copier has noticed, or will
 	}
@@ -69,7 +100,11 @@ func (w *Wire) carry(near net.Conn) {
 	if to == "" {
 		return
 	}
-	far, err := net.DialTimeout("tcp", to, 5*time.Second)
+	network := "tcp"
+	if strings.HasPrefix(to, "/") {
+		network = "unix"
+	}
+	far, err := net.DialTimeout(network, to, 5*time.Second)
 	if err != nil {
 		return
 	}
@@ -78,10 +113,33 @@ func (w *Wire) carry(near net.Conn) {
 		return
 	}
 	defer w.forget(near, far)
+	w.carrier(&slowed{near, &w.delay}, &slowed{far, &w.delay})
+}
+
+func copyBoth(near, far net.Conn) {
+	bothWays(near, far, func() { _, _ = io.Copy(far, near) }, func() { _, _ = io.Copy(near, far) })
+}
+
+// bothWays runs what carries requests and what carries answers, until one of them returns and the other has noticed.
+func bothWays(near, far net.Conn, requests, answers func()) {
 	var both sync.WaitGroup
-	both.Go(func() { _, _ = io.Copy(far, near); _ = far.Close() })
-	both.Go(func() { _, _ = io.Copy(near, far); _ = near.Close() })
+	part := func() { _, _ = far.Close(), near.Close() }
+	both.Go(func() { defer part(); requests() })
+	both.Go(func() { defer part(); answers() })
 	both.Wait()
+}
+
+// slowed is a connection whose writes are late.
+type slowed struct {
+	net.Conn
+	delay *atomic.Int64
+}
+
+func (c *slowed) Write(b []byte) (int, error) {
+	if d := c.delay.Load(); d > 0 {
+		time.Sleep(time.Duration(d))
+	}
+	return c.Conn.Write(b)
 }
 
 // keep remembers the two ends, unless the wire has been led elsewhere meanwhile.
