@@ -187,14 +187,15 @@ BEGIN
     IF NOT FOUND THEN
         RETURN 'epoch';
     END IF;
+    -- Also a session that is open: a primary that was demoted may have let go of it in a newer epoch.
+    IF l.seat_epoch IS DISTINCT FROM p_epoch THEN
+        RETURN 'epoch';
+    END IF;
     IF EXISTS (SELECT FROM app.open_sessions o WHERE o.tenant_id = l.tenant_id AND o.id = p_session) THEN
         RETURN 'ok';
     END IF;
     IF EXISTS (SELECT FROM app.ended_sessions e WHERE e.tenant_id = l.tenant_id AND e.id = p_session) THEN
         RETURN 'ended';
-    END IF;
-    IF l.seat_epoch IS DISTINCT FROM p_epoch THEN
-        RETURN 'epoch';
     END IF;
     SELECT t.status INTO tenant_status FROM app.tenants t WHERE t.id = l.tenant_id;
     state := app.license_state(tenant_status, l.status, l.starts_at, l.expires_at, l.grace_until, now());

@@ -179,10 +179,11 @@ func TestSeatOpenIsIdempotentAndNeverReopens(t *testing.T) {
 	s.open("ok", one, 1, epoch, "h1")
 	s.open("ok", one, 1, epoch, "h1")
 	s.alter("licenses", `seat_epoch = seat_epoch + 1`)
-	s.open("ok", one, 1, epoch, "h1") // by id, whatever the epoch
+	s.open("epoch", one, 1, epoch, "h1") // what an older world knows of a session is worth nothing, though it is open
+	s.open("ok", one, 1, epoch+1, "h1")
 	s.close("ok", nil, one, "released", "released")
 	s.is(one, "released released")
-	s.open("ended", one, 1, epoch, "h1")
+	s.open("epoch", one, 1, epoch, "h1")
 	s.open("ended", one, 1, epoch+1, "h1")
 	s.open("ended", one, 1, epoch+1, "h9")
 	s.knows("h1")

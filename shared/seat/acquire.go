@@ -159,7 +159,10 @@ func (p *Pools) acquireOnce(ctx context.Context, l pool, h Holder, ask Ask, firs
 		return Grant{}, err
 	}
 	if !beat.Alive {
-		// It lapsed, was evicted or its pool suspended before the confirmation: nobody was told yes.
+		// It lapsed, was evicted or its pool suspended before the confirmation.
+		if r.session != id {
+			return Grant{}, errAgain // others may have been told yes of it: its row is not ours to close
+		}
 		_, err := p.closeRows(ctx, l, r.epoch, []gone{{r.session, beat.Ending}})
 		if errors.Is(err, errEpoch) {
 			err = nil // a rebuild restored the row: the next try finds the session by its holder

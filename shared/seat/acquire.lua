@@ -30,12 +30,17 @@ local function seat_answer(sid, s)
   return answer
 end
 
--- The holder's own session first: it may have expired beyond what one reaping reaches.
+-- The holder's own session first: it may have expired beyond what one reaping reaches. A holder that asks for a seat does not
+-- believe in one that it was evicted from.
 local own = redis.call('HGET', HOLDERS, holder)
 if own then
+  local s = unpack_session(redis.call('HGET', SESSIONS, own))
   local score = tonumber(redis.call('ZSCORE', LEASES, own))
   if score <= now then
-    lapse_session(own, unpack_session(redis.call('HGET', SESSIONS, own)), now, score, m)
+    lapse_session(own, s, now, score, m)
+    own = false
+  elseif s.mark == EVICTED then
+    free_session(own, s, now)
     own = false
   end
 end

@@ -1,5 +1,5 @@
--- Marks sessions evicted: from now on touch refuses them, but their seats stay taken until each holder heard or its lease
--- ran out, because until then the holder believes. The holder may ask for another seat meanwhile. Safe to repeat.
+-- Marks sessions evicted: from now on touch refuses them, but their seats stay taken until each lease ran out, or its holder
+-- gave the seat back or asked for another, because until then the holder may not have heard, and believes. Safe to repeat.
 -- KEYS  as lib.lua
 -- ARGV  for each session: session; reason; by whom
 -- Returns one of
@@ -15,12 +15,7 @@ for i = 1, #ARGV, 3 do
   local r = redis.call('HGET', SESSIONS, id)
   if r then
     local s = unpack_session(r)
-    if s.mark ~= EVICTED then
-      s.mark = EVICTED
-      redis.call('HSET', SESSIONS, id, pack_session(s))
-      note_end(id, 'evicted', now, ARGV[i + 1], ARGV[i + 2])
-      if redis.call('HGET', HOLDERS, s.holder) == id then redis.call('HDEL', HOLDERS, s.holder) end
-    end
+    if s.mark ~= EVICTED then evict_session(id, s, now, ARGV[i + 1], ARGV[i + 2]) end
   elseif redis.call('HEXISTS', ENDS, id) == 0 and not redis.call('ZSCORE', DIRTY, id) then
     answer = 'unknown'
   end

@@ -43,6 +43,7 @@ func TestAnEndedSessionCanNeitherRenewNorReleaseItsSuccessor(t *testing.T) {
 		"evicted": func(w *world, ref Ref) string {
 			w.must(w.Evict(w.ctx(), w.tenant, ref.Session, "abuse", "admin"))
 			w.over(ref, Evicted, "abuse")
+			w.release(ref)
 			return Evicted
 		},
 	}

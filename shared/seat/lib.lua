@@ -6,7 +6,7 @@
 --                         fc fence counter, tk ticket counter, ck highest clock seen (ms), lf last freed (ms), gp mean gap
 --                         between frees (ms); du and ex are missing when there is no such time
 -- KEYS[2]  leases   ZSET  session → reap at (ms)
--- KEYS[3]  sessions HASH  session → fence|seat|mark|holder; mark 0 reserved, 1 confirmed, 2 evicted and not yet heard
+-- KEYS[3]  sessions HASH  session → fence|seat|mark|holder; mark 0 reserved, 1 confirmed, 2 evicted
 -- KEYS[4]  freed    ZSET  seat numbers up to hi that nobody sits on, by number
 -- KEYS[5]  dirty    ZSET  session → seat: gone from here, its row may still be open
 -- KEYS[6]  holders  HASH  holder → session
@@ -66,8 +66,10 @@ local function pack_session(s)
   return s.fence .. '|' .. s.seat .. '|' .. s.mark .. '|' .. s.holder
 end
 
-local function note_end(id, status, at, reason, by)
+-- Every note has its tombstone.
+local function note_end(id, now, status, at, reason, by)
   redis.call('HSET', ENDS, id, status .. US .. string.format('%.0f', at) .. US .. reason .. US .. by)
+  redis.call('ZADD', TOMBS, string.format('%.0f', now + TOMB_MS), id)
 end
 
 -- How a session ended: status, at, reason, by as strings; nil when nothing is remembered.
@@ -78,13 +80,13 @@ local function how_ended(id)
 end
 
 -- Forgets the oldest tombstones beyond TOMBS_MOST, so that a licence whose sessions are short does not fill Redis with a day
--- of them: how those ended is in PostgreSQL. Not that of a dirty session: its row may still need it.
+-- of them: how those ended is in PostgreSQL. Not that of a dirty session, whose row may still need it, nor of one that sits.
 local function bound_tombs()
   local over = redis.call('ZCARD', TOMBS) - TOMBS_MOST
   if over <= 0 then return end
   local oldest = redis.call('ZRANGE', TOMBS, 0, math.min(over, REAP_MOST) - 1)
   for i = 1, #oldest do
-    if not redis.call('ZSCORE', DIRTY, oldest[i]) then
+    if not redis.call('ZSCORE', DIRTY, oldest[i]) and redis.call('HEXISTS', SESSIONS, oldest[i]) == 0 then
       redis.call('ZREM', TOMBS, oldest[i])
       redis.call('HDEL', ENDS, oldest[i])
     end
@@ -98,8 +100,11 @@ local function free_session(id, s, now, status, at, reason, by)
   redis.call('ZADD', FREED, s.seat, s.seat)
   redis.call('ZADD', DIRTY, s.seat, id)
   if redis.call('HGET', HOLDERS, s.holder) == id then redis.call('HDEL', HOLDERS, s.holder) end
-  if s.mark ~= EVICTED then note_end(id, status, at, reason, by) end -- an eviction noted its own end
-  redis.call('ZADD', TOMBS, now + TOMB_MS, id)
+  if s.mark ~= EVICTED then
+    note_end(id, now, status, at, reason, by)
+  else
+    redis.call('ZADD', TOMBS, now + TOMB_MS, id) -- it was noted when it was evicted
+  end
   bound_tombs()
   local t = redis.call('HMGET', META, 'lf', 'gp')
   if t[1] then
@@ -129,6 +134,14 @@ local function lapse_session(id, s, now, score, m)
   end
 end
 
+-- From now on the session is refused, but it stays on its seat until its lease has run out, or its holder gives it back or
+-- asks for another: until then the holder may not have heard, and believes.
+local function evict_session(id, s, now, reason, by)
+  s.mark = EVICTED
+  redis.call('HSET', SESSIONS, id, pack_session(s))
+  note_end(id, now, 'evicted', now, reason, by)
+end
+
 -- Frees what has expired, REAP_MOST at most, and forgets old tombstones and waiters that stayed away.
 local function reap(now, m)
   local due = redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'WITHSCORES', 'LIMIT', 0, REAP_MOST)
@@ -137,8 +150,12 @@ local function reap(now, m)
   end
   local old = redis.call('ZRANGEBYSCORE', TOMBS, '-inf', now, 'LIMIT', 0, REAP_MOST)
   for i = 1, #old do
-    redis.call('ZREM', TOMBS, old[i])
-    redis.call('HDEL', ENDS, old[i])
+    if redis.call('HEXISTS', SESSIONS, old[i]) == 1 then -- evicted long ago, and sits until its lease has run out
+      redis.call('ZADD', TOMBS, now + TOMB_MS, old[i])
+    else
+      redis.call('ZREM', TOMBS, old[i])
+      redis.call('HDEL', ENDS, old[i])
+    end
   end
   local away = redis.call('ZRANGEBYSCORE', POLLS, '-inf', now, 'LIMIT', 0, REAP_MOST)
   for i = 1, #away do
@@ -148,12 +165,10 @@ local function reap(now, m)
   return #due / 2
 end
 
--- The moment before which no restored session is reaped: every belief alive now has ended by then. A pool that came back
--- from a replica may not have heard that leases became shorter, and have renewed some at its own, longer length before
--- anybody noticed: they count, in later rebuilds too.
-local function reap_nothing_before(old, now, floor, lease)
-  local longer = old and math.max(0, old.v - lease) or 0
-  return math.max(now + floor + longer, tonumber(redis.call('HGET', META, 'fu') or '0'))
+-- The moment before which no restored session is reaped: every belief alive now has ended at the floor, and those that an
+-- earlier rebuild restored have their own.
+local function reap_nothing_before(floor)
+  return math.max(floor, tonumber(redis.call('HGET', META, 'fu') or '0'))
 end
 
 -- Sessions whose lease runs; lapsed ones that nobody has reaped yet do not count.

@@ -184,12 +184,12 @@ func (r *race) begin(p *Pools) {
 		if err != nil {
 			return err
 		}
-		taken := map[any]bool{}
-		for i := 0; i < len(rows); i += rowArgs {
-			if taken[rows[i+1]] {
-				r.finds("epoch %d began with two on seat %v", epoch, rows[i+1])
+		taken := map[int64]bool{}
+		for _, open := range rows {
+			if taken[open.seat] {
+				r.finds("epoch %d began with two on seat %d", epoch, open.seat)
 			}
-			taken[rows[i+1]] = true
+			taken[open.seat] = true
 		}
 		seen, err = r.count(tx, ended)
 		return err

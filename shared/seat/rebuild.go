@@ -229,14 +229,14 @@ func (p *Pools) install(ctx context.Context, l pool, s *snapshot) (string, error
 // stage puts the rows beside the pool, a part at a time, so that Redis serves others in between. It answers ok, or
 // stage.lua's verdict on the part that failed.
 func (p *Pools) stage(ctx context.Context, l pool, s *snapshot) (string, error) {
-	keys, lease := l.stagedKeys(s.limits.epoch), s.limits.lease
+	keys := l.stagedKeys(s.limits.epoch)
 	parts := slices.Collect(partsOf(s.rows))
 	budget := time.Second + time.Duration(len(parts))*50*time.Millisecond
 	staged := 0
 	for _, part := range parts {
-		args := make([]any, 0, 9+rowArgs*len(part.rows))
+		args := make([]any, 0, 8+rowArgs*len(part.rows))
 		args = append(args, s.limits.epoch, s.incarnation, staged, part.upto, budget.Milliseconds(),
-			p.floor(s.limits.longest).Milliseconds(), lease.Milliseconds(), p.allowance(lease).Milliseconds(), stagedLife.Milliseconds())
+			p.floor(s.limits.longest).Milliseconds(), p.allowance(s.limits.lease).Milliseconds(), stagedLife.Milliseconds())
 		for i := range part.rows {
 			args = append(args, part.rows[i].args[:]...)
 		}

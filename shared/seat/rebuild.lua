@@ -18,15 +18,17 @@ local rows = tonumber(ARGV[15])
 if redis.call('ZCARD', NEW[LEASES]) ~= rows or redis.call('HLEN', NEW[SESSIONS]) ~= rows then return { 'moved' } end
 local now = now_ms(old and old.ck)
 local staged = redis.call('HMGET', STAGED, 'hi', 'al')
-local at_least = reap_nothing_before(old, now, tonumber(ARGV[14]), tonumber(ARGV[8]))
+local at_least = reap_nothing_before(now + tonumber(ARGV[14]))
 if rows > 0 then
   if not staged[2] or tonumber(staged[2]) < at_least then return { 'moved' } end
   at_least = tonumber(staged[2])
   -- Who is back has not ended; how an evicted session is to end stays noted.
   local back = redis.call('ZINTER', 2, NEW[LEASES], TOMBS)
   for i = 1, #back do
-    redis.call('ZREM', TOMBS, back[i])
-    if unpack_session(redis.call('HGET', NEW[SESSIONS], back[i])).mark ~= EVICTED then redis.call('HDEL', ENDS, back[i]) end
+    if unpack_session(redis.call('HGET', NEW[SESSIONS], back[i])).mark ~= EVICTED then
+      redis.call('ZREM', TOMBS, back[i])
+      redis.call('HDEL', ENDS, back[i])
+    end
   end
 end
 local tickets = redis.call('HGET', META, 'tk') or 0

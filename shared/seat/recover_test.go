@@ -67,6 +67,7 @@ func TestAfterPostgreSQLWasRestoredTheRowsAreRecoveredFromThePools(t *testing.T)
 	w.full()
 	w.over(evicted, Evicted, "abuse")
 	w.ended(left.Session, Lapsed, ReasonLeaseExpired, "")
+	w.release(evicted)
 	w.sit("five")
 }
 

@@ -145,10 +145,10 @@ func (p *reference) leaves(s sitter, why end) {
 	if p.holders[s.holder] == s.id {
 		delete(p.holders, s.holder)
 	}
-	if s.mark != markEvicted {
-		p.ends[s.id] = why
+	if s.mark == markEvicted {
+		why = p.ends[s.id]
 	}
-	p.forget[s.id] = p.time() + 24*60*60*1000
+	p.note(s.id, why)
 	if p.freedAt >= 0 {
 		gap := p.time() - p.freedAt
 		if p.gap >= 0 {
@@ -158,6 +158,11 @@ func (p *reference) leaves(s sitter, why end) {
 	}
 	p.clock = p.time()
 	p.freedAt = p.clock
+}
+
+// note remembers for a day how a session ended, or is to end.
+func (p *reference) note(id string, how end) {
+	p.ends[id], p.forget[id] = how, p.time()+24*60*60*1000
 }
 
 func (p *reference) lapses(s sitter) {
@@ -177,7 +182,9 @@ func (p *reference) reap() (reaped int) {
 		}
 	}
 	for id, at := range p.forget {
-		if at <= p.time() {
+		if _, sits := p.sitters[id]; at <= p.time() && sits {
+			p.note(id, p.ends[id])
+		} else if at <= p.time() {
 			delete(p.forget, id)
 			delete(p.ends, id)
 		}
@@ -232,6 +239,9 @@ func (p *reference) acquire(id, holder string, wait bool) []any {
 	}
 	p.clock = p.time()
 	p.reap()
+	if own := p.sitters[p.holders[holder]]; own.mark == markEvicted {
+		p.leaves(own, end{})
+	}
 	if s, here := p.sitters[id]; here {
 		return p.seatAnswer(s)
 	}
@@ -272,50 +282,40 @@ func (p *reference) acquire(id, holder string, wait bool) []any {
 }
 
 func (p *reference) touch(id string, fence Fence, confirm bool, closed ...string) []any {
-	refuse := func(answer ...any) []any {
-		if !p.warm() {
-			return []any{"rebuild"}
-		}
-		return answer
+	if !p.warm() {
+		return []any{"rebuild"}
 	}
 	s, here := p.sitters[id]
 	if !here {
 		if e, known := p.ends[id]; known {
-			return refuse(append([]any{"ended"}, e.values()...)...)
+			return append([]any{"ended"}, e.values()...)
 		}
 		if _, left := p.dirty[id]; left {
-			return refuse("ended", Lapsed, 0, ReasonLeaseExpired, "")
+			return []any{"ended", Lapsed, 0, ReasonLeaseExpired, ""}
 		}
-		return refuse("unknown", p.epoch)
+		return []any{"unknown", p.epoch}
 	}
 	if s.fence != fence {
-		return refuse("stale", p.epoch)
+		return []any{"stale", p.epoch}
 	}
 	if s.mark == markReserved && !confirm {
-		return refuse("reserved")
+		return []any{"reserved"}
 	}
 	live := p.live()
 	drain := int64(0)
 	if s.seat > p.size() && live > p.size() {
 		drain = p.drainAt
 	}
-	drained := drain > 0 && drain <= p.time()
-	state := p.stateAt(p.time())
-	if s.mark == markEvicted || s.until <= p.time() || state != "active" || drained {
-		if !p.warm() {
-			return []any{"rebuild"}
-		}
-		switch {
-		case s.mark == markEvicted:
-			p.leaves(s, end{})
-		case s.until <= p.time():
-			p.lapses(s)
-		case state != "active":
-			p.leaves(s, end{Evicted, p.time(), state, p.terms.by})
-		default:
-			p.leaves(s, end{Evicted, p.time(), ReasonSeatsReduced, ""})
-		}
+	switch state := p.stateAt(p.time()); {
+	case s.until <= p.time():
+		p.lapses(s)
 		return append([]any{"ended"}, p.ends[id].values()...)
+	case s.mark == markEvicted:
+		return append([]any{"ended"}, p.ends[id].values()...)
+	case state != "active":
+		return p.evicts(s, state, p.terms.by)
+	case drain > 0 && drain <= p.time():
+		return p.evicts(s, ReasonSeatsReduced, "")
 	}
 	until := p.time() + p.terms.lease + p.terms.allowance
 	if s.mark == markConfirmed {
@@ -364,14 +364,17 @@ func (p *reference) evict(id, reason, by string) []any {
 		return []any{"unknown", p.epoch}
 	}
 	if here && s.mark != markEvicted {
-		s.mark = markEvicted
-		p.sitters[id] = s
-		p.ends[id] = end{Evicted, p.time(), reason, by}
-		if p.holders[s.holder] == id {
-			delete(p.holders, s.holder)
-		}
+		p.evicts(s, reason, by)
 	}
 	return []any{"ok", p.epoch}
+}
+
+// evicts marks the session; its seat stays taken.
+func (p *reference) evicts(s sitter, reason, by string) []any {
+	s.mark = markEvicted
+	p.sitters[s.id] = s
+	p.note(s.id, end{Evicted, p.time(), reason, by})
+	return append([]any{"ended"}, p.ends[s.id].values()...)
 }
 
 func (p *reference) hear(s terms) {
@@ -450,7 +453,7 @@ func (p *reference) stage(b blueprint, rows []row) []any {
 	if verdict == "ok" {
 		for _, r := range rows {
 			if r.evicted != nil {
-				p.ends[r.id] = *r.evicted
+				p.note(r.id, *r.evicted)
 			}
 		}
 	}
@@ -462,28 +465,26 @@ func (p *reference) rebuild(b blueprint) []any {
 		return []any{verdict}
 	}
 	now, floorAt := p.time(), p.floorAt
-	shortened := max(0, p.terms.lease-b.terms.lease)
 	if !p.built {
-		shortened, floorAt = 0, 0
+		floorAt = 0
 	}
 	next := newReference(p.around)
 	next.built, next.bornIn, next.epoch, next.clock = true, p.incarnation, b.epoch, now
 	next.ends, next.forget, next.queue, next.tickets = p.ends, p.forget, p.queue, p.tickets
-	next.floorAt = max(now+b.floor+shortened, floorAt)
+	next.floorAt = max(now+b.floor, floorAt)
 	next.hear(b.terms)
 	for _, r := range b.rows {
 		s := sitter{
 			id: r.id, holder: r.holder, seat: r.seat, fence: r.fence, mark: markConfirmed,
 			until: max(now+r.borrowed+b.terms.allowance, next.floorAt),
 		}
-		delete(next.ends, r.id)
-		delete(next.forget, r.id)
 		if r.evicted != nil {
 			s.mark = markEvicted
-			next.ends[r.id] = *r.evicted
 		} else {
-			next.holders[r.holder] = r.id
+			delete(next.ends, r.id)
+			delete(next.forget, r.id)
 		}
+		next.holders[r.holder] = r.id
 		next.sitters[r.id] = s
 		next.highest = max(next.highest, r.seat)
 	}

@@ -52,6 +52,7 @@ func (w *world) life() {
 	w.evict(five)
 	w.redis.Do(w.t, "FLUSHALL")
 	w.over(five, Evicted, "abuse")
+	w.release(five)
 	w.change(`max_seats = 1`)
 	w.full()
 	sight, err := w.pools("usher_validate").Peek(w.ctx(), w.tenant, w.license)
@@ -127,6 +128,10 @@ func TestEachFunctionsRoleMayDoItsWorkWarmAndCold(t *testing.T) {
 		prepare()
 		if b, err := heartbeat.Heartbeat(w.ctx(), two); err != nil || b.Alive || b.Ending.Reason != "abuse" {
 			t.Errorf("%s: heartbeat of the evicted: %+v, %v", name, b, err)
+		}
+		prepare()
+		if e, err := release.Release(w.ctx(), two); err != nil || e.Status != Evicted {
+			t.Errorf("%s: release of the evicted: %+v, %v", name, e, err)
 		}
 		prepare()
 		if err := admin.Changed(w.ctx(), w.tenant, w.license); err != nil {

@@ -7,44 +7,39 @@
 --   unknown  epoch                     the pool has never heard of it, or has forgotten
 --   stale    epoch                     another fence holds the session
 --   reserved                           a heartbeat for a session that was never confirmed
---   rebuild                            this pool must not say no: it was built under another incarnation
+--   rebuild                            this pool must not answer: it was built under another incarnation. Not even yes: what
+--                                      a demoted primary of the same epoch knows of the session would go on ageing
 local id = ARGV[1]
-local m = read_meta()
-local function no(...)
-  if not m or m.inc ~= incarnation() then return { 'rebuild' } end
-  return { ... }
-end
+local m = guard()
+if not m then return { 'rebuild' } end
 local r = redis.call('HGET', SESSIONS, id)
-if not m or not r then
+if not r then
   local status, at, reason, by = how_ended(id)
-  if status then return no('ended', status, at, reason, by) end
-  if redis.call('ZSCORE', DIRTY, id) then return no('ended', 'lapsed', '0', 'lease_expired', '') end
-  return no('unknown', m and m.ep or '0')
+  if status then return { 'ended', status, at, reason, by } end
+  if redis.call('ZSCORE', DIRTY, id) then return { 'ended', 'lapsed', '0', 'lease_expired', '' } end
+  return { 'unknown', m.ep }
 end
 local s = unpack_session(r)
-if s.fence ~= ARGV[2] then return no('stale', m.ep) end
+if s.fence ~= ARGV[2] then return { 'stale', m.ep } end
 local now = now_ms(m.ck)
-if s.mark == RESERVED and ARGV[3] ~= 'confirm' then return no('reserved') end
+if s.mark == RESERVED and ARGV[3] ~= 'confirm' then return { 'reserved' } end
 
--- From here on a refusal is final, so it needs the right incarnation before it changes anything.
 local score = tonumber(redis.call('ZSCORE', LEASES, id))
 local live = count_live(now)
 local drain = 0
 if s.seat > m.max + m.od and live > m.max + m.od then drain = m.du or 0 end
 local state = state_at(m, now)
-if score <= now or s.mark == EVICTED or state ~= 'active' or (drain > 0 and drain <= now) then
-  if m.inc ~= incarnation() then return { 'rebuild' } end
-  if s.mark == EVICTED then
-    free_session(id, s, now) -- its holder hears it now
-  elseif score <= now then
-    lapse_session(id, s, now, score, m) -- an expired lease never revives
-  elseif state ~= 'active' then
-    free_session(id, s, now, 'evicted', now, state, m.by)
-  else
-    free_session(id, s, now, 'evicted', now, 'seats_reduced', '')
-  end
+if score <= now then
+  lapse_session(id, s, now, score, m) -- an expired lease never revives
   return { 'ended', how_ended(id) }
 end
+-- Nobody knows whether the holder hears this, so its seat stays taken until the lease has run out, or the holder gives it back.
+if s.mark ~= EVICTED and state ~= 'active' then
+  evict_session(id, s, now, state, m.by)
+elseif s.mark ~= EVICTED and drain > 0 and drain <= now then
+  evict_session(id, s, now, 'seats_reduced', '')
+end
+if s.mark == EVICTED then return { 'ended', how_ended(id) } end
 
 local ends = now + m.v + m.sg
 if s.mark == RESERVED then
