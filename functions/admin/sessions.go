@@ -58,7 +58,7 @@ var sessionRoutes = []endpoint{{
 	Route: httpx.Route{
 		Method: "POST", Path: "/v1/sessions/{id}/evict", ID: "evict_session",
 		Summary:     "End a session against its holder's will",
-		Description: "The holder is told the reason. Its seat stays taken until it heard, or its lease ran out. A session that ended before stays as it ended.",
+		Description: "The holder is told the reason. Its seat stays taken until its lease has run out, or the holder gives it back or asks for another: until then it may not have heard. A session that ended before stays as it ended.",
 		Query:       TenantQuery{}, Body: Reason{},
 		Replies: []httpx.Doc{{Status: http.StatusOK, Body: Session{}}},
 	}, do: Deps.evict,

@@ -103,7 +103,7 @@ func (d Deps) beat(c *httpx.Call) (httpx.Reply, error) {
 var sentences = map[string]string{
 	seat.Released: "This session was released. Acquire a seat to start another.",
 	seat.Lapsed:   "This session's lease ran out before a heartbeat arrived, and its seat may have been given to somebody else. Acquire a seat to start another.",
-	seat.Evicted:  "This session was ended by somebody else; the reason says why.",
+	seat.Evicted:  "This session was ended by somebody else; the reason says why. Its seat stays taken until its lease has run out: release it to free the seat at once.",
 }
 
 // gone tells a holder that it lost its seat: why, by whom and when.
