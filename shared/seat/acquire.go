@@ -159,15 +159,9 @@ func (p *Pools) acquireOnce(ctx context.Context, l pool, h Holder, ask Ask, firs
 		return Grant{}, err
 	}
 	if !beat.Alive {
-		// It lapsed, was evicted or its pool suspended before the confirmation.
-		if r.session != id {
-			return Grant{}, errAgain // others may have been told yes of it: its row is not ours to close
-		}
-		_, err := p.closeRows(ctx, l, r.epoch, []gone{{r.session, beat.Ending}})
-		if errors.Is(err, errEpoch) {
-			err = nil // a rebuild restored the row: the next try finds the session by its holder
-		}
-		return Grant{}, again(err)
+		// It lapsed, was evicted or its pool suspended before the confirmation. Its row is not ours to close, because another
+		// request of this holder may have found the session and been told yes: the seat's next taker does it, or the sweep.
+		return Grant{}, errAgain
 	}
 	grant := Grant{
 		Verdict: Existing, Counts: beat.Counts, TTL: beat.TTL, At: beat.At, ExpiresAt: beat.ExpiresAt,

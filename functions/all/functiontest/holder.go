@@ -43,8 +43,6 @@ type Life struct {
 	Renewed Instant `json:",omitzero"`
 	// Refused is what a heartbeat was answered while the holder believed; "" when that never happened.
 	Refused string `json:",omitempty"`
-	// Silent is when it sent the first of its last heartbeats that were not answered yes; 0 = there was none.
-	Silent Instant `json:",omitzero"`
 	// Released says that the release was answered, Revived is when the session was renewed after that.
 	Released bool    `json:",omitempty"`
 	Revived  Instant `json:",omitzero"`
@@ -156,16 +154,13 @@ func (h *Holder) sit(a acquire.Answer, sent Instant, stop <-chan struct{}) {
 			return
 		}
 		status, body, err := h.Send("heartbeat", m)
-		if life.Silent == 0 {
-			life.Silent = now
-		}
 		switch {
 		case err != nil, status == http.StatusServiceUnavailable:
 			h.Later.Add(1)
 			pace = min(pace, 100*time.Millisecond)
 		case status == http.StatusOK:
 			h.Beats.Add(1)
-			life.Renewed, life.Silent = now, 0
+			life.Renewed = now
 			life.Until = max(life.Until, now.Add(lease))
 		case status == http.StatusGone:
 			if heard := Now(); heard < life.Until {

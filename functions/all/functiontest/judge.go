@@ -24,9 +24,6 @@ type Verdict struct {
 	// that; Untold how many evicted ones before the sweep could have told their pool.
 	Revived          []string
 	Recalled, Untold int
-	// Unheard is how many times a holder got the seat of one that was evicted, whose heartbeat had been refused, and which had
-	// not heard that yet.
-	Unheard int
 	// Released and Evicted are how many of both were answered, Starved how many holders stopped by themselves because they
 	// were told to try later for a whole lease.
 	Released, Evicted, Starved int
@@ -65,7 +62,7 @@ func Judge(c Case) Verdict {
 			v.Evicted++
 		}
 	}
-	heard, believed := map[uuid.UUID][]Life{}, map[uuid.UUID][]Life{}
+	believed := map[uuid.UUID][]Life{}
 	for _, l := range c.Lives {
 		at, tried := evicted[l.Session]
 		if l.Refused != "" && !tried {
@@ -87,17 +84,10 @@ func Judge(c Case) Verdict {
 			v.Starved++
 		}
 		believed[l.License] = append(believed[l.License], l)
-		if tried && l.Silent != 0 {
-			l.Until = min(l.Until, l.Silent) // the seat is given away when a heartbeat is refused, and this may have been the one
-		}
-		heard[l.License] = append(heard[l.License], l)
 	}
-	strict := Verdict{}
-	for license := range believed {
-		v.crowd(heard[license], c.Seats[license])
-		strict.crowd(believed[license], c.Seats[license])
+	for license, lives := range believed {
+		v.crowd(lives, c.Seats[license])
 	}
-	v.Unheard = strict.Shared - v.Shared
 	return v
 }
 

@@ -20,8 +20,6 @@ func TestTheJudgeSeesWhatMustNotBe(t *testing.T) {
 	renewed.Renewed = 20
 	revived := life(a, 1, 0, 10)
 	revived.Revived = 11
-	unheard := life(a, 1, 0, 10)
-	unheard.Silent = 8
 	for name, of := range map[string]struct {
 		lives     []Life
 		evictions []Eviction
@@ -39,12 +37,11 @@ func TestTheJudgeSeesWhatMustNotBe(t *testing.T) {
 		"renewed before the pool was told": {lives: []Life{renewed}, evictions: []Eviction{{Session: a, Answered: 16}}, want: Verdict{Most: 1}},
 		"revived":                          {lives: []Life{revived}, failovers: []Span{{From: 1, To: 10}}, want: Verdict{Most: 1, Revived: []string{""}}},
 		"recalled":                         {lives: []Life{revived}, failovers: []Span{{From: 1, To: 11}}, want: Verdict{Most: 1, Recalled: 1}},
-		"not heard yet":                    {lives: []Life{unheard, life(b, 1, 9, 20)}, evictions: []Eviction{{Session: a, Answered: 3}}, want: Verdict{Most: 1, Unheard: 1}},
-		"not evicted":                      {lives: []Life{unheard, life(b, 1, 9, 20)}, want: Verdict{Most: 2, Shared: 1}},
+		"evicted, and had not heard":       {lives: []Life{life(a, 1, 0, 10), life(b, 1, 9, 20)}, evictions: []Eviction{{Session: a, Answered: 3}}, want: Verdict{Most: 2, Shared: 1}},
 	} {
 		got := Judge(Case{Lives: of.lives, Seats: map[uuid.UUID]int{license: 2}, Evictions: of.evictions, Failovers: of.failovers, Told: 5})
 		if got.Most != of.want.Most || got.Over != of.want.Over || got.Shared != of.want.Shared || len(got.Lost) != len(of.want.Lost) ||
-			len(got.Revived) != len(of.want.Revived) || got.Recalled != of.want.Recalled || got.Unheard != of.want.Unheard {
+			len(got.Revived) != len(of.want.Revived) || got.Recalled != of.want.Recalled {
 			t.Errorf("%s: judged %+v, want %+v", name, got, of.want)
 		}
 		if holds := got.Over+got.Shared+len(got.Lost)+len(got.Revived) == 0; got.Holds() != holds {

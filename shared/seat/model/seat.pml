@@ -4,10 +4,8 @@
    a program begins; F losses of Redis; G rebuilds by B rebuilders at once; E evictions. Any step of any call
    may be its last: who asked begins anew, and whether the call died or its answer was lost is the same to it.
 
-   In four places it asks more than those files do, because what they do broke the promise here: touch compares the incarnation
-   before it says yes, too (incarnation_of_touch); a refusal leaves the seat taken until the lease has run out or its holder
-   released it, for the refusal may be lost (unheard_seat); who is refused when it confirms closes no row (refused_row); and
-   seat_open demands the epoch for an open row, too (epoch_of_existing).
+   An evicted holder that asks again waits for its old seat here; acquire.lua takes it off that seat, since who asks does not
+   believe in it any more.
 
    A step is one script in Redis or one transaction in PostgreSQL. The environment variable WITHOUT takes one safeguard
    away: one that is worth having then breaks an assertion. */
