@@ -55,7 +55,7 @@ const (
 // Pools are the seat pools of all licences. It is safe for concurrent use.
 type Pools struct {
 	rdb      redis.UniversalClient
-	trips    *trips
+	trips    *trips // nil in a cluster, where those of one trip would wait for the slowest node
 	db       *tenancy.DB
 	cfg      Config
 	log      *slog.Logger
@@ -121,7 +121,11 @@ func New(cfg Config, db *tenancy.DB, log *slog.Logger) (*Pools, error) {
 }
 
 func on(rdb redis.UniversalClient, cfg Config, db *tenancy.DB, log *slog.Logger) *Pools {
-	return &Pools{rdb: rdb, trips: &trips{rdb: rdb, within: cfg.Timeout}, db: db, cfg: cfg, log: log}
+	p := &Pools{rdb: rdb, db: db, cfg: cfg, log: log}
+	if !cfg.Cluster {
+		p.trips = &trips{rdb: rdb, within: cfg.Timeout}
+	}
+	return p
 }
 
 // Close closes the connections to Redis.

@@ -136,8 +136,11 @@ type reply struct {
 	err    error
 }
 
-// run runs a script together with those of other calls. An error of Redis comes back as fault.Unavailable.
+// run runs a script, outside a cluster together with those of other calls. An error of Redis comes back as fault.Unavailable.
 func (p *Pools) run(ctx context.Context, s *redis.Script, keys []string, args ...any) (*reply, error) {
+	if p.trips == nil {
+		return p.runAlone(ctx, p.cfg.Timeout, s, keys, args...)
+	}
 	line := make([]any, 0, 3+len(keys)+len(args))
 	line = append(line, "evalsha", s.Hash(), len(keys))
 	for _, key := range keys {
@@ -146,7 +149,7 @@ func (p *Pools) run(ctx context.Context, s *redis.Script, keys []string, args ..
 	cmd := redis.NewCmd(ctx, append(line, args...)...)
 	err := p.trips.do(ctx, cmd)
 	if _, answered := errors.AsType[redis.Error](err); answered {
-		// Redis does not know the script yet, or is loading, or the slot moves: alone, the client does what there is to do.
+		// Redis does not know the script yet, or is loading: alone, the client does what there is to do.
 		return p.runAlone(ctx, p.cfg.Timeout, s, keys, args...)
 	}
 	if err != nil {
