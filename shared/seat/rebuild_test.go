@@ -78,6 +78,7 @@ func TestALargePoolIsRebuiltWholeFromManyParts(t *testing.T) {
 }
 
 func TestARebuildThatLostWhatItStagedLeavesThePoolAlone(t *testing.T) {
+	t.Parallel()
 	for name, lose := range map[string]func(w *world, epoch int64){
 		"all of it": func(w *world, _ int64) { w.redis.Do(w.t, "FLUSHALL") },
 		"one session": func(w *world, epoch int64) {
@@ -130,6 +131,7 @@ func TestAPartStagedTwiceIsStagedOnce(t *testing.T) {
 }
 
 func TestAHolderWithTwoOpenRowsGetsTheLaterSession(t *testing.T) {
+	t.Parallel()
 	for name, seats := range map[string][2]int{"on the higher seat": {1, 2}, "on the lower seat": {2, 1}} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, 3)

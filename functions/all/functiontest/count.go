@@ -14,7 +14,8 @@ import (
 // what connections say about themselves.
 func Commands(t testing.TB, r *testenv.RedisServer, fn func()) []string {
 	t.Helper()
-	monitor, err := net.Dial("tcp", r.Addr())
+	var dialer net.Dialer
+	monitor, err := dialer.DialContext(t.Context(), "tcp", r.Addr())
 	must(t, err)
 	defer func() { _ = monitor.Close() }()
 	lines := bufio.NewScanner(monitor)

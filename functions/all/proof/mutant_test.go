@@ -32,8 +32,8 @@ var mutants = []mutant{
 		(*mutated).loseTail,
 	},
 	{
-		"a rebuild sets no floor", "shared/seat/rebuild.lua",
-		"math.max(now + tonumber(ARGV[14]) + longer, tonumber(keep[1] or '0'))", "now",
+		"a rebuild sets no floor", "shared/seat/lib.lua",
+		"return math.max(floor, tonumber(redis.call('HGET', META, 'fu') or '0'))", "return 0",
 		(*mutated).flush,
 	},
 }

@@ -24,7 +24,7 @@ type Trips struct {
 func NewTrips(t testing.TB, db *DB) *Trips {
 	t.Helper()
 	far := socketOf(t, db.URL("anybody"))
-	dir, err := os.MkdirTemp("", "trips") // that of the test may be too long for a socket
+	dir, err := os.MkdirTemp("", "trips") //nolint:usetesting // that of the test may be too long for a socket
 	must(t, err)
 	trips := &Trips{dir: dir}
 	l, err := net.Listen("unix", filepath.Join(dir, filepath.Base(far)))

@@ -1,4 +1,5 @@
-// Package model holds the seat protocol small enough to look at every state it can be in: seat.pml, in the language of the
-// model checker Spin. Its test demands that the promise holds in all of them, and that it breaks as soon as any one of the
-// protocol's safeguards is taken away. docs/proof.md says what that proves and what it does not.
+// Package model holds the seat protocol small enough to look at every state it can be in, in the language of the model checker
+// Spin: seat.pml, and queue.pml for the queue and the borrow. Its test demands that the promises hold in all of them, and that
+// they break as soon as any one of the protocol's safeguards is taken away. docs/proof.md says what that proves and what it does
+// not.
 package model

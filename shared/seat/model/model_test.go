@@ -13,9 +13,10 @@ import (
 	"github.com/coditect/usher/shared/platform/testenv"
 )
 
-// world is the model at one size, in the letters of seat.pml, and the safeguards whose absence is to be noticed there.
+// world is a model at one size, in the letters of its source, and the safeguards whose absence is to be noticed there.
 type world struct {
 	name       string
+	source     string
 	size       []string
 	full       bool // too large for every run of the tests
 	safeguards []string
@@ -24,8 +25,9 @@ type world struct {
 // Each safeguard is in the world where its absence is noticed soonest.
 var worlds = []world{
 	{
-		name: "two programs at once, a loss of Redis, a rebuild",
-		size: []string{"-DN=2", "-DK=1", "-DF=1", "-DG=1", "-DR=0", "-DW=0"},
+		name:   "two programs at once, a loss of Redis, a rebuild",
+		source: "seat.pml",
+		size:   []string{"-DN=2", "-DK=1", "-DF=1", "-DG=1", "-DR=0", "-DW=0"},
 		safeguards: []string{
 			"row_before_answer", "confirm", "incarnation", "incarnation_of_touch", "epoch_of_opening", "floor_of_belief",
 			"unique_seat", "row_lock",
@@ -33,26 +35,59 @@ var worlds = []world{
 	},
 	{
 		name:       "an eviction, a rebuild, the sweep",
+		source:     "seat.pml",
 		size:       []string{"-DN=1", "-DK=2", "-DF=0", "-DG=1", "-DR=0", "-DE=1"},
 		safeguards: []string{"row_of_existing", "epoch_of_closing", "evicted_seat", "unheard_seat", "refused_row"},
 	},
 	{
 		name:       "a loss of Redis, a rebuild, the sweep",
+		source:     "seat.pml",
 		size:       []string{"-DN=1", "-DK=2", "-DF=1", "-DG=1", "-DR=0"},
 		safeguards: []string{"staged_count"},
 		full:       true,
 	},
 	{
 		name:       "a demoted primary that still answers, two rebuilds, the sweep",
+		source:     "seat.pml",
 		size:       []string{"-DN=1", "-DK=1", "-DF=1", "-DG=2", "-DR=1"},
 		safeguards: []string{"floor_of_demoted", "epoch_of_existing"},
 		full:       true,
 	},
 	{
 		name:       "two rebuilds at once, a loss of Redis, the sweep",
+		source:     "seat.pml",
 		size:       []string{"-DN=1", "-DK=1", "-DF=1", "-DG=2", "-DB=2", "-DR=0"},
 		safeguards: []string{"incarnation_of_rebuild", "newer_epoch"},
 		full:       true,
+	},
+	{
+		name:   "three holders wait for two seats, a rebuild",
+		source: "queue.pml",
+		size:   []string{"-DH=3", "-DS=2", "-DQ=1", "-DU=0", "-DL=0", "-DG=1"},
+		safeguards: []string{
+			"free_seats", "length_of_queue", "rank", "ticket", "poll", "silent_waiter", "admitted_waiter", "left_place",
+			"queue_of_rebuild", "lapsed_seat",
+		},
+	},
+	{
+		name:   "borrowed seats, a loss of Redis, a rebuild",
+		source: "queue.pml",
+		size:   []string{"-DH=2", "-DS=1", "-DQ=0", "-DU=3", "-DL=1", "-DG=1"},
+		safeguards: []string{
+			"row_of_borrow", "epoch_of_borrow", "score_of_borrow", "borrow_of_rebuild", "longer_borrow", "longer_score",
+		},
+	},
+	{
+		name:   "two holders wait for a seat that is borrowed, two rebuilds",
+		source: "queue.pml",
+		size:   []string{"-DH=2", "-DS=1", "-DQ=1", "-DU=3", "-DL=0", "-DG=2"},
+		full:   true,
+	},
+	{
+		name:   "three holders borrow two seats, a rebuild",
+		source: "queue.pml",
+		size:   []string{"-DH=3", "-DS=2", "-DQ=0", "-DU=3", "-DL=0", "-DG=1"},
+		full:   true,
 	},
 }
 
@@ -81,15 +116,15 @@ func TestProofModelHoldsAndNoSafeguardIsIdle(t *testing.T) {
 }
 
 // checker is a world's program that visits its states.
-type checker struct{ dir string }
+type checker struct{ dir, source string }
 
 func compile(t *testing.T, w world) checker {
 	t.Helper()
-	source, err := filepath.Abs("seat.pml")
+	source, err := filepath.Abs(w.source)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := checker{dir: t.TempDir()}
+	c := checker{dir: t.TempDir(), source: w.source}
 	c.run(t, nil, "spin", append(append([]string{"-a"}, w.size...), source)...)
 	// COLLAPSE stores states compactly, and exactly: none is taken for another.
 	c.run(t, nil, "cc", "-w", "-O2", "-DSAFETY", "-DCOLLAPSE", "-DMEMLIM=6000", "-o", "pan", "pan.c")
@@ -143,12 +178,12 @@ func (c checker) check(t *testing.T, safeguard string) verdict {
 func (c checker) trail(t *testing.T) string {
 	t.Helper()
 	const last = 60
-	name := filepath.Join(c.dir, "seat.pml.trail")
+	name := filepath.Join(c.dir, c.source+".trail")
 	if _, err := os.Stat(name); err != nil {
 		return "no assertion broke"
 	}
 	var steps []string
-	for line := range strings.Lines(c.run(t, nil, filepath.Join(c.dir, "pan"), "-r", "seat.pml.trail")) {
+	for line := range strings.Lines(c.run(t, nil, filepath.Join(c.dir, "pan"), "-r", c.source+".trail")) {
 		if strings.Contains(line, "proc ") {
 			steps = append(steps, line)
 		}
