@@ -342,11 +342,14 @@ func TestAValidationIsOneScriptAndNothingElseWhileTheLicenceIsRemembered(t *test
 			}
 		})
 	})
-	for store, sent := range map[string][]string{"the pools": commands, "the budgets": budget} {
-		if len(sent) != validations {
-			t.Errorf("%d validations sent %d commands to the Redis of %s: %v", validations, len(sent), store, sent)
+	for store, sent := range map[string]struct {
+		commands []string
+		want     int
+	}{"the pools": {commands, validations}, "the budgets": {budget, 0}} {
+		if len(sent.commands) != sent.want {
+			t.Errorf("%d validations sent %d commands to the Redis of %s: %v", validations, len(sent.commands), store, sent.commands)
 		}
-		for _, c := range sent {
+		for _, c := range sent.commands {
 			if !strings.HasPrefix(strings.ToLower(c), `"evalsha"`) {
 				t.Errorf("a validation sent %s", c)
 			}

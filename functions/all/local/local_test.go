@@ -253,6 +253,7 @@ func TestTheStoresOfTheEnvironmentAreUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	acquire(t, local.API{URL: u.Demo().BaseURL}, u.Demo().LicenseKey, "laptop", http.StatusCreated)
+	acquire(t, local.API{URL: u.Demo().BaseURL}, "USH-NOBODYS", "laptop", http.StatusNotFound) // takes from a budget
 	if err := u.Close(); err != nil {
 		t.Error(err)
 	}

@@ -233,7 +233,8 @@ func TestProofChaos(t *testing.T) {
 	running.Go(func() { c.sweeping(stop, time.Second) })
 
 	began, done, lost, evictions, failovers := time.Now(), map[string]int{}, 0, []Eviction{}, []Span{}
-	for lost < losses && time.Since(began) < most {
+	over := func() bool { return lost == losses || lost > 0 && time.Since(began) > most }
+	for !over() {
 		for _, i := range c.order() {
 			c.pause(lease)
 			for range 1 + len(licenses)/3 {
@@ -250,7 +251,7 @@ func TestProofChaos(t *testing.T) {
 			if trouble.loss {
 				lost++
 			}
-			if lost == losses || time.Since(began) > most {
+			if over() {
 				break
 			}
 		}

@@ -3,6 +3,7 @@ package testenv_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,6 +27,13 @@ func (w *witness) see(m testenv.Moment) bool {
 	defer w.mu.Unlock()
 	w.seen = append(w.seen, fmt.Sprint(m.Request, " ", m.Answered))
 	return m != w.stopAt
+}
+
+// all is what has been seen so far.
+func (w *witness) all() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.seen)
 }
 
 func TestARedisTapShowsPipelinedCommandsAndTheirAnswersInOrder(t *testing.T) {
@@ -59,7 +67,7 @@ func TestARedisTapShowsPipelinedCommandsAndTheirAnswersInOrder(t *testing.T) {
 		t.Errorf("the command before the stopped answer was done %v times, want once", n)
 	}
 	answers, requests := []string{}, []string{}
-	for _, s := range w.seen {
+	for _, s := range w.all() {
 		if name, ok := strings.CutSuffix(s, " true"); ok {
 			answers = append(answers, name)
 		} else {
@@ -118,7 +126,7 @@ func TestAPostgresTapShowsBatchesAndStopsBeforeOrAfterTheCommit(t *testing.T) {
 		}
 		return nil
 	})
-	if got := fmt.Sprint(w.seen); got != "[insert false insert true insert false insert false insert true]" {
+	if got := fmt.Sprint(w.all()); got != "[insert false insert true insert false insert false insert true]" {
 		t.Errorf("saw %s", got)
 	}
 }
