@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 	// These tests spend their time waiting for leases to end, so more of them fit on a machine than it has processors.
 	set := map[string]string{"test.parallel": "10"}
 	if !testenv.Full() {
-		set["rapid.checks"] = "40"
+		set["rapid.checks"] = "12"
 	}
 	for name, value := range set {
 		if err := flag.Set(name, value); err != nil {

@@ -36,9 +36,9 @@ func patient(t *testing.T, d *Door, m Message) (r Reply, waits int64) {
 // for one, and there are fewer seats than they are.
 func TestProofHerdOnColdPoolsIsServed(t *testing.T) {
 	t.Parallel()
-	licenses, clients := 4, 50 // of each licence
+	licenses, clients := 2, 30 // of each licence
 	if testenv.Full() {
-		licenses = 20
+		licenses, clients = 20, 50
 	}
 	holders, seats := clients/2, clients/2+clients/5
 	w := New(t)
