@@ -1,10 +1,15 @@
 package seat
 
 import (
+	"context"
 	"fmt"
+	"runtime"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 func BenchmarkHeartbeat(b *testing.B) {
@@ -21,6 +26,52 @@ func BenchmarkHeartbeat(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkTouch compares the ways of a script to Redis and back, with 64 callers at once: each alone, all together as the
+// product does it, and by go-redis's AutoPipeline. "cpu-µs/op" is this process's own.
+func BenchmarkTouch(b *testing.B) {
+	w := settle(b, 1000)
+	w.change(`ttl_seconds = 3600`)
+	ref := w.sit("one")
+	p := w.pools("usher_heartbeat")
+	auto, err := p.rdb.(*redis.Client).AutoPipeline()
+	w.must(err)
+	keys := w.pool().keys()
+	args := []any{ref.Session.String(), ref.Fence().String(), "beat"}
+	for name, touch := range map[string]func(ctx context.Context) error{
+		"alone": func(ctx context.Context) error {
+			_, err := p.runAlone(ctx, p.cfg.Timeout, touchScript, keys, args...)
+			return err
+		},
+		"together":     func(ctx context.Context) error { _, err := p.run(ctx, touchScript, keys, args...); return err },
+		"AutoPipeline": func(ctx context.Context) error { return auto.EvalSha(ctx, touchScript.Hash(), keys, args...).Err() },
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.SetParallelism(64 / runtime.GOMAXPROCS(0))
+			w.must(touch(b.Context()))
+			before := ownCPU(b)
+			b.ResetTimer()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if err := touch(b.Context()); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+			b.ReportMetric(float64((ownCPU(b)-before).Nanoseconds())/1e3/float64(b.N), "cpu-µs/op")
+		})
+	}
+}
+
+// ownCPU is the user and system time of this process so far.
+func ownCPU(b *testing.B) time.Duration {
+	b.Helper()
+	var used syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
 // BenchmarkSession is an acquire and a release: four scripts, and two commits that do not wait for a disk.
