@@ -70,6 +70,7 @@ func TestRedisLostUnderLoadCostsNoHolderItsSeatAndGivesNobodyOneTooMany(t *testi
 		})
 	}
 	goOn(seats - 4) // some are just giving theirs back
+	losses := Span{From: Now()}
 	w.Redis.Do(t, "FLUSHALL")
 	goOn(seats - 4)
 	w.Redis.Do(t, "SCRIPT", "FLUSH")
@@ -82,7 +83,9 @@ func TestRedisLostUnderLoadCostsNoHolderItsSeatAndGivesNobodyOneTooMany(t *testi
 	goOn(seats - 4)
 	end()
 
-	if v := Judge(Case{Lives: book.Lives(), Seats: map[uuid.UUID]int{l.ID: seats}}); !v.Holds() {
+	// No sweep runs here: a rebuild that read a row just before its release closed it may renew that session until the end.
+	losses.To = Now()
+	if v := Judge(Case{Lives: book.Lives(), Seats: map[uuid.UUID]int{l.ID: seats}, Failovers: []Span{losses}}); !v.Holds() {
 		t.Errorf("the promise was broken: %+v", v)
 	} else if v.Most < seats-2 {
 		t.Errorf("at most %d holders believed at the same time: the test has lost its load", v.Most)
