@@ -187,7 +187,7 @@ func TestEachRefusalHasItsOwnError(t *testing.T) {
 			if !errors.Is(err, c.want) || !reflect.DeepEqual(r, receipt.Receipt{}) {
 				t.Errorf("%s, %s: %+v, %v; want %v", name, way, r, err, c.want)
 			}
-			if refusal, ok := errors.AsType[*receipt.Refusal](err); !ok || refusal != c.want {
+			if refusal, ok := errors.AsType[*receipt.Refusal](err); !ok || !errors.Is(refusal, c.want) {
 				t.Errorf("%s, %s: the refusal is %v, want %v", name, way, refusal, c.want)
 			}
 		}

@@ -67,18 +67,15 @@ func TestWhatAListNamesIsRefused(t *testing.T) {
 			} else {
 				believe(t, v, w.list(t, list))
 			}
-			want := c.receipt
+			want, bareWant := c.receipt, c.bare
 			if c.receiptByRoots != nil && way == "by pinned roots" {
-				want = c.receiptByRoots
+				want, bareWant = c.receiptByRoots, c.receiptByRoots
 			}
 			if _, err := v.Receipt(text); !errors.Is(err, want) {
 				t.Errorf("%s, %s: a receipt: %v, want %v", name, way, err, want)
 			}
-			if want == c.receipt {
-				want = c.bare
-			}
-			if _, err := v.Receipt(bare); !errors.Is(err, want) {
-				t.Errorf("%s, %s: a receipt without a session: %v, want %v", name, way, err, want)
+			if _, err := v.Receipt(bare); !errors.Is(err, bareWant) {
+				t.Errorf("%s, %s: a receipt without a session: %v, want %v", name, way, err, bareWant)
 			}
 			if _, err := v.LicenseFile(file); !errors.Is(err, c.file) {
 				t.Errorf("%s, %s: a licence file: %v, want %v", name, way, err, c.file)
