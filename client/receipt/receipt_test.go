@@ -341,6 +341,25 @@ func TestAReceiptThatContradictsItselfIsRefused(t *testing.T) {
 	}
 }
 
+func TestAReceiptKeyPromisesAWeekAtMost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := someReceipt()
+	r.OfflineUntil = noon.Add(receipt.Longest + 999*time.Millisecond)
+	longest := w.receipt(t, r)
+	r.OfflineUntil = noon.Add(receipt.Longest + time.Second)
+	longer := w.receipt(t, r)
+	for way, v := range w.verifiers(t) {
+		v.Now = at(noon.Add(receipt.Longest - time.Second))
+		if _, err := v.Receipt(longest); err != nil {
+			t.Errorf("%s: a week: %v", way, err)
+		}
+		if _, err := v.Receipt(longer); !errors.Is(err, receipt.ErrScope) {
+			t.Errorf("%s: a second more: %v", way, err)
+		}
+	}
+}
+
 func TestWhatIsNotAskedIsNotCompared(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
