@@ -44,11 +44,11 @@ type field struct {
 type kind int
 
 const (
-	text kind = iota
-	number
-	list
-	duration // whole seconds in JSON
-	moment   // RFC 3339
+	ofText kind = iota
+	ofNumber
+	ofList
+	ofDuration // whole seconds in JSON
+	ofMoment   // RFC 3339
 )
 
 // word is a flag's value as it was typed; it is read when all flags are known.
@@ -65,13 +65,13 @@ func (w *word) Set(said string) error { w.said = said; return nil }
 
 // Type is what help calls the value.
 func (w *word) Type() string {
-	return [...]string{text: "text", number: "number", list: "list", duration: "duration", moment: "time"}[w.kind]
+	return [...]string{ofText: "text", ofNumber: "number", ofList: "list", ofDuration: "duration", ofMoment: "time"}[w.kind]
 }
 
 // flag is the name of the field's flag.
 func (f field) flag() string {
 	name := f.name
-	if f.kind == duration {
+	if f.kind == ofDuration {
 		name = strings.TrimSuffix(name, "_seconds")
 	}
 	return strings.ReplaceAll(name, "_", "-")
@@ -86,13 +86,13 @@ func (f field) value(said string) (any, error) {
 		return nil, nil //nolint:nilnil // null is what is meant
 	}
 	switch f.kind {
-	case number:
+	case ofNumber:
 		n, err := strconv.ParseInt(said, 10, 64)
 		if err != nil {
 			return nil, wrong("--%s wants a whole number", f.flag())
 		}
 		return n, nil
-	case list:
+	case ofList:
 		if said == "" {
 			return []string{}, nil
 		}
@@ -101,13 +101,13 @@ func (f field) value(said string) (any, error) {
 			all[i] = strings.TrimSpace(all[i])
 		}
 		return all, nil
-	case duration:
+	case ofDuration:
 		d, err := readDuration(said)
 		if err != nil || d%time.Second != 0 {
 			return nil, wrong("--%s wants a duration of whole seconds, such as 90s, 6m, 24h or 7d", f.flag())
 		}
 		return int64(d / time.Second), nil
-	case moment:
+	case ofMoment:
 		at, err := readMoment(said)
 		if err != nil {
 			return nil, wrong("--%s wants a day such as 2027-01-31, or a time such as 2027-01-31T12:00:00Z", f.flag())
@@ -139,20 +139,20 @@ var reason = field{name: "reason", help: "why; those whom it concerns are told",
 
 // ofPlan are the terms that a plan has and a licence may have of its own.
 var ofPlan = []field{
-	{name: "overdraft_seats", kind: number, help: "seats beyond the maximum, for a while"},
-	{name: "ttl_seconds", kind: duration, help: "the life of a lease"},
+	{name: "overdraft_seats", kind: ofNumber, help: "seats beyond the maximum, for a while"},
+	{name: "ttl_seconds", kind: ofDuration, help: "the life of a lease"},
 	{name: "seat_per", help: "who takes a seat: device, user or instance"},
-	{name: "features", kind: list, help: "features, separated by commas"},
+	{name: "features", kind: ofList, help: "features, separated by commas"},
 	{name: "versions", help: "a range such as '>=2.0 <4.0'; empty is every version"},
-	{name: "max_devices", kind: number, open: true, help: "how many devices may use it"},
+	{name: "max_devices", kind: ofNumber, open: true, help: "how many devices may use it"},
 }
 
 // ofLicense are the terms that a licence has beyond its plan's.
 var ofLicense = slices.Concat(ofPlan, []field{
-	{name: "allowed_hardware", kind: list, help: "hardware ids, separated by commas; empty is every device"},
-	{name: "starts_at", kind: moment, open: true, help: "when it begins to grant seats"},
-	{name: "expires_at", kind: moment, open: true, help: "when it expires"},
-	{name: "grace_until", kind: moment, open: true, help: "until when it grants seats after it has expired"},
+	{name: "allowed_hardware", kind: ofList, help: "hardware ids, separated by commas; empty is every device"},
+	{name: "starts_at", kind: ofMoment, open: true, help: "when it begins to grant seats"},
+	{name: "expires_at", kind: ofMoment, open: true, help: "when it expires"},
+	{name: "grace_until", kind: ofMoment, open: true, help: "until when it grants seats after it has expired"},
 })
 
 // nouns are what can be administered, and how.
@@ -197,7 +197,7 @@ var nouns = []struct {
 			long: "Sells a licence of a plan to a tenant, and answers its key, which is shown this once. What is left out is as the plan says.",
 			fields: slices.Concat([]field{
 				{name: "plan", help: "the plan's code", required: true},
-				{name: "max_seats", kind: number, help: "how many seats", required: true},
+				{name: "max_seats", kind: ofNumber, help: "how many seats", required: true},
 			}, ofLicense),
 		},
 		{
@@ -205,7 +205,7 @@ var nouns = []struct {
 			long: "Changes what is said and nothing else. Sessions above a reduced number of seats drain.",
 			fields: slices.Concat([]field{
 				{name: "plan", help: "the plan's code"},
-				{name: "max_seats", kind: number, help: "how many seats"},
+				{name: "max_seats", kind: ofNumber, help: "how many seats"},
 			}, ofLicense),
 		},
 		{
@@ -219,7 +219,7 @@ var nouns = []struct {
 		},
 		{
 			name: "rotate-key", short: "Give a licence another key, which is shown this once", method: "POST", path: "/v1/licenses/{id}/rotate-key", ofTenant: true,
-			fields: []field{{name: "overlap_seconds", kind: duration, help: "how long the old key lives on: a day when left out, 0s ends a leaked key at once"}},
+			fields: []field{{name: "overlap_seconds", kind: ofDuration, help: "how long the old key lives on: a day when left out, 0s ends a leaked key at once"}},
 		},
 	}},
 	{"sessions", "Who sits, and who sat", []operation{
@@ -255,8 +255,8 @@ var nouns = []struct {
 			name: "create", short: "Make an API key, which is shown this once", method: "POST", path: "/v1/api-keys", ofTenant: true,
 			fields: []field{
 				{name: "name", help: "what it is for", required: true},
-				{name: "scopes", kind: list, help: "what it may do, separated by commas, such as licenses:read,sessions:write", required: true},
-				{name: "expires_at", kind: moment, open: true, help: "when it ends; never when left out"},
+				{name: "scopes", kind: ofList, help: "what it may do, separated by commas, such as licenses:read,sessions:write", required: true},
+				{name: "expires_at", kind: ofMoment, open: true, help: "when it ends; never when left out"},
 			},
 		},
 		{name: "revoke", short: "Revoke an API key, at once and for good", method: "DELETE", path: "/v1/api-keys/{id}", ofTenant: true},
@@ -276,10 +276,10 @@ var nouns = []struct {
 			fields: slices.Concat([]field{
 				{name: "product", help: "the product's code", required: true},
 				{name: "name", help: "what it is called"},
-				{name: "max_seats", kind: number, help: "how many seats"},
+				{name: "max_seats", kind: ofNumber, help: "how many seats"},
 			}, ofPlan, []field{
-				{name: "offline_grace_seconds", kind: duration, help: "how long a receipt is good offline: 24h, 72h or 7d"},
-				{name: "drain_seconds", kind: duration, help: "how long the sessions above a reduced number of seats may stay"},
+				{name: "offline_grace_seconds", kind: ofDuration, help: "how long a receipt is good offline: 24h, 72h or 7d"},
+				{name: "drain_seconds", kind: ofDuration, help: "how long the sessions above a reduced number of seats may stay"},
 			}),
 		},
 	}},

@@ -52,9 +52,9 @@ func (s schema) fits(f field) bool {
 	if !ok {
 		types = []any{s.Type}
 	}
-	want := map[kind]string{text: "string", number: "integer", list: "array", duration: "integer", moment: "string"}[f.kind]
+	want := map[kind]string{ofText: "string", ofNumber: "integer", ofList: "array", ofDuration: "integer", ofMoment: "string"}[f.kind]
 	return slices.Contains(types, any(want)) && f.open == slices.Contains(types, any("null")) &&
-		(f.kind == moment) == (s.Format == "date-time") && (f.kind == duration) == strings.HasSuffix(f.name, "_seconds")
+		(f.kind == ofMoment) == (s.Format == "date-time") && (f.kind == ofDuration) == strings.HasSuffix(f.name, "_seconds")
 }
 
 func TestAdminCommandsAreWhatTheOpenAPIDocumentSays(t *testing.T) {

@@ -1,13 +1,12 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"regexp"
 	"strings"
-
-	"encoding/json"
 
 	"github.com/spf13/cobra"
 )
@@ -31,6 +30,8 @@ const (
 	exitRetiredKey    = 18
 	exitClockSetBack  = 19
 	exitCopied        = 20
+	exitScope         = 21
+	exitMissingShard  = 22
 
 	// Of run, which hands on the exit code of its command, and takes its own from where commands seldom have theirs.
 	exitRunUnreachable = 69 // EX_UNAVAILABLE
