@@ -1,10 +1,20 @@
 package client
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
 	"net/http"
 	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"sync"
 	"time"
+
+	"github.com/coditect/usher/client/hardware"
 )
 
 // The variables of the environment that stand in for what a Client does not say.
@@ -45,6 +55,8 @@ type Client struct {
 	ReceiptFile string
 	// HTTP sends the requests; nil = a client of one's own. Redirects are not followed, whatever it says.
 	HTTP *http.Client
+
+	clock func() instant // nil = the system's
 }
 
 // Place is one in the queue of a licence.
@@ -58,11 +70,152 @@ type Place struct {
 // Acquire takes a seat with the zero Client: everything comes from the environment.
 func Acquire(ctx context.Context) (*Seat, error) { return new(Client).Acquire(ctx) }
 
+// patience is how long an Acquire that does not wait goes on asking a service that does not answer.
+const patience = 15 * time.Second
+
 // Acquire takes a seat and keeps it, with heartbeats in the background, until ctx ends or the seat is released.
 //
-// When no seat is free, the error is ErrNoSeats; with Wait, Acquire asks until there is one or ctx ends. A Refusal says what
-// else the service had against it, ErrUnreachable that nobody answered.
-func (c *Client) Acquire(ctx context.Context) (*Seat, error) { return nil, ErrUnreachable }
+// When no seat is free, the error is ErrNoSeats; with Wait, Acquire asks until there is one or ctx ends. It goes on asking,
+// too, when nobody answers: with Wait as long as ctx lives, without it for a few seconds, and the error is then
+// ErrUnreachable. A Refusal says what else the service had against it. When ctx ends first, the place in the queue is given
+// up, which takes at most five seconds.
+func (c *Client) Acquire(ctx context.Context) (*Seat, error) {
+	q, err := c.question(ctx)
+	if err != nil {
+		return nil, err
+	}
+	q.Wait = c.Wait
+	body, err := encode(q)
+	if err != nil {
+		return nil, err
+	}
+	now := c.clock
+	if now == nil {
+		now = newClock()
+	}
+	l, err := newLine(c.url(), c.HTTP, now)
+	if err != nil {
+		return nil, err
+	}
+	ctx, leave := context.WithCancel(ctx)
+	done := make(chan struct{})
+	if len(c.Signals) > 0 {
+		c.heed(leave, done)
+	}
+	g, err := c.ask(ctx, newQuest(l, body))
+	if err != nil {
+		leave()
+		l.hang()
+		close(done)
+		return nil, err
+	}
+	s := &Seat{line: l, ctx: ctx, leave: leave, events: make(chan Event, 16), done: done, kick: make(chan struct{}, 1)}
+	s.believe(g.until, g.token, g.status)
+	k := &keeper{Seat: s, body: body, beat: g.beat}
+	k.due = now().add(g.beat - jitter(g.beat/10))
+	go k.keep()
+	return s, nil
+}
+
+// ask is the first quest.
+func (c *Client) ask(ctx context.Context, q *quest) (*grant, error) {
+	began := q.line.now()
+	for try := 0; ; try++ {
+		g, place, pause, err := q.ask(ctx)
+		if ctx.Err() != nil {
+			q.giveUp(ctx)
+			if g != nil {
+				give := context.WithoutCancel(ctx)
+				_ = release(give, q.line, g.token)
+			}
+			return nil, context.Cause(ctx)
+		}
+		switch {
+		case g != nil:
+			return g, nil
+		case place != nil:
+			if c.Queued != nil {
+				c.Queued(*place)
+			}
+		default:
+			pause = max(retryAfter(err), min(soonest/2<<min(try, 10), latest))
+			if !c.worthwhile(err, q.line.now().add(pause)-began) {
+				q.giveUp(ctx)
+				return nil, err
+			}
+		}
+		if !sleep(ctx, pause) {
+			q.giveUp(ctx)
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// worthwhile says whether to ask again after an error, when that would be so long after the first time.
+func (c *Client) worthwhile(err error, after instant) bool {
+	var quiet *silence
+	if errors.As(err, &quiet) {
+		return !quiet.futile && (c.Wait || after < instant(patience))
+	}
+	var refusal *Refusal
+	if !errors.As(err, &refusal) || refusal.final() {
+		return false
+	}
+	return c.Wait || !errors.Is(err, ErrNoSeats) && after < instant(patience)
+}
+
+// heed gives the seat back when a signal comes, and then lets it end the program.
+func (c *Client) heed(leave context.CancelFunc, done <-chan struct{}) {
+	came := make(chan os.Signal, 1)
+	signal.Notify(came, c.Signals...)
+	go func() {
+		defer signal.Stop(came)
+		select {
+		case s := <-came:
+			leave()
+			<-done
+			signal.Stop(came)
+			raise(s)
+		case <-done:
+		}
+	}()
+}
+
+// instance names this process where nobody named it: whoever asks twice from one program is one holder.
+var instance = sync.OnceValue(rand.Text)
+
+// question is who asks.
+func (c *Client) question(ctx context.Context) (request, error) {
+	r := request{
+		LicenseKey: cmp.Or(c.LicenseKey, os.Getenv(EnvLicenseKey)), HardwareID: cmp.Or(c.HardwareID, os.Getenv(EnvHardwareID)),
+		Version: cmp.Or(c.Version, version()), Product: c.Product, User: c.User, InstanceID: cmp.Or(c.InstanceID, instance()), Metadata: c.Metadata,
+	}
+	if r.LicenseKey == "" {
+		return request{}, errors.New("usher: there is no licence key: set " + EnvLicenseKey)
+	}
+	if r.HardwareID == "" {
+		id, err := hardware.ID(ctx, "usher")
+		if err != nil {
+			return request{}, fmt.Errorf("usher: %w: set %s", err, EnvHardwareID)
+		}
+		r.HardwareID = id
+	}
+	if name, err := os.Hostname(); err == nil {
+		r.Hostname = name
+	}
+	return r, nil
+}
+
+func (c *Client) url() string { return cmp.Or(c.URL, os.Getenv(EnvURL)) }
+
+// version is what the build knows of the program's, without the v of Go.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "(devel)" {
+		return ""
+	}
+	return strings.TrimPrefix(info.Main.Version, "v")
+}
 
 // Question is what Validate asks beyond what the Client says.
 type Question struct {
@@ -105,7 +258,32 @@ type License struct {
 	GraceUntil  *time.Time `json:"grace_until"`
 }
 
-// Validate asks whether the licence is good here. It takes no seat.
+// Validate asks whether the licence is good here. It takes no seat. The error is a Refusal or ErrUnreachable: a licence that is
+// not good is no error.
 func (c *Client) Validate(ctx context.Context, q Question) (*Validation, error) {
-	return nil, ErrUnreachable
+	r, err := c.question(ctx)
+	if err != nil {
+		return nil, err
+	}
+	body, err := encode(request{
+		LicenseKey: r.LicenseKey, HardwareID: r.HardwareID, Version: r.Version, Product: r.Product, Features: q.Features, Nonce: q.Nonce,
+	})
+	if err != nil {
+		return nil, err
+	}
+	l, err := newLine(c.url(), c.HTTP, newClock())
+	if err != nil {
+		return nil, err
+	}
+	defer l.hang()
+	v := new(Validation)
+	ctx, cancel := context.WithTimeout(ctx, attempt)
+	defer cancel()
+	if _, _, err := l.post(ctx, message{path: "/v1/validate", body: body}, v); err != nil {
+		return nil, err
+	}
+	if v.Code == "" {
+		return nil, &silence{cause: errors.New("it answered with JSON that is no validation")}
+	}
+	return v, nil
 }

@@ -2,13 +2,25 @@ package client
 
 import (
 	"context"
+	"errors"
+	"sync"
 	"time"
 )
 
 // Seat is a seat that is held, and kept by heartbeats. Its methods may be called by several goroutines.
 type Seat struct {
+	line   *line
+	ctx    context.Context //nolint:containedctx // the seat's life
+	leave  context.CancelFunc
 	events chan Event
 	done   chan struct{}
+	kick   chan struct{} // wakes the keeper: the clock has run on
+
+	mu     sync.Mutex
+	until  instant // the end of the promise; 0 = there is none
+	token  string
+	status Status
+	err    error // why there is no promise
 }
 
 // Status is what is known of a seat at a moment.
@@ -34,37 +46,75 @@ type Status struct {
 }
 
 // Valid says whether the seat is believed in now: an answer promised it, and the promise, counted from sending the question
-// on a clock that runs while the machine sleeps, has not run out. It asks nobody.
-func (s *Seat) Valid() bool { return false }
+// on a clock that runs while the machine sleeps, has not run out. It asks nobody, and costs next to nothing.
+func (s *Seat) Valid() bool {
+	s.mu.Lock()
+	until := s.until
+	s.mu.Unlock()
+	if s.line.now() < until {
+		return true
+	}
+	select {
+	case s.kick <- struct{}{}:
+	default: // it has been woken
+	}
+	return false
+}
 
 // Status tells of the seat as of the last answer.
-func (s *Seat) Status() Status { return Status{} }
+func (s *Seat) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status
+}
 
-// Events tells what happens to the seat. Nobody has to listen: when sixteen are waiting, the oldest makes room. It is
+// Events tells what happens to the seat. Nobody has to listen: when sixteen events are waiting, the oldest makes room. It is
 // closed after Lost or Released.
 func (s *Seat) Events() <-chan Event { return s.events }
 
-// Done is closed when the seat is over: released, or lost for good.
+// Done is closed when the seat is over: given back, or lost for good.
 func (s *Seat) Done() <-chan struct{} { return s.done }
 
-// Err says why the seat is not valid: nil while it is and when it was released, ErrLapsed while it is asked for again, and a
-// Refusal when it is lost.
-func (s *Seat) Err() error { return nil }
-
-// Release gives the seat back at once and ends the heartbeats; again, it does nothing. It takes at most five seconds; with
-// an error, the seat comes free by itself when its lease is over. A borrowed seat stays borrowed: Return ends that.
-func (s *Seat) Release() error { return nil }
-
-// Borrowed is a seat that needs no heartbeats for a while.
-type Borrowed struct {
-	Until time.Time
-	// Receipt proves it offline.
-	Receipt string
+// Err says why the seat is not valid; nil when it is. It is ErrLapsed while the seat is asked for again, ErrReleased when it
+// was given back, and a Refusal when it is lost.
+func (s *Seat) Err() error {
+	if s.Valid() {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		return ErrLapsed // a moment ago
+	}
+	return s.err
 }
 
-// Borrow keeps the seat until then without heartbeats, for a machine that goes offline, and writes the receipt to the
-// client's ReceiptFile, where it has one.
-func (s *Seat) Borrow(ctx context.Context, until time.Time) (Borrowed, error) { return Borrowed{}, nil }
+// Release gives the seat back at once and ends the heartbeats; again, it does nothing. It takes at most five seconds: when the
+// service cannot be told, the seat comes free by itself at the end of its lease. A borrowed seat stays borrowed; Return ends
+// that.
+func (s *Seat) Release() {
+	s.leave()
+	<-s.done
+}
 
-// Return gives a seat back that may be borrowed, and removes its receipt.
-func (s *Seat) Return(ctx context.Context) error { return nil }
+// believe sets the promise.
+func (s *Seat) believe(until instant, token string, status Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.until, s.token, s.status, s.err = until, token, status, nil
+}
+
+// doubt ends the promise, for a reason.
+func (s *Seat) doubt(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.until, s.err = 0, err
+}
+
+// lapsed is ErrLapsed with what is behind it.
+func lapsed(err error) error {
+	if err == nil {
+		return ErrLapsed
+	}
+	return errors.Join(ErrLapsed, err)
+}
