@@ -286,18 +286,17 @@ var nouns = []struct {
 }
 
 func (a *app) admin() *cobra.Command {
-	admin := &cobra.Command{
+	admin := group(&cobra.Command{
 		Use:   "admin",
 		Short: "Administer tenants, licences, sessions, devices, API keys and the catalogue",
 		Long: `What operators do daily, and tenants with an API key of their own. It needs USHER_API_KEY.
 
 An operator says for which tenant with --tenant or USHER_TENANT_ID. A flag that says "none" takes a limit or a date away.`,
-		Args: takes(),
-	}
+	})
 	me := a.operation(&operation{name: "whoami", short: "Say whose API key this is, and what it may do", method: "GET", path: "/v1/me"})
 	admin.AddCommand(me)
 	for _, n := range nouns {
-		noun := &cobra.Command{Use: n.name, Short: n.short, Args: takes()}
+		noun := group(&cobra.Command{Use: n.name, Short: n.short})
 		for i := range n.operations {
 			noun.AddCommand(a.operation(&n.operations[i]))
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,7 +17,7 @@ type holder struct {
 	product, version, user, instance, hardware string
 }
 
-// heldBy adds the flags to a command that asks about a licence; those of a seat only where it wants one.
+// flags adds the flags to a command that asks about a licence; those of a seat only where it wants one.
 func (h *holder) flags(cmd *cobra.Command, seat bool) {
 	flags := cmd.Flags()
 	flags.StringVar(&h.product, "product", "", "the product's code; any that the licence is for when left out")
@@ -73,6 +74,9 @@ func why(err error, running bool) error {
 		}
 		return f
 	case errors.Is(err, client.ErrUnreachable):
+		if u, ok := errors.AsType[*url.Error](err); ok { // it repeats the request
+			says = "the service cannot be reached: " + printable(u.Err.Error())
+		}
 		return &failure{exit(exitUnreachable, exitRunUnreachable), "unreachable", says}
 	default:
 		return &failure{exitUsage, "usage", says}

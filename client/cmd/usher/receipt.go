@@ -40,7 +40,7 @@ var refusals = []struct {
 }
 
 func (a *app) receipt() *cobra.Command {
-	cmd := &cobra.Command{Use: "receipt", Short: "Look into what Usher has signed", Args: takes()}
+	cmd := group(&cobra.Command{Use: "receipt", Short: "Look into what Usher has signed"})
 	cmd.AddCommand(a.verify())
 	return cmd
 }

@@ -51,8 +51,8 @@ Settings come from the environment, or from flags, which win:
 Prefer the environment for keys: other users of a machine can read the command lines of its processes.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          takes(),
 	}
+	group(root)
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.url, "url", "", "where the service is (USHER_URL)")
 	flags.StringVar(&a.licenseKey, "license-key", "", "the licence key (USHER_LICENSE_KEY)")
@@ -60,6 +60,14 @@ Prefer the environment for keys: other users of a machine can read the command l
 	flags.BoolVar(&a.json, "json", false, "answer in JSON: one document, or one a line where there are several")
 	root.AddCommand(a.validate(), a.run(), a.seats(), a.receipt(), a.hardwareID(), a.admin(), a.version())
 	return root
+}
+
+// group makes a command of one that only has others: without a name it helps, and an unknown name is wrong.
+func group(cmd *cobra.Command) *cobra.Command {
+	cmd.Args = takes()
+	cmd.DisableFlagsInUseLine = true
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	return cmd
 }
 
 // takes wants an argument for each of the names, and says which when it is otherwise. It repeats no argument: that may

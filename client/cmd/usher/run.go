@@ -24,9 +24,6 @@ const (
 	lossWarns = "warn"
 )
 
-// errSignal ends a wait for a seat.
-var errSignal = errors.New("a signal came")
-
 func (a *app) run() *cobra.Command {
 	var h holder
 	r := run{app: a}
@@ -100,7 +97,9 @@ func (r *run) do(ctx context.Context, c *client.Client, args []string) error {
 	signal.Notify(signals, heard...)
 	defer signal.Stop(signals)
 
-	seat, err := r.acquire(ctx, c, signals)
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	seat, err := r.acquire(ctx, stop, c, signals)
 	if err != nil {
 		return err
 	}
@@ -147,22 +146,21 @@ func cause(err error) error {
 	return err
 }
 
-// acquire takes the seat, and waits for it if it may. A signal that would end the command ends the wait.
-func (r *run) acquire(ctx context.Context, c *client.Client, signals <-chan os.Signal) (*client.Seat, error) {
+// acquire takes the seat, and waits for it if it may. A signal that would end the command stops it. The seat lives as long as
+// the context.
+func (r *run) acquire(ctx context.Context, stop context.CancelFunc, c *client.Client, signals <-chan os.Signal) (*client.Seat, error) {
 	c.Wait = r.wait
 	c.Queued = func(p client.Place) {
 		r.happened("waiting", fmt.Sprintf("no seat is free: place %d of %d in the queue", p.Position, p.Length),
 			"position", p.Position, "queue_length", p.Length)
 	}
-	asking, stop := context.WithCancelCause(ctx)
 	type answer struct {
 		seat *client.Seat
 		err  error
 	}
 	answered := make(chan answer, 1)
-	// The seat lives as long as the context that it was acquired with: until it is released.
 	go func() {
-		seat, err := c.Acquire(asking)
+		seat, err := c.Acquire(ctx)
 		answered <- answer{seat, err}
 	}()
 	for ended := os.Signal(nil); ; {
@@ -170,7 +168,7 @@ func (r *run) acquire(ctx context.Context, c *client.Client, signals <-chan os.S
 		case s := <-signals:
 			if ends(s) {
 				ended = s
-				stop(errSignal)
+				stop()
 			}
 		case got := <-answered:
 			switch {

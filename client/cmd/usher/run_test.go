@@ -233,7 +233,7 @@ func TestALostSeatStopsTheCommandOrWarns(t *testing.T) {
 	l := w.sell(t, 2, 3*time.Second)
 	h := w.holder(l)
 	stopped := h.start(t, "run", "--hardware-id", "a", "--", "sh", "-c", `trap 'echo stopped; exit 0' TERM; echo sits; while :; do sleep 0.1; done`)
-	warned := h.start(t, "run", "--json", "--hardware-id", "b", "--on-loss", "warn", "--", "sh", "-c", `echo sits; read line; exit 5`)
+	warned := h.start(t, "run", "--json", "--hardware-id", "b", "--on-loss", "warn", "--", "sh", "-c", `echo sits; sleep 600`)
 	stopped.awaits("sits")
 	warned.awaits("sits")
 	w.usher(t, "admin", "licenses", "suspend", l.ID, "--reason", "unpaid").want(t, exitOK)
