@@ -73,6 +73,9 @@ func Acquire(ctx context.Context) (*Seat, error) { return new(Client).Acquire(ct
 // patience is how long an Acquire that does not wait goes on asking a service that does not answer.
 const patience = 15 * time.Second
 
+// longestPause bounds what a waiting Acquire believes about when to come again.
+const longestPause = time.Minute
+
 // Acquire takes a seat and keeps it, with heartbeats in the background, until ctx ends or the seat is released.
 //
 // When no seat is free, the error is ErrNoSeats; with Wait, Acquire asks until there is one or ctx ends. It goes on asking,
@@ -138,7 +141,7 @@ func (c *Client) ask(ctx context.Context, q *quest) (*grant, error) {
 				c.Queued(*place)
 			}
 		default:
-			pause = max(retryAfter(err), min(soonest/2<<min(try, 10), latest))
+			pause = max(min(retryAfter(err), longestPause), min(soonest/2<<min(try, 10), latest))
 			if !c.worthwhile(err, q.line.now().add(pause)-began) {
 				q.giveUp(ctx)
 				return nil, err

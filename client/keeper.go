@@ -102,7 +102,9 @@ type beaten struct {
 func (k *keeper) heartbeat(now instant) Event {
 	patience := attempt
 	if promise := k.promise(); promise > 0 {
-		patience = min(patience, max(k.beat/2, now.until(promise)/2, shortest)) // there is to be time for another
+		left := now.until(promise)
+		patience = min(patience, max(k.beat/2, left/2), left) // so that there is time for another, and the end is told in time
+		patience = max(patience, shortest)
 	}
 	ctx, cancel := context.WithTimeout(k.ctx, patience)
 	defer cancel()

@@ -36,7 +36,7 @@ type line struct {
 func newLine(base string, given *http.Client, now func() instant) (*line, error) {
 	u, err := url.Parse(base)
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
-		return nil, fmt.Errorf("usher: %s is not the URL of a service, such as https://usher.example.com", strconv.Quote(base))
+		return nil, fmt.Errorf("usher: %q is not the URL of a service, such as https://usher.example.com: set %s", base, EnvURL)
 	}
 	l := &line{base: strings.TrimSuffix(base, "/"), now: now}
 	if given != nil {

@@ -52,11 +52,12 @@ func certify(template *x509.Certificate, key *ecdsa.PublicKey, notBefore, notAft
 	if err != nil {
 		return nil, fmt.Errorf("certify a key: the root: %w", err)
 	}
-	template.SubjectKeyId = subjectID
+	// Named, because the library leaves it out where both names are the same: they are, of two roots.
+	template.SubjectKeyId, template.AuthorityKeyId = subjectID, authorityID
 	template.BasicConstraintsValid = true
 	template.NotBefore, template.NotAfter = notBefore, notAfter
 	template.SignatureAlgorithm = x509.ECDSAWithSHA256
-	parent := &x509.Certificate{Subject: pkix.Name{CommonName: "usher root key"}, SubjectKeyId: authorityID, PublicKey: authority}
+	parent := &x509.Certificate{Subject: pkix.Name{CommonName: "usher root key"}, PublicKey: authority}
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, key, root)
 	if err != nil {
 		return nil, fmt.Errorf("certify key %s: %w", encoding.EncodeToString(subjectID), err)

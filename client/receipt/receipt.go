@@ -190,11 +190,11 @@ func (l *LicenseFile) UnmarshalJSON(text []byte) error {
 
 // complete says which of the claims that are always there is not.
 func (c *claims) complete() error {
-	for name, value := range map[string]string{
-		"sub": c.License, "aud": c.Product, "jti": c.ID, "hardware_id": c.HardwareHash,
+	for _, claim := range [...]struct{ name, value string }{
+		{"sub", c.License}, {"aud", c.Product}, {"jti", c.ID}, {"hardware_id", c.HardwareHash},
 	} {
-		if value == "" {
-			return fmt.Errorf("there is no %s", name)
+		if claim.value == "" {
+			return fmt.Errorf("there is no %s", claim.name)
 		}
 	}
 	if c.IssuedAt == 0 || c.Expires == 0 {

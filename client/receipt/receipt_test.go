@@ -361,14 +361,30 @@ func TestWhatIsNotAskedIsNotCompared(t *testing.T) {
 func BenchmarkVerify(b *testing.B) {
 	w := newWorld(b)
 	text := w.receipt(b, someReceipt())
+	verify := func(b *testing.B, v *receipt.Verifier) {
+		b.Helper()
+		if _, err := v.Receipt(text); err != nil {
+			b.Fatal(err)
+		}
+	}
 	for way, v := range w.verifiers(b) {
 		b.Run(strings.ReplaceAll(way, " ", "-"), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := v.Receipt(text); err != nil {
-					b.Fatal(err)
-				}
+				verify(b, v)
 			}
 		})
 	}
+	b.Run("by-pinned-roots-the-first-of-a-day", func(b *testing.B) {
+		b.ReportAllocs()
+		v := w.offline()
+		for b.Loop() {
+			roots, err := receipt.NewRoots(&w.root.PublicKey)
+			if err != nil {
+				b.Fatal(err)
+			}
+			v.Roots = roots
+			verify(b, v)
+		}
+	})
 }

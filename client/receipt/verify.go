@@ -284,12 +284,12 @@ func (v *Verifier) trustChain(j *jws, scope string) (*trust, error) {
 		if c.id != id {
 			return nil, fmt.Errorf("%w: a certificate is of another key than %.64q", ErrUnknownKey, id)
 		}
-		if n := len(t.chain); n > 0 && !t.chain[n-1].signedBy(c.key) {
+		if n := len(t.chain); n > 0 && !v.Roots.signed(t.chain[n-1], c.id, c.key) {
 			return nil, fmt.Errorf("%w: a certificate's", ErrSignature)
 		}
 		t.chain, t.ids = append(t.chain, c), append(t.ids, c.id)
 		if root := v.Roots.find(c.authority); root != nil {
-			if !c.signedBy(root) {
+			if !v.Roots.signed(c, c.authority, root) {
 				return nil, fmt.Errorf("%w: a certificate's", ErrSignature)
 			}
 			t.key, t.ids = t.chain[0].key, append(t.ids, c.authority)
