@@ -133,7 +133,7 @@ func (s *api) try(ctx context.Context, method, path, once string, body []byte) (
 // unreachable says that nothing was answered. It keeps the cause, without the request's path.
 func (s *api) unreachable(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return &failure{exitSignal + 2, "interrupted", "interrupted"}
+		return interrupted
 	}
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err

@@ -59,6 +59,9 @@ func wrong(format string, args ...any) error {
 	return &failure{exitUsage, "usage", fmt.Sprintf(format, args...)}
 }
 
+// interrupted is what Ctrl-C makes of a request.
+var interrupted = &failure{exitSignal + 2, "interrupted", "interrupted"}
+
 // tell writes why usher ends, unless that was told, and answers what to exit with. Every error that is no failure is
 // cobra's, of the command line.
 func (a *app) tell(cmd *cobra.Command, err error) int {

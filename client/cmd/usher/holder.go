@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -56,8 +57,10 @@ func why(err error, running bool) error {
 	says := printable(strings.TrimPrefix(err.Error(), "usher: "))
 	var refusal *client.Refusal
 	switch {
+	case errors.Is(err, context.Canceled):
+		return interrupted
 	case errors.Is(err, client.ErrNoSeats):
-		return &failure{exit(exitNo, exitNoSeat), "no_seats_available", says}
+		return &failure{exitNoSeat, "no_seats_available", says}
 	case errors.As(err, &refusal):
 		p := problem{Status: refusal.Status, Code: refusal.Code, Detail: refusal.Detail}
 		f := p.failure()

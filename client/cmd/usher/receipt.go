@@ -106,8 +106,7 @@ func (v *verify) do(ctx context.Context, path string) error {
 		return err
 	}
 	found, err := v.judge(verifier, document)
-	var missing *receipt.Refusal
-	if errors.As(err, &missing) && missing == receipt.ErrMissingShard && isURL(v.revocations) {
+	if errors.Is(err, receipt.ErrMissingShard) && isURL(v.revocations) {
 		if err = v.fetchShard(ctx, verifier, document); err == nil {
 			found, err = v.judge(verifier, document)
 		}
@@ -254,7 +253,10 @@ func (v *verify) seal(ctx context.Context, verifier *receipt.Verifier, path stri
 		return nil //nolint:nilerr // it was not kept, but brought
 	}
 	fingerprint, err := hardware.ID(ctx, "usher")
-	if err != nil {
+	switch {
+	case errors.Is(err, hardware.ErrNone):
+		fingerprint = verifier.HardwareID // as whoever sealed it had to
+	case err != nil:
 		return &failure{exitUsage, "no_hardware_id", err.Error()}
 	}
 	verifier.Seal = &receipt.Seal{Path: sealOf(path), Fingerprint: fingerprint}

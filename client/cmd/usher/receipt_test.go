@@ -40,7 +40,9 @@ func ok[T any](t *testing.T) func(T, error) T {
 
 func newIssuer(t *testing.T) *issuer {
 	t.Helper()
-	key := func() *ecdsa.PrivateKey { return ok[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)) }
+	key := func() *ecdsa.PrivateKey {
+		return ok[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	}
 	i := &issuer{root: key(), key: key()}
 	now := time.Now()
 	i.certificate = ok[[]byte](t)(receipt.CertifyReceiptKey(&i.key.PublicKey, now.Add(-13*time.Hour), now.Add(13*time.Hour), i.root))
@@ -223,6 +225,58 @@ func TestReceiptVerifyHasAnExitCodeForEachRefusal(t *testing.T) {
 	w.usher(t, "receipt", "verify", filepath.Join(dir, "missing"), roots).want(t, exitUsage).says(t, "no such file")
 	w.usher(t, "receipt", "verify", good, "--roots="+good).want(t, exitUsage).says(t, "--roots:")
 	w.usher(t, "receipt", "verify", good, "--jwks=http://127.0.0.1:1/").want(t, exitUnreachable)
+}
+
+func TestABorrowedSeatStaysTakenUntilItIsBroughtBack(t *testing.T) {
+	t.Parallel()
+	if _, ok := readDocument(t).Paths["/v1/borrow"]; !ok {
+		t.Skip("there is no function borrow yet")
+	}
+	w := operator(t)
+	l := w.sell(t, 2, 3*time.Second)
+	h := w.holder(l)
+	file := filepath.Join(t.TempDir(), "seat.jwt")
+	h.usher(t, "borrow", "--for", "1h", "--out", file).want(t, exitOK).shows(t, "seat 1 is borrowed until")
+	for _, kept := range []string{file, sealOf(file)} {
+		if info, err := os.Stat(kept); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s is not kept for its owner alone: %v, %v", kept, info, err)
+		}
+	}
+	time.Sleep(5 * time.Second) // longer than a lease, without a heartbeat
+	type seats struct {
+		License struct {
+			Active int `json:"active_seats"`
+		}
+	}
+	if s := read[seats](t, w.usher(t, "seats", "--json", "--license", l.ID)); s.License.Active != 1 {
+		t.Errorf("%d seats are taken", s.License.Active)
+	}
+	h.usher(t, "receipt", "verify", file, "--product", service.Product).want(t, exitOK).shows(t, "good")
+	h.usher(t, "borrow", "--return", "--out", file).want(t, exitOK).shows(t, "is free again")
+	if _, err := os.Stat(file); err == nil {
+		t.Error("the receipt is still there")
+	}
+	if s := read[seats](t, w.usher(t, "seats", "--json", "--license", l.ID)); s.License.Active != 0 {
+		t.Errorf("%d seats are taken", s.License.Active)
+	}
+	h.usher(t, "borrow", "--for", "8760h", "--out", file).want(t, exitNo)
+	h.takes(t, "another", exitOK) // what could not be borrowed was given back
+}
+
+func TestBorrowWantsAnEndAndAFile(t *testing.T) {
+	t.Parallel()
+	w := world{map[string]string{"USHER_URL": "http://127.0.0.1:1", "USHER_LICENSE_KEY": "USH-X"}}
+	for says, args := range map[string][]string{
+		"Give --out":             {"--for", "1h"},
+		"Give --until or --for":  {"--out", "x"},
+		"and not both":           {"--out", "x", "--for", "1h", "--until", "2199-01-31"},
+		"--for wants a duration": {"--out", "x", "--for", "-1h"},
+		"--until wants a day":    {"--out", "x", "--until", "soon"},
+		"--until is over":        {"--out", "x", "--until", "2001-01-31"},
+		"leave out --until and":  {"--out", "x", "--return", "--for", "1h"},
+	} {
+		w.usher(t, append([]string{"borrow"}, args...)...).want(t, exitUsage).says(t, says)
+	}
 }
 
 func first(answer string, _ []string) string { return answer }

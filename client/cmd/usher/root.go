@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -28,11 +29,19 @@ func start(args []string, getenv func(string) string, out, errs *os.File) int {
 	root.SetArgs(args)
 	root.SetOut(out)
 	root.SetErr(errs)
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	ctx := context.Background()
+	if ending := heeded(os.Interrupt, syscall.SIGTERM); len(ending) > 0 {
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, ending...)
+		defer stop()
+	}
 	cmd, err := root.ExecuteContextC(ctx)
 	return a.tell(cmd, err)
 }
+
+// heeded are those of the signals that whoever started usher has not had ignored, as nohup does, and shells for what runs in
+// their background.
+func heeded(signals ...os.Signal) []os.Signal { return slices.DeleteFunc(signals, signal.Ignored) }
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
@@ -58,7 +67,7 @@ Prefer the environment for keys: other users of a machine can read the command l
 	flags.StringVar(&a.licenseKey, "license-key", "", "the licence key (USHER_LICENSE_KEY)")
 	flags.StringVar(&a.apiKey, "api-key", "", "the API key (USHER_API_KEY)")
 	flags.BoolVar(&a.json, "json", false, "answer in JSON: one document, or one a line where there are several")
-	root.AddCommand(a.validate(), a.run(), a.seats(), a.receipt(), a.hardwareID(), a.admin(), a.version())
+	root.AddCommand(a.validate(), a.run(), a.seats(), a.borrow(), a.receipt(), a.hardwareID(), a.admin(), a.version())
 	return root
 }
 

@@ -93,9 +93,10 @@ func (r *run) do(ctx context.Context, c *client.Client, args []string) error {
 		return err
 	}
 	signals := make(chan os.Signal, 8)
-	heard := slices.DeleteFunc(slices.Clone(forwarded), signal.Ignored) // as nohup wants it
-	signal.Notify(signals, heard...)
-	defer signal.Stop(signals)
+	if heard := heeded(slices.Clone(forwarded)...); len(heard) > 0 {
+		signal.Notify(signals, heard...)
+		defer signal.Stop(signals)
+	}
 
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -150,9 +151,14 @@ func cause(err error) error {
 // the context.
 func (r *run) acquire(ctx context.Context, stop context.CancelFunc, c *client.Client, signals <-chan os.Signal) (*client.Seat, error) {
 	c.Wait = r.wait
+	var told client.Place
 	c.Queued = func(p client.Place) {
-		r.happened("waiting", fmt.Sprintf("no seat is free: place %d of %d in the queue", p.Position, p.Length),
-			"position", p.Position, "queue_length", p.Length)
+		p.ETA = 0 // it changes by itself
+		if p != told {
+			told = p
+			r.happened("waiting", fmt.Sprintf("no seat is free: place %d of %d in the queue", p.Position, p.Length),
+				"position", p.Position, "queue_length", p.Length)
+		}
 	}
 	type answer struct {
 		seat *client.Seat

@@ -198,6 +198,38 @@ func TestRunHandsOnSIGTERMAndItsSeatIsFreeAtOnce(t *testing.T) {
 	w.takes(t, "another", exitOK)
 }
 
+func TestRunUnderNohupOutlivesSIGHUP(t *testing.T) {
+	t.Parallel()
+	w := operator(t)
+	w = w.holder(w.sell(t, 1, time.Hour))
+	binary, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := w.start(t, "version") // for its environment
+	s.ends(exitOK)
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", `trap '' HUP; exec "$@"`, "sh", binary, "run", "--", "sh", "-c", "echo sits; sleep 1; echo ends")
+	cmd.Env = s.cmd.Env
+	var out written
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 30*time.Second, func() error {
+		if !strings.Contains(out.String(), "sits") {
+			return errors.New(out.String())
+		}
+		return nil
+	})
+	if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil || !strings.Contains(out.String(), "ends") {
+		t.Errorf("%v: %s", err, out.String())
+	}
+}
+
 func TestASeatComesFreeAtTheEndOfItsLeaseWhenRunIsKilled(t *testing.T) {
 	t.Parallel()
 	const lease = 4 * time.Second
