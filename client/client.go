@@ -51,8 +51,11 @@ type Client struct {
 	// Signals are those that give the seat back and then end the program as they would have done: none by default, since
 	// signals are the program's. One that handles them itself gives Acquire a context of signal.NotifyContext instead.
 	Signals []os.Signal
-	// ReceiptFile is where Borrow keeps its receipt, and where an Acquire that reaches nobody looks for one; "" = nowhere.
+	// ReceiptFile is where Borrow keeps its receipt, and where an Acquire that reaches nobody looks for one; "" = nowhere. A
+	// seal lies beside it, in a file of the same name with .seal at the end.
 	ReceiptFile string
+	// Roots are the vendor's root keys, as PEM, which the program brings with it. Without them no receipt is believed offline.
+	Roots string
 	// HTTP sends the requests; nil = a client of one's own. Redirects are not followed, whatever it says.
 	HTTP *http.Client
 
@@ -100,42 +103,50 @@ func (c *Client) Acquire(ctx context.Context) (*Seat, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, leave := context.WithCancel(ctx)
+	d, err := c.drawer(q.HardwareID)
+	if err != nil {
+		return nil, err
+	}
+	ctx, leave := context.WithCancelCause(ctx)
 	done := make(chan struct{})
 	if len(c.Signals) > 0 {
 		c.heed(leave, done)
 	}
-	g, err := c.ask(ctx, newQuest(l, body))
+	first := newQuest(l, body)
+	g, err := c.ask(ctx, first, d)
 	if err != nil {
-		leave()
+		leave(nil)
 		l.hang()
 		close(done)
 		return nil, err
 	}
-	s := &Seat{line: l, ctx: ctx, leave: leave, events: make(chan Event, 16), done: done, kick: make(chan struct{}, 1)}
-	s.believe(g.until, g.token, g.status)
-	k := &keeper{Seat: s, body: body, beat: g.beat}
-	k.due = now().add(g.beat - jitter(g.beat/10))
-	go k.keep()
+	s := &Seat{
+		line: l, drawer: d, ctx: ctx, leave: func() { leave(nil) },
+		events: make(chan Event, 16), done: done, kick: make(chan struct{}, 1),
+	}
+	s.believe(g)
+	go newKeeper(s, body, first, g.beat).keep()
 	return s, nil
 }
 
 // ask is the first quest.
-func (c *Client) ask(ctx context.Context, q *quest) (*grant, error) {
+func (c *Client) ask(ctx context.Context, q *quest, d *drawer) (*grant, error) {
 	began := q.line.now()
 	for try := 0; ; try++ {
 		g, place, pause, err := q.ask(ctx)
-		if ctx.Err() != nil {
-			q.giveUp(ctx)
-			if g != nil {
-				give := context.WithoutCancel(ctx)
-				_ = release(give, q.line, g.token)
-			}
-			return nil, context.Cause(ctx)
-		}
 		switch {
 		case g != nil:
-			return g, nil
+			d.recall(ctx, g, q.line.now())
+			return g, nil // if ctx has ended meanwhile, its keeper gives it back
+		case ctx.Err() != nil:
+			q.giveUp(ctx)
+			return nil, context.Cause(ctx)
+		case errors.Is(err, ErrUnreachable):
+			if g, err := d.offline(ctx, q.line.now()); err == nil {
+				return g, nil
+			}
+		}
+		switch {
 		case place != nil:
 			if c.Queued != nil {
 				c.Queued(*place)
@@ -168,14 +179,14 @@ func (c *Client) worthwhile(err error, after instant) bool {
 }
 
 // heed gives the seat back when a signal comes, and then lets it end the program.
-func (c *Client) heed(leave context.CancelFunc, done <-chan struct{}) {
+func (c *Client) heed(leave context.CancelCauseFunc, done <-chan struct{}) {
 	came := make(chan os.Signal, 1)
 	signal.Notify(came, c.Signals...)
 	go func() {
 		defer signal.Stop(came)
 		select {
 		case s := <-came:
-			leave()
+			leave(fmt.Errorf("usher: the program was told to end: %s", s))
 			<-done
 			signal.Stop(came)
 			raise(s)

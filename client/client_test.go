@@ -81,7 +81,9 @@ func TestAcquireSaysWhyThereIsNoSeat(t *testing.T) {
 func TestAFullLicenceSaysHowManyAndWhen(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, s *script, c *Client) {
-		s.says(func(asked) reply { return problem(409, "no_seats_available", object{"active_seats": 3, "max_seats": 4}).retry(30) })
+		s.says(func(asked) reply {
+			return problem(409, "no_seats_available", object{"active_seats": 3, "max_seats": 4}).retry(30)
+		})
 		_, err := c.Acquire(t.Context())
 		var refusal *Refusal
 		if !errors.As(err, &refusal) || refusal.ActiveSeats != 3 || refusal.MaxSeats != 4 || refusal.RetryAfter != 30*time.Second {
@@ -221,7 +223,7 @@ func TestValidateTellsEveryCheck(t *testing.T) {
 			return reply{status: 200, body: object{
 				"valid": false, "code": "license_expired", "checks": []object{{"name": "dates", "ok": false, "code": "license_expired", "detail": "D."}},
 				"license": object{"id": "l", "product": "editor", "plan": "pro", "status": "expired", "features": []string{"f"}, "max_seats": 3, "active_seats": 1, "expires_at": "2020-01-01T00:00:00.000Z", "grace_until": nil},
-				"nonce": "n", "receipt": nil,
+				"nonce":   "n", "receipt": nil,
 			}}
 		})
 		v, err := c.Validate(t.Context(), Question{Features: []string{"export"}, Nonce: "n"})

@@ -34,12 +34,21 @@ type keeper struct {
 	draining bool
 }
 
+// newKeeper begins where the first quest has led to.
+func newKeeper(s *Seat, body []byte, first *quest, beat time.Duration) *keeper {
+	k := &keeper{Seat: s, body: body, quest: first, beat: beat, due: s.line.now().add(beat - jitter(beat/10))}
+	if s.Status().Offline {
+		k.told.Kind = Unreachable // the host sees it in the seat's Status
+	}
+	return k
+}
+
 // keep is the keeper's life.
 func (k *keeper) keep() {
 	var end Event
 	for end.Kind == "" {
 		now := k.line.now()
-		if k.believes() && now >= k.promise() {
+		if promise := k.promise(); promise > 0 && now >= promise {
 			k.lapse(k.told.Err)
 		}
 		switch {
@@ -54,20 +63,6 @@ func (k *keeper) keep() {
 		}
 	}
 	k.finish(end)
-}
-
-func (k *keeper) promise() instant {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.until
-}
-
-func (k *keeper) believes() bool { return k.promise() > 0 }
-
-func (k *keeper) bearer() string {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.token
 }
 
 // rest waits until something is due or the promise ends, a nap at most.
@@ -87,15 +82,15 @@ func (k *keeper) rest(now instant) {
 
 // beaten is the answer to a heartbeat.
 type beaten struct {
-	SessionID             string     `json:"session_id"`
-	SeatNo                int        `json:"seat_no"`
-	ExpiresAt             time.Time  `json:"expires_at"`
-	TTLSeconds            int64      `json:"ttl_seconds"`
-	HeartbeatAfterSeconds int64      `json:"heartbeat_after_seconds"`
-	Draining              bool       `json:"draining"`
-	DrainUntil            *time.Time `json:"drain_until"`
-	ActiveSeats           int        `json:"active_seats"`
-	MaxSeats              int        `json:"max_seats"`
+	SessionID             string    `json:"session_id"`
+	SeatNo                int       `json:"seat_no"`
+	ExpiresAt             time.Time `json:"expires_at"`
+	TTLSeconds            int64     `json:"ttl_seconds"`
+	HeartbeatAfterSeconds int64     `json:"heartbeat_after_seconds"`
+	Draining              bool      `json:"draining"`
+	DrainUntil            time.Time `json:"drain_until"`
+	ActiveSeats           int       `json:"active_seats"`
+	MaxSeats              int       `json:"max_seats"`
 }
 
 // heartbeat asks for the lease to be extended, and answers how the seat ended, if it did.
@@ -120,16 +115,12 @@ func (k *keeper) heartbeat(now instant) Event {
 	case k.ctx.Err() != nil:
 		return Event{}
 	case err == nil:
-		status := k.Status()
-		status.SeatNo, status.ExpiresAt, status.TTL = a.SeatNo, a.ExpiresAt, ttl
-		status.ActiveSeats, status.MaxSeats, status.Draining = a.ActiveSeats, a.MaxSeats, a.Draining
-		status.DrainUntil = time.Time{}
-		if a.DrainUntil != nil {
-			status.DrainUntil = *a.DrainUntil
-		}
 		k.confirm(&grant{
-			session: a.SessionID, token: token, status: status,
-			until: max(sent.add(ttl), k.promise()), beat: seconds(max(a.HeartbeatAfterSeconds, 1)),
+			session: a.SessionID, token: token, until: sent.add(ttl), beat: seconds(max(a.HeartbeatAfterSeconds, 1)),
+			status: Status{
+				SessionID: a.SessionID, SeatNo: a.SeatNo, Overdraft: k.Status().Overdraft, ActiveSeats: a.ActiveSeats, MaxSeats: a.MaxSeats,
+				TTL: ttl, ExpiresAt: a.ExpiresAt, Draining: a.Draining, DrainUntil: a.DrainUntil,
+			},
 		})
 		return Event{}
 	case !errors.As(err, &refusal):
@@ -139,6 +130,7 @@ func (k *keeper) heartbeat(now instant) Event {
 		return lost(refusal)
 	case refusal.Status == 410:
 		k.forget()
+		k.drawer.discard(k.Status().SessionID)
 		k.lapse(refusal)
 		return Event{}
 	case refusal.Code == "seat_token_invalid":
@@ -183,7 +175,7 @@ func (k *keeper) reacquire() Event {
 // confirm believes in a grant.
 func (k *keeper) confirm(g *grant) {
 	before := k.Status().SessionID
-	k.believe(g.until, g.token, g.status)
+	k.believe(g)
 	k.failures, k.beat = 0, g.beat
 	k.due = k.line.now().add(g.beat - jitter(g.beat/10))
 	switch news := (Event{At: time.Now()}); {
@@ -211,6 +203,13 @@ func (k *keeper) retry(err error) {
 		pause = max(pause, min(asked, max(k.beat, soonest)))
 		pause += jitter(pause / 10)
 	}
+	if !k.Status().BorrowedUntil.IsZero() {
+		pause = max(pause, offlinePace) // the machine is meant to be offline
+		if no := k.stillOffline(); no != nil {
+			err = no
+			k.doubt(no)
+		}
+	}
 	now := k.line.now()
 	k.due = now.add(pause)
 	if promise := k.promise(); promise > now {
@@ -223,6 +222,15 @@ func (k *keeper) retry(err error) {
 		return
 	}
 	k.lapse(err)
+}
+
+// stillOffline looks at the receipt again by which alone the seat is believed in, so that a clock that is set back is noticed.
+func (k *keeper) stillOffline() error {
+	if !k.Status().Offline {
+		return nil
+	}
+	_, _, err := k.drawer.get(k.ctx)
+	return err
 }
 
 // lapse stops believing, and says so when that is news.
@@ -268,17 +276,21 @@ func (k *keeper) tell(e Event) {
 
 // finish stops believing first, then gives back what there is, and then says so.
 func (k *keeper) finish(end Event) {
-	if end.Err == nil {
-		k.doubt(ErrReleased)
-	} else {
+	status := k.Status()
+	if end.Kind == Lost {
 		k.doubt(end.Err)
+		k.drawer.discard(status.SessionID)
+	} else {
+		k.doubt(ErrReleased)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(k.ctx), leaving)
 	defer cancel()
 	switch token := k.bearer(); {
+	case end.Kind == Released && !status.BorrowedUntil.IsZero():
+		// It stays borrowed.
 	case token != "":
 		k.giveBack(ctx, token)
-	case k.quest != nil && end.Kind == Released:
+	case end.Kind == Released:
 		k.quest.giveUp(ctx)
 	}
 	k.leave()

@@ -148,8 +148,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // encode writes a question.
-func encode(r request) ([]byte, error) {
-	body, err := json.Marshal(r)
+func encode(question any) ([]byte, error) {
+	body, err := json.Marshal(question)
 	if err != nil {
 		return nil, fmt.Errorf("usher: write the question: %w", err)
 	}

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -10,7 +11,8 @@ import (
 // Seat is a seat that is held, and kept by heartbeats. Its methods may be called by several goroutines.
 type Seat struct {
 	line   *line
-	ctx    context.Context //nolint:containedctx // the seat's life
+	drawer *drawer
+	ctx    context.Context // the seat's life
 	leave  context.CancelFunc
 	events chan Event
 	done   chan struct{}
@@ -97,11 +99,17 @@ func (s *Seat) Release() {
 	<-s.done
 }
 
-// believe sets the promise.
-func (s *Seat) believe(until instant, token string, status Status) {
+// believe takes a grant's promise. What the session was promised before holds as well.
+func (s *Seat) believe(g *grant) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.until, s.token, s.status, s.err = until, token, status, nil
+	next := g.status
+	if g.session == s.status.SessionID {
+		g.until = max(g.until, s.until)
+		next.BorrowedUntil = s.status.BorrowedUntil
+		next.Receipt = cmp.Or(next.Receipt, s.status.Receipt)
+	}
+	s.until, s.token, s.status, s.err = g.until, g.token, next, nil
 }
 
 // doubt ends the promise, for a reason.
@@ -109,6 +117,19 @@ func (s *Seat) doubt(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.until, s.err = 0, err
+	s.status.BorrowedUntil, s.status.Offline = time.Time{}, false
+}
+
+func (s *Seat) promise() instant {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.until
+}
+
+func (s *Seat) bearer() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.token
 }
 
 // lapsed is ErrLapsed with what is behind it.

@@ -113,7 +113,7 @@ func TestALongOutageEndsTheBeliefAndTheTruthIsHeardWithinOneHeartbeatOfItsEnd(t 
 			}
 			return released
 		}, []string{"lost seat_evicted"}, false},
-		"it hung": {func(asked) reply { return reply{delay: time.Hour} }, works, []string{"confirmed"}, true},
+		"it hung":                         {func(asked) reply { return reply{delay: time.Hour} }, works, []string{"confirmed"}, true},
 		"it was told to wait for an hour": {func(asked) reply { return problem(429, "rate_limited", nil).retry(3600) }, works, []string{"confirmed"}, true},
 	} {
 		t.Run(name, func(t *testing.T) {

