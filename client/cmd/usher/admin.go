@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -391,9 +392,7 @@ func (o *operation) read(flag func(field) (said string, given bool)) (map[string
 		return nil, nil //nolint:nilnil // there is no body
 	}
 	body := map[string]any{}
-	for name, value := range o.fixed {
-		body[name] = value
-	}
+	maps.Copy(body, o.fixed)
 	for _, f := range o.fields {
 		said, given := flag(f)
 		if !given {

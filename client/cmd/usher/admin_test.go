@@ -149,7 +149,6 @@ func TestWhatAdminDoesIsThereAfterwards(t *testing.T) {
 	w := operator(t)
 
 	type thing = map[string]any
-	type things struct{ Items []thing }
 	me := read[thing](t, w.usher(t, "admin", "whoami", "--json"))
 	if me["operator"] != true {
 		t.Errorf("whoami says %v", me)

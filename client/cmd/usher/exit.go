@@ -110,5 +110,5 @@ func hide(message string) string {
 func writeJSON(w io.Writer, value any) {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
-	_ = e.Encode(value)
+	_ = e.Encode(value) //nolint:errchkjson // only the writing can fail
 }

@@ -275,7 +275,7 @@ func (v *verify) open(path string) ([]byte, error) {
 	file := os.Stdin
 	if path != "-" {
 		var err error
-		if file, err = os.Open(path); err != nil { //nolint:gosec // the file that was asked for
+		if file, err = os.Open(path); err != nil {
 			return nil, &failure{exitUsage, "unreadable", err.Error()}
 		}
 		defer func() { _ = file.Close() }()

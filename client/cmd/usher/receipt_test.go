@@ -28,7 +28,9 @@ type issuer struct {
 	certificate []byte
 }
 
+// ok is what a function answers that must not fail.
 func ok[T any](t *testing.T) func(T, error) T {
+	t.Helper()
 	return func(v T, err error) T {
 		t.Helper()
 		if err != nil {
@@ -83,7 +85,7 @@ func (i *issuer) revocations(t *testing.T, keys []receipt.RevokedKey, entries ..
 	signed := i.sign(t, i.root, receipt.TypeRevocations, list)
 	answers := make([]string, len(shards))
 	for n, s := range shards {
-		answers[n] = string(ok[[]byte](t)(json.Marshal(receipt.RevocationsAnswer{
+		answers[n] = string(ok[[]byte](t)(json.Marshal(receipt.RevocationsAnswer{ //nolint:errchkjson // ok looks
 			List: signed, Number: &n, Licenses: s.Licenses, Sessions: s.Sessions, Proof: s.Proof,
 		})))
 	}

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -157,7 +158,7 @@ func (r *run) acquire(ctx context.Context, stop context.CancelFunc, c *client.Cl
 		if p != told {
 			told = p
 			r.happened("waiting", fmt.Sprintf("no seat is free: place %d of %d in the queue", p.Position, p.Length),
-				"position", p.Position, "queue_length", p.Length)
+				details{"position": p.Position, "queue_length": p.Length})
 		}
 	}
 	type answer struct {
@@ -226,31 +227,29 @@ func (r *run) killAfterGrace() {
 // hear takes notice of what happened to the seat.
 func (r *run) hear(child *child, e client.Event) {
 	reason := ""
-	for _, word := range []string{e.Code, e.Reason} {
-		if word != "" {
-			reason += " (" + printable(word) + ")"
-		}
+	if words := slices.DeleteFunc([]string{e.Code, e.Reason}, func(w string) bool { return w == "" }); len(words) > 0 {
+		reason = " (" + printable(strings.Join(words, ", ")) + ")"
 	}
-	details := []any{"code", e.Code, "reason", e.Reason, "ended_by", e.By}
+	why := details{"code": e.Code, "reason": e.Reason, "ended_by": e.By}
 	switch e.Kind {
 	case client.Unreachable:
-		r.happened("unreachable", "the service does not answer; the seat is good until "+e.Until.Format(time.TimeOnly))
+		r.happened("unreachable", "the service does not answer; the seat is good until "+e.Until.Format(time.TimeOnly), nil)
 	case client.Confirmed:
-		r.happened("confirmed", "the service answers again, and the seat is the same")
+		r.happened("confirmed", "the service answers again, and the seat is the same", nil)
 	case client.Reacquired:
-		r.happened("reacquired", "there is a seat again")
+		r.happened("reacquired", "there is a seat again", nil)
 	case client.Waiting:
 		r.happened("waiting", fmt.Sprintf("place %d of %d in the queue", e.Place.Position, e.Place.Length),
-			"position", e.Place.Position, "queue_length", e.Place.Length)
+			details{"position": e.Place.Position, "queue_length": e.Place.Length})
 	case client.Draining:
-		r.happened("draining", "the licence has fewer seats now; this one ends at "+e.Until.Format(time.DateTime), details...)
+		r.happened("draining", "the licence has fewer seats now; this one ends at "+e.Until.Format(time.DateTime), why)
 	case client.Lapsed, client.Lost:
 		if r.onLoss == lossWarns {
-			r.happened("lost", "the seat is lost"+reason+"; the command goes on without", details...)
+			r.happened("lost", "the seat is lost"+reason+"; the command goes on without", why)
 			return
 		}
 		if !r.lost {
-			r.happened("lost", "the seat is lost"+reason+"; the command is stopped", details...)
+			r.happened("lost", "the seat is lost"+reason+"; the command is stopped", why)
 			r.lost = true
 			child.terminate()
 			r.killAfterGrace()
@@ -259,16 +258,19 @@ func (r *run) hear(child *child, e client.Event) {
 	}
 }
 
+// details are what --json tells beyond the message.
+type details map[string]any
+
 // happened tells of something while the command runs; standard output is the command's.
-func (r *run) happened(event, says string, details ...any) {
+func (r *run) happened(event, says string, more details) {
 	if !r.json {
 		r.note("%s", says)
 		return
 	}
-	told := map[string]any{"event": event, "message": says}
-	for i := 0; i < len(details); i += 2 {
-		if details[i+1] != "" {
-			told[details[i].(string)] = details[i+1]
+	told := details{"event": event, "message": says}
+	for name, value := range more {
+		if value != "" {
+			told[name] = value
 		}
 	}
 	writeJSON(r.err, told)

@@ -270,7 +270,7 @@ func TestALostSeatStopsTheCommandOrWarns(t *testing.T) {
 	warned.awaits("sits")
 	w.usher(t, "admin", "licenses", "suspend", l.ID, "--reason", "unpaid").want(t, exitOK)
 
-	stopped.awaits("the seat is lost (seat_evicted) (license_suspended); the command is stopped")
+	stopped.awaits("the seat is lost (seat_evicted, license_suspended); the command is stopped")
 	stopped.ends(exitLost)
 	warned.awaits(`"event":"lost"`)
 	warned.awaits(`"reason":"license_suspended"`)

@@ -94,7 +94,7 @@ func (s *seats) show(ctx context.Context) error {
 		next, err := s.look(ctx)
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // Ctrl-C is how it ends
 		case err != nil && !live:
 			s.note("%s", hide(err.Error()))
 		case err != nil:

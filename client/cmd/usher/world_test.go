@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -136,9 +137,7 @@ func operator(t *testing.T) world {
 // with is the world with a variable more; "" takes it away.
 func (w world) with(variables ...string) world {
 	env := map[string]string{}
-	for name, value := range w.env {
-		env[name] = value
-	}
+	maps.Copy(env, w.env)
 	for i := 0; i < len(variables); i += 2 {
 		env[variables[i]] = variables[i+1]
 	}
