@@ -11,7 +11,7 @@ TESTFLAGS ?=
 PACKAGES  ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check format lint drift licenses vulnerabilities bench microbench generate fix fuzz install clean \
+.PHONY: help run cli demo test check format lint drift licenses vulnerabilities bench microbench generate fix fuzz install clean \
 	prove model machine races history herd chaos cluster pooler
 
 help: ## List the targets
@@ -23,6 +23,9 @@ help: ## List the targets
 run: ## Serve every function on http://127.0.0.1:8080, with private stores and a demo licence
 	@go build -o bin/usher ./functions/all/cmd
 	@exec bin/usher
+
+cli: ## Build the command line, bin/cli/usher, as a static binary
+	@CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.released=$$(git describe --tags --always --dirty)" -o bin/cli/usher ./client/cmd/usher
 
 demo: ## Watch 25 clients share 10 seats for a minute
 	@go run ./functions/all/cmd/demo
@@ -41,6 +44,7 @@ fix: ## Format the code and mend what the linters can mend
 
 lint: ## Run the linters, import rules included
 	@go vet ./...
+	@for system in darwin windows; do GOOS=$$system CGO_ENABLED=0 go vet ./client/...; done
 	@$(TOOL) golangci-lint run
 
 drift: install ## Check the layout, and that schema.sql and the OpenAPI document are what the code says

@@ -1,0 +1,25 @@
+package hardware
+
+import (
+	"context"
+	"os/exec"
+	"regexp"
+	"time"
+)
+
+var platformUUID = regexp.MustCompile(`"IOPlatformUUID" = "([^"]+)"`)
+
+// machineID is the hardware's UUID.
+func machineID(ctx context.Context, _ string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	text, err := exec.CommandContext(ctx, "/usr/sbin/ioreg", "-rd1", "-c", "IOPlatformExpertDevice").Output()
+	if err != nil {
+		return "", ErrNone
+	}
+	found := platformUUID.FindSubmatch(text)
+	if found == nil {
+		return "", ErrNone
+	}
+	return string(found[1]), nil
+}

@@ -1,0 +1,35 @@
+package hardware
+
+import (
+	"context"
+	"syscall"
+	"unsafe"
+)
+
+// read64 reads the registry of the system, whatever the program was built for.
+const read64 = syscall.KEY_READ | 0x100
+
+// machineID is what Windows made when it was installed.
+func machineID(context.Context, string) (string, error) {
+	path, err := syscall.UTF16PtrFromString(`SOFTWARE\Microsoft\Cryptography`)
+	if err != nil {
+		return "", err
+	}
+	name, err := syscall.UTF16PtrFromString("MachineGuid")
+	if err != nil {
+		return "", err
+	}
+	var key syscall.Handle
+	if err := syscall.RegOpenKeyEx(syscall.HKEY_LOCAL_MACHINE, path, 0, read64, &key); err != nil {
+		return "", ErrNone
+	}
+	defer func() { _ = syscall.RegCloseKey(key) }()
+	var text [128]uint16
+	size, kind := uint32(len(text)*2), uint32(0)
+	err = syscall.RegQueryValueEx(key, name, nil, &kind, (*byte)(unsafe.Pointer(&text[0])), &size)
+	id := syscall.UTF16ToString(text[:])
+	if err != nil || kind != syscall.REG_SZ || id == "" {
+		return "", ErrNone
+	}
+	return id, nil
+}

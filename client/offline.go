@@ -1,0 +1,251 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/coditect/usher/client/hardware"
+	"github.com/coditect/usher/client/receipt"
+)
+
+// sealSuffix makes the name of a receipt's seal of the receipt's.
+const sealSuffix = ".seal"
+
+// drawer is where a borrowed seat's receipt is kept, with its seal beside it.
+type drawer struct {
+	path     string // "" = nowhere
+	pinned   bool   // whether there are roots
+	verifier receipt.Verifier
+}
+
+// drawer is the client's, for a device.
+func (c *Client) drawer(hardwareID string) (*drawer, error) {
+	d := &drawer{path: c.ReceiptFile, pinned: c.Roots != "", verifier: receipt.Verifier{Product: c.Product, HardwareID: hardwareID}}
+	if !d.pinned {
+		return d, nil
+	}
+	var err error
+	d.verifier.Roots, err = receipt.ParseRoots([]byte(c.Roots))
+	if err != nil {
+		return nil, fmt.Errorf("usher: %w", err)
+	}
+	return d, nil
+}
+
+// seal is the receipt's. It is of the machine itself, whatever name its device was given.
+func (d *drawer) seal(ctx context.Context) (*receipt.Seal, error) {
+	fingerprint, err := hardware.ID(ctx, "usher")
+	if errors.Is(err, hardware.ErrNone) {
+		fingerprint, err = d.verifier.HardwareID, nil
+	}
+	return &receipt.Seal{Path: d.path + sealSuffix, Fingerprint: fingerprint}, err
+}
+
+// put keeps a receipt that has just been received. Roots, where there are any, must vouch for it.
+func (d *drawer) put(ctx context.Context, text string) (receipt.Receipt, error) {
+	r, err := d.read(text)
+	if err != nil || d.path == "" {
+		return r, err
+	}
+	seal, err := d.seal(ctx)
+	if err != nil {
+		return r, err
+	}
+	if err := writeFile(d.path, text+"\n"); err != nil {
+		return r, fmt.Errorf("keep the receipt: %w", err)
+	}
+	return r, seal.Set(r.ID, time.Now())
+}
+
+// read believes a receipt that comes from the service itself.
+func (d *drawer) read(text string) (receipt.Receipt, error) {
+	if d.pinned {
+		return d.verifier.Receipt(text)
+	}
+	return parse(text)
+}
+
+// parse reads a receipt's claims without looking who signed them.
+func parse(text string) (receipt.Receipt, error) {
+	var r receipt.Receipt
+	parts := strings.Split(text, ".")
+	if len(parts) != 3 {
+		return r, receipt.ErrMalformed
+	}
+	claims, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err == nil {
+		err = r.UnmarshalJSON(claims)
+	}
+	if err != nil {
+		return r, fmt.Errorf("%w: %w", receipt.ErrMalformed, err)
+	}
+	return r, nil
+}
+
+// get believes the receipt that is kept: by pinned roots alone, for this device, and only one that names a session.
+func (d *drawer) get(ctx context.Context) (receipt.Receipt, string, error) {
+	if d.path == "" || !d.pinned {
+		return receipt.Receipt{}, "", os.ErrNotExist
+	}
+	text, err := os.ReadFile(d.path)
+	if err != nil {
+		return receipt.Receipt{}, "", err
+	}
+	v := d.verifier
+	if v.Seal, err = d.seal(ctx); err != nil {
+		return receipt.Receipt{}, "", err
+	}
+	compact := strings.TrimSpace(string(text))
+	r, err := v.Receipt(compact)
+	if err == nil && r.Session == "" {
+		err = errors.New("the receipt names no seat")
+	}
+	return r, compact, err
+}
+
+// discard throws the receipt of a session away, if it is the one that is kept.
+func (d *drawer) discard(session string) {
+	if r, err := d.glance(); err == nil && r.Session == session {
+		_, _ = os.Remove(d.path), os.Remove(d.path+sealSuffix) // the one is refused without the other
+	}
+}
+
+// recall adds to a grant what the kept receipt promises its session.
+func (d *drawer) recall(ctx context.Context, g *grant, now instant) {
+	switch r, _, err := d.get(ctx); {
+	case err == nil && r.Session == g.session:
+		g.status.BorrowedUntil = r.OfflineUntil
+		g.until = max(g.until, now.add(time.Until(r.OfflineUntil)))
+	case !d.pinned:
+		// Nothing can be believed, but a seat that seems to be borrowed is not to be given back by the way.
+		if r, err := d.glance(); err == nil && r.Session == g.session && r.OfflineUntil.After(time.Now()) {
+			g.status.BorrowedUntil = r.OfflineUntil
+		}
+	}
+}
+
+// glance reads the receipt that is kept, and believes nothing.
+func (d *drawer) glance() (receipt.Receipt, error) {
+	if d.path == "" {
+		return receipt.Receipt{}, os.ErrNotExist
+	}
+	text, err := os.ReadFile(d.path)
+	if err != nil {
+		return receipt.Receipt{}, err
+	}
+	return parse(strings.TrimSpace(string(text)))
+}
+
+// offline is the seat that the kept receipt names.
+func (d *drawer) offline(ctx context.Context, now instant) (*grant, error) {
+	r, text, err := d.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &grant{
+		session: r.Session, until: now.add(time.Until(r.OfflineUntil)), beat: offlinePace,
+		status: Status{
+			SessionID: r.Session, SeatNo: r.Seat, ExpiresAt: r.OfflineUntil, BorrowedUntil: r.OfflineUntil, Offline: true, Receipt: text,
+		},
+	}, nil
+}
+
+// offlinePace is how often a seat that is borrowed looks whether the service can be reached.
+const offlinePace = time.Minute
+
+// writeFile puts a file in place in one step, for its owner alone.
+func writeFile(path, text string) (err error) {
+	file, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(file.Name()))
+		}
+	}()
+	if _, err := file.WriteString(text); err != nil {
+		return errors.Join(err, file.Close())
+	}
+	if err := file.Close(); err != nil {
+		return err
+	}
+	return os.Rename(file.Name(), path)
+}
+
+// Borrowed is a seat that needs no heartbeats for a while.
+type Borrowed struct {
+	// Until is by the service's clock.
+	Until time.Time
+	// Receipt proves it offline.
+	Receipt string
+}
+
+// Borrow keeps the seat until then without heartbeats, for a machine that goes offline, and keeps its receipt in the
+// client's ReceiptFile. From then on neither Release nor the end of the context gives the seat back, but Return, or the time.
+func (s *Seat) Borrow(ctx context.Context, until time.Time) (Borrowed, error) {
+	token := s.bearer()
+	if token == "" {
+		return Borrowed{}, errAway
+	}
+	body, err := encode(struct {
+		Until string `json:"until"`
+	}{until.UTC().Format("2006-01-02T15:04:05.000Z")})
+	if err != nil {
+		return Borrowed{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, attempt)
+	defer cancel()
+	var a struct {
+		BorrowedUntil time.Time `json:"borrowed_until"`
+		Receipt       string    `json:"receipt"`
+	}
+	_, sent, err := s.line.post(ctx, message{path: "/v1/borrow", body: body, token: token, key: rand.Text()}, &a)
+	if err != nil {
+		return Borrowed{}, err
+	}
+	b := Borrowed{Until: a.BorrowedUntil, Receipt: a.Receipt}
+	r, err := s.drawer.put(ctx, a.Receipt)
+	if r.OfflineUntil.IsZero() {
+		return b, fmt.Errorf("usher: the seat is borrowed, but its receipt is not believed: %w", err)
+	}
+	s.mu.Lock()
+	// The receipt's own length, counted from sending, is right whatever this machine's clock says. It was issued within a second.
+	s.until = max(s.until, sent.add(r.OfflineUntil.Sub(r.IssuedAt)-time.Second))
+	s.status.BorrowedUntil, s.status.Receipt = a.BorrowedUntil, a.Receipt
+	s.mu.Unlock()
+	if err != nil {
+		return b, fmt.Errorf("usher: the seat is borrowed, but its receipt is not kept: %w", err)
+	}
+	return b, nil
+}
+
+// Return gives a seat back that may be borrowed, and discards its receipt. It needs the service: with an error, the seat
+// stays as it is.
+func (s *Seat) Return(ctx context.Context) error {
+	token := s.bearer()
+	if token == "" {
+		return errAway
+	}
+	ctx, cancel := context.WithTimeout(ctx, attempt)
+	defer cancel()
+	if err := release(ctx, s.line, token); err != nil {
+		return err
+	}
+	s.drawer.discard(s.Status().SessionID)
+	s.mu.Lock()
+	s.until, s.token, s.status.BorrowedUntil = 0, "", time.Time{}
+	s.mu.Unlock()
+	s.Release()
+	return nil
+}
+
+// errAway says that there is no session at the moment that the service could be asked about.
+var errAway = &silence{cause: errors.New("there is no session at the moment")}
