@@ -81,8 +81,10 @@ GRANT INSERT (tenant_id, id, product_code, plan_code, max_seats, overdraft_seats
     ON app.licenses TO usher_register;
 GRANT INSERT ON app.license_keys TO usher_register;
 
--- A key that is rotated ends when the overlap is over.
-GRANT UPDATE (expires_at) ON app.api_keys TO usher_admin;
+ALTER TABLE app.api_keys ADD COLUMN rotated_at timestamptz;
+COMMENT ON COLUMN app.api_keys.rotated_at IS 'When another key took its place. It lives on until expires_at.';
+GRANT SELECT (rotated_at) ON app.api_keys TO usher_admin, usher_operator;
+GRANT UPDATE (expires_at, rotated_at) ON app.api_keys TO usher_admin;
 
 -- Before a tenant is known: identity → tenant, and invitation → tenant. What became of them is read as that tenant.
 CREATE POLICY resolver_finds ON app.users FOR SELECT TO usher_resolver USING (true);
@@ -117,6 +119,7 @@ DROP FUNCTION app.find_invitation(bytea[]);
 DROP FUNCTION app.find_user(text, text);
 DROP TABLE app.users;
 REVOKE UPDATE (expires_at) ON app.api_keys FROM usher_admin;
+ALTER TABLE app.api_keys DROP COLUMN rotated_at;
 REVOKE INSERT ON app.license_keys FROM usher_register;
 REVOKE INSERT (tenant_id, id, product_code, plan_code, max_seats, overdraft_seats, ttl_seconds, seat_per, features, versions,
         max_devices, allowed_hardware, offline_grace_seconds, drain_seconds, starts_at, expires_at, grace_until)
