@@ -20,15 +20,22 @@ import (
 
 // seeds are the values that a row needs where one of the column's type will not do, as SQL. A foreign key needs none.
 var seeds = map[string]string{
-	"app.tenants.slug":               `'t-' || gen_random_uuid()`,
-	"app.licenses.seat_per":          `'device'`,
-	"app.outbox.topic":               `'license.changed'`,
-	"app.license_keys.key_hash":      `sha256(gen_random_uuid()::text::bytea)`,
-	"app.api_keys.key_hash":          `sha256(gen_random_uuid()::text::bytea)`,
-	"app.open_sessions.seat_no":      `1 + (random() * 1000000)::int`,
-	"app.ended_sessions.status":      `'released'`,
-	"app.idempotency_keys.key_hash":  `sha256(gen_random_uuid()::text::bytea)`,
-	"app.idempotency_keys.body_hash": `sha256(gen_random_uuid()::text::bytea)`,
+	"app.tenants.slug":                `'t-' || gen_random_uuid()`,
+	"app.licenses.seat_per":           `'device'`,
+	"app.outbox.topic":                `'license.changed'`,
+	"app.license_keys.key_hash":       `sha256(gen_random_uuid()::text::bytea)`,
+	"app.api_keys.key_hash":           `sha256(gen_random_uuid()::text::bytea)`,
+	"app.open_sessions.seat_no":       `1 + (random() * 1000000)::int`,
+	"app.ended_sessions.status":       `'released'`,
+	"app.idempotency_keys.key_hash":   `sha256(gen_random_uuid()::text::bytea)`,
+	"app.idempotency_keys.body_hash":  `sha256(gen_random_uuid()::text::bytea)`,
+	"app.users.email":                 `'x@' || gen_random_uuid()`,
+	"app.users.role":                  `'admin'`,
+	"app.users.status":                `'active'`,
+	"app.users.issuer":                `'https://issuer.example'`,
+	"app.users.subject":               `gen_random_uuid()`,
+	"app.users.token_hash":            `sha256(gen_random_uuid()::text::bytea)`,
+	"app.users.invitation_expires_at": `now()`,
 }
 
 // values are by type what any row may have.

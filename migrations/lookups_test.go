@@ -17,6 +17,7 @@ func TestLookUpsAnswerNoMoreThanWhoseItIs(t *testing.T) {
 	t.Parallel()
 	w := settle(t, testenv.Postgres(t))
 	w.db.Exec(t, `UPDATE app.api_keys SET key_hash = sha256(tenant_id::text::bytea)`)
+	w.db.Exec(t, `UPDATE app.users SET token_hash = sha256(tenant_id::text::bytea), subject = tenant_id::text`)
 	w.db.Exec(t, `ALTER TABLE app.license_keys DISABLE TRIGGER keys_changed`)
 	w.db.Exec(t, `UPDATE app.license_keys SET key_hash = sha256(tenant_id::text::bytea)`)
 	b := w.rows[w.b]
@@ -26,6 +27,10 @@ func TestLookUpsAnswerNoMoreThanWhoseItIs(t *testing.T) {
 		{"usher_acquire", `SELECT concat_ws(' ', k) FROM app.find_license_key(ARRAY[sha256('unknown')]) k`, ""},
 		{"usher_admin", `SELECT concat_ws(' ', k) FROM app.find_api_key(` + hash + `) k`, fmt.Sprintf("(%s,%s)", w.b, b["app.api_keys"]["id"])},
 		{"usher_admin", `SELECT concat_ws(' ', k) FROM app.find_api_key('{}') k`, ""},
+		{"usher_admin", `SELECT concat_ws(' ', k) FROM app.find_invitation(` + hash + `) k`, fmt.Sprintf("(%s,%s)", w.b, b["app.users"]["id"])},
+		{"usher_admin", `SELECT concat_ws(' ', k) FROM app.find_invitation('{}') k`, ""},
+		{"usher_register", fmt.Sprintf(`SELECT concat_ws(' ', k) FROM app.find_user('https://issuer.example', '%s') k`, w.b), fmt.Sprintf("(%s,%s)", w.b, b["app.users"]["id"])},
+		{"usher_register", fmt.Sprintf(`SELECT concat_ws(' ', k) FROM app.find_user('https://other.example', '%s') k`, w.b), ""},
 		{"usher_operator", fmt.Sprintf(`SELECT string_agg(id::text, ' ') FROM app.operator_tenants('%s', 5)`, w.a), w.b},
 		{"usher_operator", `SELECT string_agg(id::text, ' ') FROM app.operator_tenants(NULL, 5)`, w.a + " " + w.b},
 		{"usher_operator", `SELECT string_agg(id::text, ' ') FROM app.operator_tenants(NULL, 1)`, w.a},

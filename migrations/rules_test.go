@@ -59,6 +59,7 @@ var rules = []rule{
 			"app.tenants r true",
 			"app.license_keys r true",
 			"app.api_keys r true",
+			"app.users r true",
 			"app.open_sessions r true",
 			"app.outbox r true",
 			"app.idempotency_keys * (expires_at < now())",
@@ -75,6 +76,7 @@ var rules = []rule{
 			columns("SELECT", "app.tenants", "id kind name slug status status_reason status_by created_at updated_at"),
 			columns("SELECT", "app.license_keys", "tenant_id license_id key_hash expires_at"),
 			columns("SELECT", "app.api_keys", "tenant_id id key_hash"),
+			columns("SELECT", "app.users", "tenant_id id issuer subject status founder token_hash"),
 			columns("SELECT", "app.open_sessions", "tenant_id license_id seat_no"),
 			columns("SELECT", "app.outbox", "tenant_id topic subject_id created_at"),
 			columns("SELECT", "app.idempotency_keys", "ctid expires_at"),
@@ -90,6 +92,8 @@ var rules = []rule{
 		want: []string{
 			"app.find_license_key(bytea[]) as usher_resolver: usher_acquire usher_release usher_validate",
 			"app.find_api_key(bytea[]) as usher_resolver: usher_admin",
+			"app.find_user(text,text) as usher_resolver: usher_admin usher_register",
+			"app.find_invitation(bytea[]) as usher_resolver: usher_admin",
 			"app.sweep_licenses(uuid,uuid,integer) as usher_resolver: usher_sweep",
 			"app.sweep_outbox(integer) as usher_resolver: usher_sweep",
 			"app.expire_idempotency_keys() as usher_resolver: usher_sweep",
@@ -134,7 +138,7 @@ var rules = []rule{
 		name: "unique only within a tenant", query: `
 		SELECT i.indexrelid::regclass::text FROM pg_index i JOIN walled w ON w.oid = i.indrelid
 		 WHERE i.indisunique AND w.no <> ALL (i.indkey::int2[])`,
-		want: []string{"app.tenants_slug_key"},
+		want: []string{"app.tenants_slug_key", "app.users_identity_key", "app.users_founder_key"},
 	},
 	{name: "no exclusion constraint across tenants", query: `
 		SELECT conrelid::regclass || ' ' || conname FROM pg_constraint WHERE contype = 'x'`},
@@ -186,6 +190,7 @@ var rules = []rule{
 			"usher_release: usher_facts usher_pools usher_seats",
 			"usher_sweep: usher_pools usher_seats",
 			"usher_admin: usher_facts usher_pools usher_replays usher_seats",
+			"usher_register: usher_facts usher_replays",
 			"usher_seats: usher_pools",
 		},
 	},

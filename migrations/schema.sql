@@ -43,6 +43,19 @@ ALTER FUNCTION app.find_api_key(p_hashes bytea[]) OWNER TO usher_resolver;
 
 COMMENT ON FUNCTION app.find_api_key(p_hashes bytea[]) IS 'Whose key it is, by the hashes it may have; also one that was revoked or is over.';
 
+-- FUNCTION find_invitation(bytea[])
+
+CREATE FUNCTION app.find_invitation(p_hashes bytea[]) RETURNS TABLE(tenant_id uuid, user_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ SELECT u.tenant_id, u.id FROM app.users u WHERE u.token_hash = ANY (p_hashes) LIMIT 1 $$;
+
+ALTER FUNCTION app.find_invitation(p_hashes bytea[]) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION find_invitation(p_hashes bytea[])
+
+COMMENT ON FUNCTION app.find_invitation(p_hashes bytea[]) IS 'Whose invitation it is, by the hashes its token may have; also one that is used or over.';
+
 -- FUNCTION find_license_key(bytea[])
 
 CREATE FUNCTION app.find_license_key(p_hashes bytea[]) RETURNS TABLE(tenant_id uuid, license_id uuid, expires_at timestamp with time zone)
@@ -58,6 +71,23 @@ ALTER FUNCTION app.find_license_key(p_hashes bytea[]) OWNER TO usher_resolver;
 -- COMMENT FUNCTION find_license_key(p_hashes bytea[])
 
 COMMENT ON FUNCTION app.find_license_key(p_hashes bytea[]) IS 'Whose licence a key opens, by the hashes it may have, and until when; no row for a key that is unknown or over.';
+
+-- FUNCTION find_user(text, text)
+
+CREATE FUNCTION app.find_user(p_issuer text, p_subject text) RETURNS TABLE(tenant_id uuid, user_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT u.tenant_id, u.id FROM app.users u
+     WHERE u.issuer = p_issuer AND u.subject = p_subject
+     ORDER BY u.status = 'active' DESC, u.founder DESC, u.id DESC LIMIT 1
+    $$;
+
+ALTER FUNCTION app.find_user(p_issuer text, p_subject text) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION find_user(p_issuer text, p_subject text)
+
+COMMENT ON FUNCTION app.find_user(p_issuer text, p_subject text) IS 'Where an identity is a user; when it is none any more, where it was: first where it registered, else where it came last.';
 
 -- FUNCTION license_changed()
 
@@ -857,6 +887,65 @@ ALTER TABLE app.tenants OWNER TO usher_owner;
 
 COMMENT ON TABLE app.tenants IS 'Customer organisations, and one row for the operator, whose API keys and staff hang on it like any tenant''s.';
 
+-- TABLE users
+
+CREATE TABLE app.users (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    email text NOT NULL,
+    name text,
+    role text NOT NULL,
+    status text DEFAULT 'invited'::text NOT NULL,
+    issuer text,
+    subject text,
+    founder boolean DEFAULT false NOT NULL,
+    token_hash bytea,
+    pepper_version integer,
+    invited_by text,
+    invitation_expires_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    joined_at timestamp with time zone,
+    removed_at timestamp with time zone,
+    removed_by text,
+    CONSTRAINT active_is_somebody CHECK (((status <> 'active'::text) OR (subject IS NOT NULL))),
+    CONSTRAINT founder_is_somebody CHECK (((NOT founder) OR (subject IS NOT NULL))),
+    CONSTRAINT identity_is_whole CHECK (((issuer IS NULL) = (subject IS NULL))),
+    CONSTRAINT invited_has_token CHECK (((status <> 'invited'::text) OR ((subject IS NULL) AND (token_hash IS NOT NULL) AND (invitation_expires_at IS NOT NULL)))),
+    CONSTRAINT removed_has_time CHECK (((status = 'removed'::text) = (removed_at IS NOT NULL))),
+    CONSTRAINT users_email_check CHECK ((((char_length(email) >= 3) AND (char_length(email) <= 254)) AND (POSITION(('@'::text) IN (email)) > 1) AND (email = lower(email)))),
+    CONSTRAINT users_issuer_check CHECK ((char_length(issuer) <= 255)),
+    CONSTRAINT users_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200))),
+    CONSTRAINT users_role_check CHECK ((role = ANY (ARRAY['owner'::text, 'admin'::text, 'member'::text, 'viewer'::text]))),
+    CONSTRAINT users_status_check CHECK ((status = ANY (ARRAY['invited'::text, 'active'::text, 'removed'::text]))),
+    CONSTRAINT users_subject_check CHECK (((char_length(subject) >= 1) AND (char_length(subject) <= 255))),
+    CONSTRAINT users_token_hash_check CHECK ((octet_length(token_hash) = 32))
+);
+
+ALTER TABLE ONLY app.users FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.users OWNER TO usher_owner;
+
+-- COMMENT TABLE users
+
+COMMENT ON TABLE app.users IS 'People of a tenant; those of the operator''s row are its staff. An invitation is a row that is invited: it becomes active when the invited person accepts it, under the same id. Nobody is deleted: who was removed is told so.';
+
+-- COMMENT COLUMN users.email
+
+COMMENT ON COLUMN app.users.email IS 'In lower case. Of an invited person the only one whose token may accept.';
+
+-- COMMENT COLUMN users.subject
+
+COMMENT ON COLUMN app.users.subject IS 'Who it is at the issuer: iss and sub of the ID token. NULL until the invitation is accepted.';
+
+-- COMMENT COLUMN users.founder
+
+COMMENT ON COLUMN app.users.founder IS 'Registered the tenant: one tenant for each identity, also after it has left.';
+
+-- COMMENT COLUMN users.token_hash
+
+COMMENT ON COLUMN app.users.token_hash IS 'HMAC-SHA-256 of the invitation''s token under the pepper of pepper_version; kept after its use, to say that it was used.';
+
 -- TABLE ATTACH ended_sessions_default
 
 ALTER TABLE ONLY app.ended_sessions ATTACH PARTITION app.ended_sessions_default DEFAULT;
@@ -945,6 +1034,11 @@ ALTER TABLE ONLY app.tenants
 
 COMMENT ON CONSTRAINT tenants_slug_key ON app.tenants IS 'Unique across tenants: no role that acts for a tenant can write a slug, so it is no oracle.';
 
+-- CONSTRAINT users users_pkey
+
+ALTER TABLE ONLY app.users
+    ADD CONSTRAINT users_pkey PRIMARY KEY (tenant_id, id);
+
 -- INDEX api_keys_by_hash
 
 CREATE INDEX api_keys_by_hash ON app.api_keys USING btree (key_hash);
@@ -988,6 +1082,34 @@ CREATE INDEX outbox_pending ON app.outbox USING btree (topic, created_at);
 -- INDEX outbox_subject
 
 CREATE INDEX outbox_subject ON app.outbox USING btree (tenant_id, subject_id);
+
+-- INDEX users_by_identity
+
+CREATE INDEX users_by_identity ON app.users USING btree (issuer, subject);
+
+-- INDEX users_by_token
+
+CREATE INDEX users_by_token ON app.users USING btree (token_hash);
+
+-- INDEX users_email_key
+
+CREATE UNIQUE INDEX users_email_key ON app.users USING btree (tenant_id, email) WHERE (status <> 'removed'::text);
+
+-- INDEX users_founder_key
+
+CREATE UNIQUE INDEX users_founder_key ON app.users USING btree (issuer, subject) WHERE founder;
+
+-- COMMENT INDEX users_founder_key
+
+COMMENT ON INDEX app.users_founder_key IS 'As users_identity_key: one registration for each identity.';
+
+-- INDEX users_identity_key
+
+CREATE UNIQUE INDEX users_identity_key ON app.users USING btree (issuer, subject) WHERE (status = 'active'::text);
+
+-- COMMENT INDEX users_identity_key
+
+COMMENT ON INDEX app.users_identity_key IS 'Unique across tenants, one membership for each identity: what is written is the subject of a verified token, so that it tells its owner alone.';
 
 -- INDEX ATTACH ended_sessions_default_pkey
 
@@ -1068,6 +1190,11 @@ ALTER TABLE ONLY app.outbox
 ALTER TABLE ONLY app.plans
     ADD CONSTRAINT plans_product_code_fkey FOREIGN KEY (product_code) REFERENCES app.products(code);
 
+-- FK CONSTRAINT users users_tenant_id_fkey
+
+ALTER TABLE ONLY app.users
+    ADD CONSTRAINT users_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
 -- ROW SECURITY api_keys
 
 ALTER TABLE app.api_keys ENABLE ROW LEVEL SECURITY;
@@ -1124,6 +1251,10 @@ CREATE POLICY resolver_finds ON app.open_sessions FOR SELECT TO usher_resolver U
 
 CREATE POLICY resolver_finds ON app.outbox FOR SELECT TO usher_resolver USING (true);
 
+-- POLICY users resolver_finds
+
+CREATE POLICY resolver_finds ON app.users FOR SELECT TO usher_resolver USING (true);
+
 -- POLICY tenants resolver_lists
 
 CREATE POLICY resolver_lists ON app.tenants FOR SELECT TO usher_resolver USING (true);
@@ -1168,9 +1299,17 @@ CREATE POLICY tenant ON app.outbox USING ((tenant_id = ( SELECT app.tenant() AS 
 
 CREATE POLICY tenant ON app.tenants USING ((id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((id = ( SELECT app.tenant() AS tenant)));
 
+-- POLICY users tenant
+
+CREATE POLICY tenant ON app.users USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
 -- ROW SECURITY tenants
 
 ALTER TABLE app.tenants ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY users
+
+ALTER TABLE app.users ENABLE ROW LEVEL SECURITY;
 
 -- ACL SCHEMA app
 
@@ -1182,6 +1321,7 @@ GRANT USAGE ON SCHEMA app TO usher_release;
 GRANT USAGE ON SCHEMA app TO usher_sweep;
 GRANT USAGE ON SCHEMA app TO usher_admin;
 GRANT USAGE ON SCHEMA app TO usher_operator;
+GRANT USAGE ON SCHEMA app TO usher_register;
 
 -- ACL SCHEMA public
 
@@ -1197,12 +1337,23 @@ GRANT ALL ON FUNCTION app.expire_idempotency_keys() TO usher_sweep;
 REVOKE ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) TO usher_admin;
 
+-- ACL FUNCTION find_invitation(p_hashes bytea[])
+
+REVOKE ALL ON FUNCTION app.find_invitation(p_hashes bytea[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.find_invitation(p_hashes bytea[]) TO usher_admin;
+
 -- ACL FUNCTION find_license_key(p_hashes bytea[])
 
 REVOKE ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) TO usher_validate;
 GRANT ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) TO usher_acquire;
 GRANT ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) TO usher_release;
+
+-- ACL FUNCTION find_user(p_issuer text, p_subject text)
+
+REVOKE ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_admin;
+GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_register;
 
 -- ACL FUNCTION license_changed()
 
@@ -1305,7 +1456,7 @@ GRANT SELECT(created_at) ON TABLE app.api_keys TO usher_operator;
 
 -- ACL COLUMN api_keys.expires_at
 
-GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_admin;
+GRANT SELECT(expires_at),UPDATE(expires_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_operator;
 
 -- ACL COLUMN api_keys.revoked_at
@@ -1382,6 +1533,7 @@ GRANT SELECT(expires_at) ON TABLE app.idempotency_keys TO usher_resolver;
 -- ACL TABLE license_keys
 
 GRANT INSERT ON TABLE app.license_keys TO usher_admin;
+GRANT INSERT ON TABLE app.license_keys TO usher_register;
 
 -- ACL COLUMN license_keys.tenant_id
 
@@ -1427,18 +1579,22 @@ GRANT SELECT ON TABLE app.licenses TO usher_pools;
 -- ACL COLUMN licenses.tenant_id
 
 GRANT INSERT(tenant_id) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(tenant_id) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.id
 
 GRANT INSERT(id) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(id) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.product_code
 
 GRANT INSERT(product_code),UPDATE(product_code) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(product_code) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.plan_code
 
 GRANT INSERT(plan_code),UPDATE(plan_code) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(plan_code) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.status
 
@@ -1455,54 +1611,67 @@ GRANT UPDATE(status_by) ON TABLE app.licenses TO usher_admin;
 -- ACL COLUMN licenses.max_seats
 
 GRANT INSERT(max_seats),UPDATE(max_seats) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(max_seats) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.overdraft_seats
 
 GRANT INSERT(overdraft_seats),UPDATE(overdraft_seats) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(overdraft_seats) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.ttl_seconds
 
 GRANT INSERT(ttl_seconds),UPDATE(ttl_seconds) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(ttl_seconds) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.seat_per
 
 GRANT INSERT(seat_per),UPDATE(seat_per) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(seat_per) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.features
 
 GRANT INSERT(features),UPDATE(features) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(features) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.versions
 
 GRANT INSERT(versions),UPDATE(versions) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(versions) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.max_devices
 
 GRANT INSERT(max_devices),UPDATE(max_devices) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(max_devices) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.allowed_hardware
 
 GRANT INSERT(allowed_hardware),UPDATE(allowed_hardware) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(allowed_hardware) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.offline_grace_seconds
 
 GRANT INSERT(offline_grace_seconds),UPDATE(offline_grace_seconds) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(offline_grace_seconds) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.drain_seconds
 
 GRANT INSERT(drain_seconds),UPDATE(drain_seconds) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(drain_seconds) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.starts_at
 
 GRANT INSERT(starts_at),UPDATE(starts_at) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(starts_at) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.expires_at
 
 GRANT INSERT(expires_at),UPDATE(expires_at) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(expires_at) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.grace_until
 
 GRANT INSERT(grace_until),UPDATE(grace_until) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(grace_until) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.updated_at
 
@@ -1673,6 +1842,7 @@ GRANT SELECT ON TABLE app.tenants TO usher_operator;
 
 GRANT INSERT(id) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(id) ON TABLE app.tenants TO usher_resolver;
+GRANT INSERT(id) ON TABLE app.tenants TO usher_register;
 
 -- ACL COLUMN tenants.kind
 
@@ -1683,11 +1853,13 @@ GRANT SELECT(kind) ON TABLE app.tenants TO usher_resolver;
 
 GRANT INSERT(name),UPDATE(name) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(name) ON TABLE app.tenants TO usher_resolver;
+GRANT INSERT(name) ON TABLE app.tenants TO usher_register;
 
 -- ACL COLUMN tenants.slug
 
 GRANT INSERT(slug),UPDATE(slug) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(slug) ON TABLE app.tenants TO usher_resolver;
+GRANT INSERT(slug) ON TABLE app.tenants TO usher_register;
 
 -- ACL COLUMN tenants.status
 
@@ -1713,6 +1885,101 @@ GRANT SELECT(created_at) ON TABLE app.tenants TO usher_resolver;
 GRANT UPDATE(updated_at) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(updated_at) ON TABLE app.tenants TO usher_resolver;
 
+-- ACL COLUMN users.tenant_id
+
+GRANT SELECT(tenant_id),INSERT(tenant_id) ON TABLE app.users TO usher_admin;
+GRANT SELECT(tenant_id),INSERT(tenant_id) ON TABLE app.users TO usher_register;
+GRANT SELECT(tenant_id) ON TABLE app.users TO usher_resolver;
+
+-- ACL COLUMN users.id
+
+GRANT SELECT(id),INSERT(id) ON TABLE app.users TO usher_admin;
+GRANT SELECT(id),INSERT(id) ON TABLE app.users TO usher_register;
+GRANT SELECT(id) ON TABLE app.users TO usher_resolver;
+
+-- ACL COLUMN users.email
+
+GRANT SELECT(email),INSERT(email) ON TABLE app.users TO usher_admin;
+GRANT SELECT(email),INSERT(email) ON TABLE app.users TO usher_register;
+
+-- ACL COLUMN users.name
+
+GRANT SELECT(name),INSERT(name),UPDATE(name) ON TABLE app.users TO usher_admin;
+GRANT SELECT(name),INSERT(name) ON TABLE app.users TO usher_register;
+
+-- ACL COLUMN users.role
+
+GRANT SELECT(role),INSERT(role),UPDATE(role) ON TABLE app.users TO usher_admin;
+GRANT SELECT(role),INSERT(role) ON TABLE app.users TO usher_register;
+
+-- ACL COLUMN users.status
+
+GRANT SELECT(status),UPDATE(status) ON TABLE app.users TO usher_admin;
+GRANT SELECT(status),INSERT(status) ON TABLE app.users TO usher_register;
+GRANT SELECT(status) ON TABLE app.users TO usher_resolver;
+
+-- ACL COLUMN users.issuer
+
+GRANT SELECT(issuer),UPDATE(issuer) ON TABLE app.users TO usher_admin;
+GRANT SELECT(issuer),INSERT(issuer) ON TABLE app.users TO usher_register;
+GRANT SELECT(issuer) ON TABLE app.users TO usher_resolver;
+
+-- ACL COLUMN users.subject
+
+GRANT SELECT(subject),UPDATE(subject) ON TABLE app.users TO usher_admin;
+GRANT SELECT(subject),INSERT(subject) ON TABLE app.users TO usher_register;
+GRANT SELECT(subject) ON TABLE app.users TO usher_resolver;
+
+-- ACL COLUMN users.founder
+
+GRANT SELECT(founder) ON TABLE app.users TO usher_admin;
+GRANT SELECT(founder),INSERT(founder) ON TABLE app.users TO usher_register;
+GRANT SELECT(founder) ON TABLE app.users TO usher_resolver;
+
+-- ACL COLUMN users.token_hash
+
+GRANT INSERT(token_hash),UPDATE(token_hash) ON TABLE app.users TO usher_admin;
+GRANT SELECT(token_hash) ON TABLE app.users TO usher_resolver;
+
+-- ACL COLUMN users.pepper_version
+
+GRANT INSERT(pepper_version),UPDATE(pepper_version) ON TABLE app.users TO usher_admin;
+
+-- ACL COLUMN users.invited_by
+
+GRANT SELECT(invited_by),INSERT(invited_by),UPDATE(invited_by) ON TABLE app.users TO usher_admin;
+GRANT SELECT(invited_by) ON TABLE app.users TO usher_register;
+
+-- ACL COLUMN users.invitation_expires_at
+
+GRANT SELECT(invitation_expires_at),INSERT(invitation_expires_at),UPDATE(invitation_expires_at) ON TABLE app.users TO usher_admin;
+GRANT SELECT(invitation_expires_at) ON TABLE app.users TO usher_register;
+
+-- ACL COLUMN users.created_at
+
+GRANT SELECT(created_at) ON TABLE app.users TO usher_admin;
+GRANT SELECT(created_at) ON TABLE app.users TO usher_register;
+
+-- ACL COLUMN users.updated_at
+
+GRANT SELECT(updated_at),UPDATE(updated_at) ON TABLE app.users TO usher_admin;
+GRANT SELECT(updated_at) ON TABLE app.users TO usher_register;
+
+-- ACL COLUMN users.joined_at
+
+GRANT SELECT(joined_at),UPDATE(joined_at) ON TABLE app.users TO usher_admin;
+GRANT SELECT(joined_at),INSERT(joined_at) ON TABLE app.users TO usher_register;
+
+-- ACL COLUMN users.removed_at
+
+GRANT SELECT(removed_at),UPDATE(removed_at) ON TABLE app.users TO usher_admin;
+GRANT SELECT(removed_at) ON TABLE app.users TO usher_register;
+
+-- ACL COLUMN users.removed_by
+
+GRANT SELECT(removed_by),UPDATE(removed_by) ON TABLE app.users TO usher_admin;
+GRANT SELECT(removed_by) ON TABLE app.users TO usher_register;
+
 -- DEFAULT ACL DEFAULT PRIVILEGES FOR FUNCTIONS
 
 ALTER DEFAULT PRIVILEGES FOR ROLE usher_owner REVOKE ALL ON FUNCTIONS  FROM PUBLIC;
@@ -1730,6 +1997,7 @@ CREATE ROLE usher_heartbeat LOGIN;
 CREATE ROLE usher_operator LOGIN;
 CREATE ROLE usher_owner NOLOGIN;
 CREATE ROLE usher_pools NOLOGIN;
+CREATE ROLE usher_register LOGIN;
 CREATE ROLE usher_release LOGIN;
 CREATE ROLE usher_replays NOLOGIN;
 CREATE ROLE usher_resolver NOLOGIN;
@@ -1752,6 +2020,10 @@ ALTER ROLE usher_operator SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_operator SET lock_timeout=1s;
 ALTER ROLE usher_operator SET search_path=app;
 ALTER ROLE usher_operator SET statement_timeout=3s;
+ALTER ROLE usher_register SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_register SET lock_timeout=1s;
+ALTER ROLE usher_register SET search_path=app;
+ALTER ROLE usher_register SET statement_timeout=3s;
 ALTER ROLE usher_release SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_release SET lock_timeout=1s;
 ALTER ROLE usher_release SET search_path=app;
@@ -1766,12 +2038,14 @@ ALTER ROLE usher_validate SET search_path=app;
 ALTER ROLE usher_validate SET statement_timeout=3s;
 GRANT usher_facts TO usher_acquire;
 GRANT usher_facts TO usher_admin;
+GRANT usher_facts TO usher_register;
 GRANT usher_facts TO usher_release;
 GRANT usher_facts TO usher_validate;
 GRANT usher_pools TO usher_heartbeat;
 GRANT usher_pools TO usher_seats;
 GRANT usher_replays TO usher_acquire;
 GRANT usher_replays TO usher_admin;
+GRANT usher_replays TO usher_register;
 GRANT usher_seats TO usher_acquire;
 GRANT usher_seats TO usher_admin;
 GRANT usher_seats TO usher_release;

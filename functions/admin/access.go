@@ -13,11 +13,12 @@ import (
 
 // rule says who may use a route, and whose things the route is about.
 type rule struct {
-	// scope is what the API key must have; "" is nothing but to be good.
-	scope identity.Scope
-	// operator keeps the route for the operator's keys.
-	operator bool
-	about    subject
+	identity.Need
+	// own is the least role of a person who may do it to what is theirs; "" is nobody's to do.
+	own identity.Role
+	// guest opens the route to everybody who signs in, member of a tenant or not, and to nobody else.
+	guest bool
+	about subject
 }
 
 // subject is whose things a route is about.
@@ -32,37 +33,72 @@ const (
 	aTenantOrOperator
 )
 
-// rules says who may do what.
+// needs is a rule for a scope of API keys and a least role of people.
+func needs(scope identity.Scope, role identity.Role, about subject) rule {
+	return rule{Need: identity.Need{Scope: scope, Role: role}, about: about}
+}
+
+// operators is such a rule for the operator's keys, and its own people.
+func operators(scope identity.Scope, role identity.Role, about subject) rule {
+	return rule{Need: identity.Need{Scope: scope, Role: role, Operator: true}, about: about}
+}
+
+// rules says who may do what. It is the one place that does.
 var rules = map[string]rule{
-	"show_me": {},
+	"show_me": needs("", identity.Viewer, nobody),
 
-	"list_tenants":  {scope: identity.TenantsRead, operator: true},
-	"create_tenant": {scope: identity.TenantsWrite, operator: true},
-	"show_tenant":   {scope: identity.TenantsRead, operator: true},
-	"change_tenant": {scope: identity.TenantsWrite, operator: true},
+	"list_tenants":  operators(identity.TenantsRead, identity.Viewer, nobody),
+	"create_tenant": operators(identity.TenantsWrite, identity.Admin, nobody),
+	"show_tenant":   operators(identity.TenantsRead, identity.Viewer, nobody),
+	"change_tenant": operators(identity.TenantsWrite, identity.Admin, nobody),
 
-	"show_product": {scope: identity.CatalogRead, operator: true},
-	"put_product":  {scope: identity.CatalogWrite, operator: true},
-	"show_plan":    {scope: identity.CatalogRead, operator: true},
-	"put_plan":     {scope: identity.CatalogWrite, operator: true},
+	"show_product": operators(identity.CatalogRead, identity.Viewer, nobody),
+	"put_product":  operators(identity.CatalogWrite, identity.Admin, nobody),
+	"show_plan":    operators(identity.CatalogRead, identity.Viewer, nobody),
+	"put_plan":     operators(identity.CatalogWrite, identity.Admin, nobody),
 
-	"list_licenses":      {scope: identity.LicensesRead, about: aTenant},
-	"show_license":       {scope: identity.LicensesRead, about: aTenant},
-	"create_license":     {scope: identity.LicensesWrite, operator: true, about: aTenant},
-	"change_license":     {scope: identity.LicensesWrite, operator: true, about: aTenant},
-	"suspend_license":    {scope: identity.LicensesWrite, operator: true, about: aTenant},
-	"reinstate_license":  {scope: identity.LicensesWrite, operator: true, about: aTenant},
-	"revoke_license":     {scope: identity.LicensesWrite, operator: true, about: aTenant},
-	"rotate_license_key": {scope: identity.LicensesWrite, about: aTenant},
-	"list_devices":       {scope: identity.LicensesRead, about: aTenant},
-	"remove_device":      {scope: identity.LicensesWrite, about: aTenant},
+	"list_licenses":      needs(identity.LicensesRead, identity.Viewer, aTenant),
+	"show_license":       needs(identity.LicensesRead, identity.Viewer, aTenant),
+	"create_license":     operators(identity.LicensesWrite, identity.Admin, aTenant),
+	"change_license":     operators(identity.LicensesWrite, identity.Admin, aTenant),
+	"suspend_license":    operators(identity.LicensesWrite, identity.Admin, aTenant),
+	"reinstate_license":  operators(identity.LicensesWrite, identity.Admin, aTenant),
+	"revoke_license":     operators(identity.LicensesWrite, identity.Admin, aTenant),
+	"rotate_license_key": needs(identity.LicensesWrite, identity.Admin, aTenant),
+	"list_devices":       needs(identity.LicensesRead, identity.Admin, aTenant),
+	"remove_device":      needs(identity.LicensesWrite, identity.Admin, aTenant),
 
-	"list_sessions": {scope: identity.SessionsRead, about: aTenant},
-	"evict_session": {scope: identity.SessionsWrite, about: aTenant},
+	"list_sessions": needs(identity.SessionsRead, identity.Viewer, aTenant),
+	"evict_session": {Need: identity.Need{Scope: identity.SessionsWrite, Role: identity.Admin}, own: identity.Member, about: aTenant},
 
-	"list_api_keys":  {scope: identity.UsersRead, about: aTenantOrOperator},
-	"create_api_key": {scope: identity.UsersWrite, about: aTenantOrOperator},
-	"revoke_api_key": {scope: identity.UsersWrite, about: aTenantOrOperator},
+	"list_api_keys":  needs(identity.UsersRead, identity.Admin, aTenantOrOperator),
+	"create_api_key": needs(identity.UsersWrite, identity.Admin, aTenantOrOperator),
+	"rotate_api_key": needs(identity.UsersWrite, identity.Admin, aTenantOrOperator),
+	"revoke_api_key": needs(identity.UsersWrite, identity.Admin, aTenantOrOperator),
+
+	"list_users":  needs(identity.UsersRead, identity.Admin, aTenantOrOperator),
+	"show_user":   needs(identity.UsersRead, identity.Admin, aTenantOrOperator),
+	"create_user": needs(identity.UsersWrite, identity.Admin, aTenantOrOperator),
+	"change_user": needs(identity.UsersWrite, identity.Admin, aTenantOrOperator),
+	"remove_user": needs(identity.UsersWrite, identity.Admin, aTenantOrOperator),
+
+	"list_invitations":    needs(identity.UsersRead, identity.Admin, aTenantOrOperator),
+	"create_invitation":   needs(identity.UsersWrite, identity.Admin, aTenantOrOperator),
+	"show_invitation":     needs(identity.UsersRead, identity.Admin, aTenantOrOperator),
+	"withdraw_invitation": needs(identity.UsersWrite, identity.Admin, aTenantOrOperator),
+	"accept_invitation":   {guest: true},
+}
+
+// document says in the OpenAPI document what the rule says: what each credential must be good for, and who else may.
+func (r rule) document(route *httpx.Route) {
+	if r.guest {
+		route.Credentials = []httpx.Credential{httpx.IDToken}
+		return
+	}
+	route.Credentials = []httpx.Credential{httpx.APIKey, httpx.IDToken}
+	route.Needs = map[httpx.Credential]string{httpx.APIKey: string(r.Scope), httpx.IDToken: string(r.Role)}
+	route.OperatorOnly = r.Operator
+	route.Own = string(r.own)
 }
 
 // caller is who asks, and for whom.
@@ -70,29 +106,32 @@ type caller struct {
 	identity.Principal
 	// tenant is whose things the request is about; the caller's own where a route is about nobody's.
 	tenant tenancy.ID
+	// onlyOwn says that the caller may do it to what is theirs alone.
+	onlyOwn bool
+	// guest is who a caller is that need not be a member of anything.
+	guest identity.Identity
 }
 
 // caller decides 401 and 403, and the 404 of the tenant.
 func (d Deps) caller(c *httpx.Call, r rule) (caller, error) {
 	bearer, ok := c.Bearer()
 	if !ok {
-		return caller{}, fault.Unauthenticated("api_key_invalid", "The request needs an API key, sent once as Authorization: Bearer ush_…")
+		return caller{}, fault.Unauthenticated("api_key_invalid", "The request needs an API key or an ID token, sent once as Authorization: Bearer …")
 	}
-	p, err := d.Keys.APIKey(c.Context(), bearer)
-	if err != nil {
-		return caller{}, err
+	if r.guest {
+		return d.visitor(c, bearer)
 	}
-	c.Note(slog.String("api_key", p.APIKey.String()))
-	switch {
-	case r.operator:
-		err = p.AllowOperator(r.scope)
-	case r.scope != "":
-		err = p.Allow(r.scope)
-	}
+	p, err := d.principal(c, bearer)
 	if err != nil {
 		return caller{}, err
 	}
 	who := caller{Principal: p, tenant: p.Tenant}
+	if err := p.Allow(r.Need); err != nil {
+		if r.own == "" || !p.IsPerson() || !p.Role.AtLeast(r.own) {
+			return caller{}, err
+		}
+		who.onlyOwn = true
+	}
 	if r.about != nobody {
 		if who.tenant, err = d.tenant(c, p, r.about); err != nil {
 			return caller{}, err
@@ -100,6 +139,38 @@ func (d Deps) caller(c *httpx.Call, r rule) (caller, error) {
 	}
 	c.Note(slog.String("tenant", who.tenant.String()))
 	return who, nil
+}
+
+// principal is whose credential it is: a person's, if it is written like theirs, or an API key's.
+func (d Deps) principal(c *httpx.Call, bearer string) (identity.Principal, error) {
+	if !identity.IsIDToken(bearer) {
+		p, err := d.Keys.APIKey(c.Context(), bearer)
+		if err == nil {
+			c.Note(slog.String("api_key", p.APIKey.String()))
+		}
+		return p, err
+	}
+	who, err := d.People.Identify(c.Context(), bearer)
+	if err != nil {
+		return identity.Principal{}, err
+	}
+	p, err := d.People.Person(c.Context(), who)
+	if err == nil {
+		c.Note(slog.String("user", p.User.String()))
+	}
+	return p, err
+}
+
+// visitor is a caller of whom only is known who they are.
+func (d Deps) visitor(c *httpx.Call, bearer string) (caller, error) {
+	if !identity.IsIDToken(bearer) {
+		if _, err := d.Keys.APIKey(c.Context(), bearer); err != nil {
+			return caller{}, err
+		}
+		return caller{}, fault.Forbidden("forbidden", "Only a person may do this, who shows an ID token.")
+	}
+	who, err := d.People.Identify(c.Context(), bearer)
+	return caller{guest: who}, err
 }
 
 // tenant is whose things the request is about. It reads its parameter by itself, because the tenant is looked for before

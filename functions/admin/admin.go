@@ -1,5 +1,5 @@
 // Package admin is administration: the operator's tenants and catalogue, and what a tenant has: licences, their devices
-// and sessions, and API keys.
+// and sessions, people and their invitations, and API keys.
 //
 //	GET    /v1/me                                  who this credential is
 //	GET    /v1/tenants          POST               {name, slug?}
@@ -17,17 +17,27 @@
 //	GET    /v1/sessions                            ?license_id=&status=
 //	POST   /v1/sessions/{id}/evict                 {reason}
 //	GET    /v1/api-keys         POST               {name, scopes[], expires_at?}
+//	POST   /v1/api-keys/{id}/rotate                {overlap_seconds?}
 //	DELETE /v1/api-keys/{id}
+//	GET    /v1/users            POST               {email, role, name?}
+//	GET    /v1/users/{id}       PATCH, DELETE      {name?, role?}
+//	GET    /v1/invitations      POST               {email, role, name?}
+//	GET    /v1/invitations/{id} DELETE
+//	POST   /v1/invitations/accept                  {token}; an ID token of whoever was invited
 //
-// A caller shows an API key; the table rules says which scope each route wants of it. A tenant's key acts for its tenant;
-// the operator's says by ?tenant_id= for whom. What is decided first: 401, then 403, 404, 400 and 422, and 409 last.
+// A caller shows an API key or an ID token; the table rules says which scope each route wants of the one, and which role
+// of the other's owner. A tenant's caller acts for its tenant; the operator's says by ?tenant_id= for whom. What is decided
+// first: 401, then 403, 404, 400 and 422, and 409 last. Role and scopes are those of the request's beginning; changes of
+// people look again in the transaction that makes them.
 // Verbs, PATCH and DELETE answer 200 with the resource as it is afterwards (DELETE of a device: as it was); making
 // something answers 201. Lists answer {items, next_cursor} and take ?limit= and ?cursor=.
 //
-//	401  api_key_invalid
-//	403  forbidden, tenant_suspended
+//	401  api_key_invalid, id_token_… (docs/people.md)
+//	403  forbidden, tenant_suspended, email_not_verified, membership_missing, membership_revoked, invitation_for_another
 //	404  not_found: not there, or not yours
-//	409  slug_taken, license_revoked, idempotency_in_flight
+//	409  slug_taken, license_revoked, api_key_ended, last_owner, already_member, user_removed, already_registered,
+//	     invitation_used, idempotency_in_flight
+//	410  invitation_expired, invitation_withdrawn
 //	422  invalid_request, idempotency_key_reused
 //	503  store_unavailable: PostgreSQL cannot answer
 //
@@ -55,6 +65,7 @@ type Deps struct {
 	// Operator logs in as usher_operator, for the tenants themselves and the catalogue.
 	Operator *tenancy.DB
 	Keys     *identity.Verifier
+	People   *identity.People
 	Registry *license.Registry
 	Seats    *seat.Pools
 	Log      *slog.Logger
@@ -78,7 +89,7 @@ func New(d Deps) http.Handler {
 func Routes(d Deps) []httpx.Route {
 	serve.Complete(d)
 	var routes []httpx.Route
-	for _, group := range [][]endpoint{meRoutes, tenantRoutes, catalogRoutes, licenseRoutes, deviceRoutes, sessionRoutes, apiKeyRoutes} {
+	for _, group := range [][]endpoint{meRoutes, tenantRoutes, catalogRoutes, licenseRoutes, deviceRoutes, sessionRoutes, apiKeyRoutes, userRoutes, invitationRoutes} {
 		for _, e := range group {
 			r, ruled := rules[e.ID]
 			if !ruled {
@@ -86,7 +97,7 @@ func Routes(d Deps) []httpx.Route {
 			}
 			route := e.Route
 			route.Tag = "admin"
-			route.Credentials = []httpx.Credential{httpx.APIKey}
+			r.document(&route)
 			// Every route reads its query, if only to refuse parameters that it does not have.
 			route.Problems = append(route.Problems, http.StatusForbidden, http.StatusBadRequest, http.StatusUnprocessableEntity)
 			if r.about != nobody {

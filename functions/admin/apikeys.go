@@ -19,6 +19,7 @@ type APIKey struct {
 	CreatedBy  string           `json:"created_by"`
 	CreatedAt  httpx.Time       `json:"created_at"`
 	ExpiresAt  *httpx.Time      `json:"expires_at"`
+	RotatedAt  *httpx.Time      `json:"rotated_at" doc:"When another key took its place; it lives on until expires_at."`
 	RevokedAt  *httpx.Time      `json:"revoked_at"`
 	LastUsedAt *httpx.Time      `json:"last_used_at" doc:"Exact to the minute."`
 }
@@ -52,6 +53,13 @@ var apiKeyRoutes = []endpoint{{
 	}, do: Deps.createAPIKey,
 }, {
 	Route: httpx.Route{
+		Method: "POST", Path: "/v1/api-keys/{id}/rotate", ID: "rotate_api_key",
+		Summary: "Replace an API key", Description: "Makes one of the same name, scopes and expiry. The old one lives on for overlap_seconds, and cannot be rotated again.",
+		Query: TenantQuery{}, Body: Rotation{}, BodyOptional: true, Idempotent: true,
+		Replies: []httpx.Doc{{Status: http.StatusCreated, Body: NewAPIKey{}}},
+	}, do: Deps.rotateAPIKey,
+}, {
+	Route: httpx.Route{
 		Method: "DELETE", Path: "/v1/api-keys/{id}", ID: "revoke_api_key",
 		Summary: "Revoke an API key", Description: "At once and for good.",
 		Query:    TenantQuery{},
@@ -63,7 +71,7 @@ var apiKeyRoutes = []endpoint{{
 func apiKeyOf(k *identity.APIKey) APIKey {
 	return APIKey{
 		ID: k.ID, Name: k.Name, Scopes: k.Scopes, Hint: k.Hint, CreatedBy: k.CreatedBy, CreatedAt: httpx.At(k.CreatedAt),
-		ExpiresAt: httpx.AtOrNull(k.ExpiresAt), RevokedAt: httpx.AtOrNull(k.RevokedAt), LastUsedAt: httpx.AtOrNull(k.LastUsedAt),
+		ExpiresAt: httpx.AtOrNull(k.ExpiresAt), RotatedAt: httpx.AtOrNull(k.RotatedAt), RevokedAt: httpx.AtOrNull(k.RevokedAt), LastUsedAt: httpx.AtOrNull(k.LastUsedAt),
 	}
 }
 
@@ -105,6 +113,31 @@ func (d Deps) createAPIKey(c *httpx.Call, who caller) (httpx.Reply, error) {
 	})
 }
 
+func (d Deps) rotateAPIKey(c *httpx.Call, who caller) (httpx.Reply, error) {
+	id, err := c.PathUUID("id")
+	if err != nil {
+		return httpx.Reply{}, err
+	}
+	var q Rotation
+	if err := decode(c, &TenantQuery{}, &q); err != nil {
+		return httpx.Reply{}, unlessMissing(err, d.findAPIKey(c, who, id))
+	}
+	return d.once(c, who, func(tx tenancy.Tx) (int, any, error) {
+		made, key, err := d.Keys.RotateAPIKey(c.Context(), tx, who.tenant, id, duration(q.OverlapSeconds, usualOverlap), who.Principal)
+		return http.StatusCreated, NewAPIKey{APIKey: apiKeyOf(&made), Key: key.Reveal()}, err
+	})
+}
+
+// findAPIKey says whether the key is there.
+func (d Deps) findAPIKey(c *httpx.Call, who caller, id uuid.UUID) func() error {
+	return func() error {
+		return d.DB.AsReadOnly(c.Context(), who.tenant, func(tx tenancy.Tx) error {
+			_, err := identity.ReadAPIKey(c.Context(), tx, who.tenant, id)
+			return err
+		})
+	}
+}
+
 func (d Deps) revokeAPIKey(c *httpx.Call, who caller) (httpx.Reply, error) {
 	ctx := c.Context()
 	id, err := c.PathUUID("id")
@@ -113,12 +146,7 @@ func (d Deps) revokeAPIKey(c *httpx.Call, who caller) (httpx.Reply, error) {
 	}
 	var k identity.APIKey
 	if err := decode(c, &TenantQuery{}, nil); err != nil {
-		return httpx.Reply{}, unlessMissing(err, func() error {
-			return d.DB.AsReadOnly(ctx, who.tenant, func(tx tenancy.Tx) error {
-				_, err := identity.ReadAPIKey(ctx, tx, who.tenant, id)
-				return err
-			})
-		})
+		return httpx.Reply{}, unlessMissing(err, d.findAPIKey(c, who, id))
 	}
 	err = d.DB.As(ctx, who.tenant, func(tx tenancy.Tx) (err error) {
 		k, err = identity.RevokeAPIKey(ctx, tx, who.tenant, id)

@@ -16,9 +16,12 @@ type Me struct {
 	Operator   bool             `json:"operator" doc:"Whether it may act for any tenant."`
 	TenantID   *uuid.UUID       `json:"tenant_id" doc:"Null for the operator."`
 	TenantName *string          `json:"tenant_name"`
-	APIKeyID   uuid.UUID        `json:"api_key_id"`
-	Name       string           `json:"name" doc:"What the key was called when it was made."`
-	Scopes     []identity.Scope `json:"scopes"`
+	APIKeyID   *uuid.UUID       `json:"api_key_id" doc:"Null for a person."`
+	UserID     *uuid.UUID       `json:"user_id" doc:"Null for an API key."`
+	Name       *string          `json:"name" doc:"What the key was called when it was made, or what the person is called."`
+	Email      *string          `json:"email" doc:"Null for an API key."`
+	Role       *string          `json:"role" enum:"owner,admin,member,viewer" nullable:"true" doc:"What the person may do; null for an API key."`
+	Scopes     []identity.Scope `json:"scopes" doc:"What the API key may do; empty for a person, whose role says it."`
 }
 
 var meRoutes = []endpoint{{
@@ -33,7 +36,12 @@ func (d Deps) me(c *httpx.Call, who caller) (httpx.Reply, error) {
 	if err := c.DecodeQuery(nil); err != nil {
 		return httpx.Reply{}, err
 	}
-	me := Me{Operator: who.Operator, APIKeyID: who.APIKey, Name: who.Name, Scopes: who.Scopes}
+	me := Me{Operator: who.Operator, Name: orNull(who.Name), Scopes: []identity.Scope{}}
+	if who.IsPerson() {
+		me.UserID, me.Email, me.Role = &who.User, &who.Email, new(string(who.Role))
+	} else {
+		me.APIKeyID, me.Scopes = &who.APIKey, who.Scopes
+	}
 	if !who.Operator {
 		id, name := who.Tenant.UUID(), ""
 		err := d.DB.AsReadOnly(c.Context(), who.Tenant, func(tx tenancy.Tx) error {

@@ -14,19 +14,20 @@ import (
 )
 
 // Open puts the function together from its environment: DATABASE_*, OPERATOR_DATABASE_URL, REDIS_*, SEAT_*,
-// API_KEY_PEPPERS, LICENSE_KEY_PEPPERS and LICENSE_MIN_TTL_SECONDS as their packages say.
+// API_KEY_PEPPERS, IDENTITY_*, LICENSE_KEY_PEPPERS and LICENSE_MIN_TTL_SECONDS as their packages say.
 func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*serve.Function, error) {
 	db, err1 := tenancy.Open(ctx, getenv, log)
 	operator, err2 := OpenOperator(ctx, getenv, log)
 	seats, err3 := seat.Open(getenv, db, log)
 	keys, err4 := identity.Open(getenv, db)
-	registry, err5 := license.OpenRegistry(getenv)
-	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+	people, err5 := identity.OpenPeople(getenv, db)
+	registry, err6 := license.OpenRegistry(getenv)
+	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 		return nil, err
 	}
 	return &serve.Function{
 		Name:   "admin",
-		Routes: Routes(Deps{DB: db, Operator: operator, Keys: keys, Registry: registry, Seats: seats, Log: log}),
+		Routes: Routes(Deps{DB: db, Operator: operator, Keys: keys, People: people, Registry: registry, Seats: seats, Log: log}),
 		// Redis is not asked: administration goes on without it.
 		Ready: []httpx.Check{{Name: "postgresql", Ping: func(ctx context.Context) error {
 			return errors.Join(db.Ping(ctx), operator.Ping(ctx))

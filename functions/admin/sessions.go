@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -58,7 +59,7 @@ var sessionRoutes = []endpoint{{
 	Route: httpx.Route{
 		Method: "POST", Path: "/v1/sessions/{id}/evict", ID: "evict_session",
 		Summary:     "End a session against its holder's will",
-		Description: "The holder is told the reason. Its seat stays taken until its lease has run out, or the holder gives it back or asks for another: until then it may not have heard. A session that ended before stays as it ended.",
+		Description: "The holder is told the reason. Its seat stays taken until its lease has run out, or the holder gives it back or asks for another: until then it may not have heard. A session that ended before stays as it ended. A member may evict sessions whose user is their e-mail address or their id.",
 		Query:       TenantQuery{}, Body: Reason{},
 		Replies: []httpx.Doc{{Status: http.StatusOK, Body: Session{}}},
 	}, do: Deps.evict,
@@ -131,6 +132,15 @@ func (d Deps) evict(c *httpx.Call, who caller) (httpx.Reply, error) {
 	if err != nil {
 		return httpx.Reply{}, err
 	}
+	if who.onlyOwn {
+		s, err := d.readSession(ctx, who.tenant, id)
+		if err != nil {
+			return httpx.Reply{}, err
+		}
+		if !who.sits(&s.Session) {
+			return httpx.Reply{}, fault.Forbidden("forbidden", "You may evict your own sessions only; an administrator may evict others.")
+		}
+	}
 	var q Reason
 	if err := decode(c, &TenantQuery{}, &q); err != nil {
 		return httpx.Reply{}, unlessMissing(err, func() error {
@@ -147,6 +157,11 @@ func (d Deps) evict(c *httpx.Call, who caller) (httpx.Reply, error) {
 		return httpx.Reply{}, err
 	}
 	return httpx.Reply{Body: s.Session}, nil
+}
+
+// sits is whether a session is the person's own: its application gave their e-mail address or their id as its user.
+func (who caller) sits(s *Session) bool {
+	return s.User != nil && (strings.EqualFold(*s.User, who.Email) || *s.User == who.User.String())
 }
 
 // session is what PostgreSQL knows of a session.

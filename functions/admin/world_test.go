@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	"github.com/coditect/usher/shared/platform/config"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/platform/httpx/httpxtest"
+	"github.com/coditect/usher/shared/platform/localenv"
 	"github.com/coditect/usher/shared/platform/testenv"
 	"github.com/coditect/usher/shared/seat"
 	"github.com/coditect/usher/shared/secret"
@@ -37,6 +39,7 @@ type world struct {
 	deps    admin.Deps
 	seats   *seat.Pools // as function acquire has them
 	a, b    customer
+	issuer  *localenv.Issuer
 	// operator is the operator's first API key.
 	operator string
 	secrets  []string
@@ -44,7 +47,11 @@ type world struct {
 
 type customer struct {
 	id, license, licenseKey, key, keyID string
+	// user is the id of the tenant's owner, owner their ID token, invitation one that nobody has accepted.
+	user, owner, invitation string
 }
+
+const audience = "usher-test"
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
@@ -53,7 +60,7 @@ func newWorld(t *testing.T) *world {
 
 func newWorldOn(t *testing.T, db *testenv.DB) *world {
 	t.Helper()
-	w := &world{t: t, db: db, redis: testenv.Redis(t), log: testenv.Logs(t)}
+	w := &world{t: t, db: db, redis: testenv.Redis(t), log: testenv.Logs(t), issuer: testenv.Issuer(t)}
 	pools := func(db *tenancy.DB) *seat.Pools {
 		p, err := seat.New(seat.Config{
 			URL: config.Secret(w.redis.URL()), Connections: 20, Reservation: time.Second, ConnectionLife: time.Second,
@@ -66,8 +73,10 @@ func newWorldOn(t *testing.T, db *testenv.DB) *world {
 	db1 := w.as("usher_admin")
 	registry, err := license.NewRegistry(license.RegistryConfig{Peppers: w.peppers(), ShortestTTLSeconds: 1})
 	w.must(err)
+	tokens := identity.NewIDTokens(identity.IDTokenConfig{Issuer: w.issuer.URL(), Audience: audience}, time.Now)
 	w.deps = admin.Deps{
-		DB: db1, Operator: w.as("usher_operator"), Keys: identity.New(identity.Config{Peppers: w.peppers()}, db1),
+		People: identity.NewPeople(tokens, db1),
+		DB:     db1, Operator: w.as("usher_operator"), Keys: identity.New(identity.Config{Peppers: w.peppers()}, db1),
 		Registry: registry, Seats: pools(db1), Log: w.log.Logger,
 	}
 	w.seats = pools(w.as("usher_acquire"))
@@ -131,7 +140,46 @@ func (w *world) customer(name string) customer {
 	c.license, c.licenseKey = sold.text("license.id"), w.hidden(sold.text("license_key"))
 	made := w.makeKey(w.operator, c.id, identity.TenantScopes()...)
 	c.key, c.keyID = w.hidden(made.text("api_key")), made.text("id")
+	c.owner, c.user = w.join(c.id, name+"-owner", identity.Owner)
+	c.invitation = w.invite(w.operator, c.id, "guest@"+name+".example", identity.Viewer).text("id")
 	return c
+}
+
+// token is an ID token of somebody, with further claims.
+func (w *world) token(name string, claims ...map[string]any) string {
+	w.t.Helper()
+	all := map[string]any{"aud": audience, "sub": name, "email": name + "@example.com", "email_verified": true}
+	for _, more := range claims {
+		maps.Copy(all, more)
+	}
+	token, err := w.issuer.Token(all, time.Hour)
+	w.must(err)
+	return w.hidden(token)
+}
+
+// invite asks an address into a tenant.
+func (w *world) invite(by, tenant, email string, role identity.Role) answer {
+	w.t.Helper()
+	path := "/v1/invitations"
+	if tenant != "" {
+		path += "?tenant_id=" + tenant
+	}
+	a := w.call(by, "POST", path, fmt.Sprintf(`{"email":%q,"role":%q}`, email, role)).want(w.t, http.StatusCreated)
+	w.hidden(a.text("token"))
+	return a
+}
+
+func (w *world) accept(token, invitation string) answer {
+	w.t.Helper()
+	return w.call(token, "POST", "/v1/invitations/accept", fmt.Sprintf(`{"token":%q}`, invitation))
+}
+
+// join makes somebody a member of a tenant, and answers their ID token and their id there. Tenant "" is the operator's.
+func (w *world) join(tenant, name string, role identity.Role) (token, id string) {
+	w.t.Helper()
+	invitation := w.invite(w.operator, tenant, name+"@example.com", role).text("token")
+	token = w.token(name)
+	return token, w.accept(token, invitation).want(w.t, http.StatusOK).text("user.id")
 }
 
 // makeKey makes an API key; tenant "" is the maker's own.

@@ -24,6 +24,7 @@ import (
 	"github.com/coditect/usher/functions/admin"
 	"github.com/coditect/usher/functions/heartbeat"
 	"github.com/coditect/usher/functions/keys"
+	"github.com/coditect/usher/functions/register"
 	"github.com/coditect/usher/functions/release"
 	"github.com/coditect/usher/functions/sweep"
 	"github.com/coditect/usher/functions/validate"
@@ -47,6 +48,7 @@ var functions = []function{
 	{"heartbeat", heartbeat.Open},
 	{"release", release.Open},
 	{"keys", keys.Open},
+	{"register", register.Open},
 	{"sweep", sweep.Open},
 	{"admin", admin.Open},
 }
@@ -164,7 +166,7 @@ func nowhere() (func(string) string, error) {
 			return "redis://127.0.0.1:1/0"
 		case strings.HasSuffix(variable, "_PEPPERS"), variable == "SEAT_TOKEN_KEYS":
 			return ring
-		case variable == "RECEIPT_ISSUER", variable == "SCHEDULER_AUDIENCE":
+		case variable == "RECEIPT_ISSUER", variable == "SCHEDULER_AUDIENCE", variable == "IDENTITY_ISSUER", variable == "IDENTITY_AUDIENCE":
 			return "https://usher.example"
 		case variable == "SCHEDULER_EMAIL":
 			return "scheduler@usher.example"

@@ -86,19 +86,20 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		"REDIS_URL": "redis://127.0.0.1:1/0", "BUDGET_REDIS_URL": "redis://127.0.0.1:1/1",
 		"LICENSE_KEY_PEPPERS": ring(), "API_KEY_PEPPERS": ring(), "SEAT_TOKEN_KEYS": ring(),
 		"RECEIPT_SIGNING_KEY": signingKey(t), "RECEIPT_ISSUER": audience,
-		"SCHEDULER_AUDIENCE": audience, "SCHEDULER_EMAIL": scheduler,
+		"SCHEDULER_AUDIENCE": audience, "SCHEDULER_EMAIL": scheduler, "IDENTITY_ISSUER": audience, "IDENTITY_AUDIENCE": audience,
 	}
 	stores := []string{"validate", "acquire", "heartbeat", "release", "sweep", "admin"}
+	databases := append(slices.Clone(stores), "register")
 	budgets := []string{"validate", "acquire", "release"}
 	for _, at := range []struct {
 		variable, value string
 		functions       []string // that read it
 	}{
-		{"DATABASE_URL", "postgres://u:hunter2@:no-port/x", stores},
-		{"DATABASE_EXEC_MODE", "hunter2", stores},
-		{"DATABASE_MAX_CONNS", "-29713", stores},
-		{"DATABASE_TIMEOUT", "-29713s", stores},
-		{"DATABASE_CONNECT_TIMEOUT", "-29713s", stores},
+		{"DATABASE_URL", "postgres://u:hunter2@:no-port/x", databases},
+		{"DATABASE_EXEC_MODE", "hunter2", databases},
+		{"DATABASE_MAX_CONNS", "-29713", databases},
+		{"DATABASE_TIMEOUT", "-29713s", databases},
+		{"DATABASE_CONNECT_TIMEOUT", "-29713s", databases},
 		{"OPERATOR_DATABASE_URL", "postgres://u:hunter2@:no-port/x", []string{"admin"}},
 		{"OPERATOR_DATABASE_URL", "", []string{"admin"}},
 		{"REDIS_URL", "hunter2", stores},
@@ -109,8 +110,8 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"SEAT_CONNECTION_LIFE", "-29713s", stores},
 		{"SEAT_CLOCK_ALLOWANCE", "-29713s", stores},
 		{"SEAT_POLL", "29713us", stores},
-		{"LICENSE_KEY_PEPPERS", "hunter2", []string{"validate", "acquire", "release", "admin"}},
-		{"LICENSE_MIN_TTL_SECONDS", "-29713", []string{"admin"}},
+		{"LICENSE_KEY_PEPPERS", "hunter2", []string{"validate", "acquire", "release", "admin", "register"}},
+		{"LICENSE_MIN_TTL_SECONDS", "-29713", []string{"admin", "register"}},
 		{"API_KEY_PEPPERS", "hunter2", []string{"admin"}},
 		{"SEAT_TOKEN_KEYS", "hunter2", []string{"acquire", "heartbeat", "release"}},
 		{"SEAT_TOKEN_KEYS", "", []string{"acquire", "heartbeat", "release"}},
@@ -125,6 +126,9 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"BUDGET_UNKNOWN_BURST", "-29713", append(slices.Clone(budgets), "heartbeat")},
 		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep"}},
 		{"SCHEDULER_EMAIL", "", []string{"sweep"}},
+		{"IDENTITY_ISSUER", "hunter2", []string{"admin", "register"}},
+		{"IDENTITY_ISSUER", "", []string{"admin", "register"}},
+		{"IDENTITY_AUDIENCE", "", []string{"admin", "register"}},
 	} {
 		getenv := func(variable string) string {
 			if variable == at.variable {
@@ -185,6 +189,7 @@ const (
 	lease     = 3 * time.Second
 	allowance = 300 * time.Millisecond
 	audience  = "https://usher.test"
+	people    = "usher-test"
 	scheduler = "scheduler@usher.test"
 )
 
@@ -205,6 +210,7 @@ func start(t *testing.T) *service {
 		"LICENSE_KEY_PEPPERS": ring(), "API_KEY_PEPPERS": ring(), "SEAT_TOKEN_KEYS": ring(),
 		"RECEIPT_SIGNING_KEY": signingKey(t), "RECEIPT_ISSUER": audience,
 		"SCHEDULER_ISSUER": issuer.URL(), "SCHEDULER_AUDIENCE": audience, "SCHEDULER_EMAIL": scheduler,
+		"IDENTITY_ISSUER": issuer.URL(), "IDENTITY_AUDIENCE": people,
 		"LICENSE_MIN_TTL_SECONDS": "2", "SEAT_POLL": "1s",
 		"SEAT_RESERVATION": "5s", "SEAT_CONNECTION_LIFE": "5s", "SEAT_CLOCK_ALLOWANCE": allowance.String(),
 	}

@@ -18,13 +18,13 @@ import (
 // apiKeys are API keys: 160 random bits and a check symbol.
 var apiKeys = secret.Format{Prefix: "ush_", Random: 32, Lower: true}
 
-// Config says how API keys are recognised.
+// Config says how API keys and invitations are recognised.
 type Config struct {
-	// Peppers hash API keys: "2:base64,1:base64", the first for new keys.
+	// Peppers hash API keys and the tokens of invitations: "2:base64,1:base64", the first for new keys.
 	Peppers secret.Peppers `env:"API_KEY_PEPPERS,required"`
 }
 
-// Verifier recognises API keys. It needs the role of function admin, and is safe
+// Verifier recognises API keys, and invitations. It needs the role of function admin, and is safe
 // for concurrent use.
 type Verifier struct {
 	db      *tenancy.DB
@@ -94,7 +94,7 @@ func (v *Verifier) read(ctx context.Context, tenant tenancy.ID, id uuid.UUID) (P
 	case expired:
 		return Principal{}, fault.Unauthenticated("api_key_invalid", "The API key has expired.")
 	case status != "active":
-		return Principal{}, fault.Forbidden("tenant_suspended", "The organisation is suspended. Ask the vendor why.")
+		return Principal{}, errSuspended
 	}
 	p.Operator = kind == kindOperator
 	return p, nil
@@ -109,9 +109,9 @@ type APIKey struct {
 	Hint      string
 	CreatedBy string
 	CreatedAt time.Time
-	// ExpiresAt, RevokedAt and LastUsedAt are nil where there is no such time.
-	// LastUsedAt is exact to the minute.
-	ExpiresAt, RevokedAt, LastUsedAt *time.Time
+	// ExpiresAt, RotatedAt, RevokedAt and LastUsedAt are nil where there is no such
+	// time. LastUsedAt is exact to the minute.
+	ExpiresAt, RotatedAt, RevokedAt, LastUsedAt *time.Time
 }
 
 // CreateAPIKey makes a key of a tenant, shown this once. What the maker may give
@@ -134,7 +134,7 @@ func (v *Verifier) CreateAPIKey(ctx context.Context, tx tenancy.Tx, tenant tenan
 	made, err := scanAPIKey(tx.QueryRow(ctx, `
 		INSERT INTO app.api_keys (tenant_id, id, name, scopes, key_hash, pepper_version, hint, created_by, expires_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-		RETURNING id, name, scopes, hint, created_by, created_at, expires_at, revoked_at, last_used_at`,
+		RETURNING id, name, scopes, hint, created_by, created_at, expires_at, rotated_at, revoked_at, last_used_at`,
 		tenant.UUID(), id, name, texts, hash.MAC, hash.Version, key.Hint(), by, expiresAt))
 	if err != nil {
 		return APIKey{}, secret.Key{}, fmt.Errorf("store an API key: %w", err)
@@ -147,7 +147,7 @@ func (v *Verifier) CreateAPIKey(ctx context.Context, tx tenancy.Tx, tenant tenan
 // from the start.
 func ListAPIKeys(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, after uuid.UUID, limit int) ([]APIKey, error) {
 	rows, err := tx.Query(ctx, `
-		SELECT id, name, scopes, hint, created_by, created_at, expires_at, revoked_at, last_used_at
+		SELECT id, name, scopes, hint, created_by, created_at, expires_at, rotated_at, revoked_at, last_used_at
 		  FROM app.api_keys
 		 WHERE tenant_id = $1 AND id > $2
 		 ORDER BY id
@@ -165,7 +165,7 @@ func ListAPIKeys(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, after uu
 // ReadAPIKey answers a key; fault.NotFound when the tenant has none of that id.
 func ReadAPIKey(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, id uuid.UUID) (APIKey, error) {
 	return oneAPIKey(id, tx.QueryRow(ctx, `
-		SELECT id, name, scopes, hint, created_by, created_at, expires_at, revoked_at, last_used_at
+		SELECT id, name, scopes, hint, created_by, created_at, expires_at, rotated_at, revoked_at, last_used_at
 		  FROM app.api_keys
 		 WHERE tenant_id = $1 AND id = $2`, tenant.UUID(), id))
 }
@@ -177,7 +177,43 @@ func RevokeAPIKey(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, id uuid
 		UPDATE app.api_keys
 		   SET revoked_at = coalesce(revoked_at, now())
 		 WHERE tenant_id = $1 AND id = $2
-		RETURNING id, name, scopes, hint, created_by, created_at, expires_at, revoked_at, last_used_at`, tenant.UUID(), id))
+		RETURNING id, name, scopes, hint, created_by, created_at, expires_at, rotated_at, revoked_at, last_used_at`, tenant.UUID(), id))
+}
+
+// LongestOverlap is the longest that a rotated key may live on.
+const LongestOverlap = 30 * 24 * time.Hour
+
+// RotateAPIKey makes a key like another one, of the same name, scopes and expiry,
+// shown this once; the other lives on for the overlap, or until it was to end
+// anyway. Its faults are ReadAPIKey's, fault.Invalid for an overlap that is
+// negative or over LongestOverlap, fault.Conflict for a key that has ended or
+// was rotated before (api_key_ended), and the caller's AllowGrant and AllowExpiry.
+func (v *Verifier) RotateAPIKey(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, id uuid.UUID, overlap time.Duration, by Principal) (APIKey, secret.Key, error) {
+	if overlap < 0 || overlap > LongestOverlap {
+		return APIKey{}, secret.Key{}, fault.Invalid("The overlap is not valid.", fault.Field{
+			Field: "overlap_seconds", Code: "out_of_range",
+			Detail: fmt.Sprintf("The old key lives on for 0 to %d seconds.", int(LongestOverlap/time.Second)),
+		})
+	}
+	old, err := ReadAPIKey(ctx, tx, tenant, id)
+	if err != nil {
+		return APIKey{}, secret.Key{}, err
+	}
+	if err := errors.Join(by.AllowGrant(old.Scopes, tenant.UUID() == OperatorID), by.AllowExpiry(old.ExpiresAt)); err != nil {
+		return APIKey{}, secret.Key{}, err
+	}
+	ended, err := tx.Exec(ctx, `
+		UPDATE app.api_keys
+		   SET expires_at = least(expires_at, now() + make_interval(secs => $3)), rotated_at = now()
+		 WHERE tenant_id = $1 AND id = $2 AND revoked_at IS NULL AND rotated_at IS NULL AND (expires_at IS NULL OR expires_at > now())`,
+		tenant.UUID(), id, overlap.Seconds())
+	switch {
+	case err != nil:
+		return APIKey{}, secret.Key{}, fmt.Errorf("end API key %s: %w", id, err)
+	case ended.RowsAffected() == 0:
+		return APIKey{}, secret.Key{}, fault.Conflict("api_key_ended", "The API key was rotated or revoked, or has expired. Rotate its successor, or make another.")
+	}
+	return v.CreateAPIKey(ctx, tx, tenant, old.Name, old.Scopes, old.ExpiresAt, by.By())
 }
 
 func oneAPIKey(id uuid.UUID, row pgx.Row) (APIKey, error) {
@@ -193,6 +229,6 @@ func oneAPIKey(id uuid.UUID, row pgx.Row) (APIKey, error) {
 
 func scanAPIKey(row pgx.Row) (APIKey, error) {
 	var k APIKey
-	err := row.Scan(&k.ID, &k.Name, &k.Scopes, &k.Hint, &k.CreatedBy, &k.CreatedAt, &k.ExpiresAt, &k.RevokedAt, &k.LastUsedAt)
+	err := row.Scan(&k.ID, &k.Name, &k.Scopes, &k.Hint, &k.CreatedBy, &k.CreatedAt, &k.ExpiresAt, &k.RotatedAt, &k.RevokedAt, &k.LastUsedAt)
 	return k, err
 }

@@ -1,14 +1,15 @@
-// Package identity says who is calling when it is not an application: the
-// automation of a tenant or of the operator by its API key, and Cloud Scheduler
-// by its token. It also keeps what those credentials hang on: the tenants
-// themselves, and their API keys.
+// Package identity says who is calling when it is not an application: people by
+// the ID token of their issuer, the automation of a tenant or of the operator by
+// its API key, and Cloud Scheduler by its token. It also keeps what those
+// credentials hang on: the tenants themselves, their users, and their API keys.
 //
-// An API key is a verified credential, so this package is one of the few that
-// make a [tenancy.ID]. The operator is a tenant row of its own kind, so that its
-// keys are kept like everybody's; a [Principal] of it may act for any customer.
+// An API key is a verified credential, and so is an ID token: this package is one
+// of the few that make a [tenancy.ID]. The operator is a tenant row of its own
+// kind, so that its keys and its people are kept like everybody's; a [Principal]
+// of it may act for any customer.
 //
-// The package must not know what a caller wants to do: which scope a route needs
-// is the function's to say.
+// The package must not know what a caller wants to do: which scope or role a
+// route needs is the function's to say.
 package identity
 
 import (
@@ -65,31 +66,24 @@ type Principal struct {
 	Tenant tenancy.ID
 	// Operator says that the caller may act for any customer, by Verifier.For.
 	Operator bool
-	APIKey   uuid.UUID
-	// Name is what the key's owner called it.
-	Name   string
+	// APIKey is the key of automation, User the person who signed in: one of them is uuid.Nil.
+	APIKey, User uuid.UUID
+	// Name is what the key's owner called it, or what the person is called.
+	Name string
+	// Scopes are the key's, Role and Email the person's.
 	Scopes []Scope
+	Role   Role
+	Email  string
 	// ExpiresAt is when the key ends; nil is never.
 	ExpiresAt *time.Time
 }
 
 // By is how the caller is named in records of who did what.
-func (p Principal) By() string { return "api_key:" + p.APIKey.String() }
-
-// Allow is nil when the caller's key has the scope, else fault.Forbidden.
-func (p Principal) Allow(scope Scope) error {
-	if slices.Contains(p.Scopes, scope) {
-		return nil
+func (p Principal) By() string {
+	if p.IsPerson() {
+		return "user:" + p.User.String()
 	}
-	return fault.Forbidden("forbidden", fmt.Sprintf("This needs an API key with the scope %s.", scope))
-}
-
-// AllowOperator is Allow for what only the operator may do.
-func (p Principal) AllowOperator(scope Scope) error {
-	if !p.Operator {
-		return fault.Forbidden("forbidden", "Only the operator may do this.")
-	}
-	return p.Allow(scope)
+	return "api_key:" + p.APIKey.String()
 }
 
 // AllowGrant is nil when the caller may make a key with the scopes: nobody gives
@@ -101,8 +95,8 @@ func (p Principal) AllowGrant(scopes []Scope, forOperator bool) error {
 		return err
 	}
 	for _, s := range scopes {
-		if err := p.Allow(s); err != nil {
-			return fault.Forbidden("forbidden", fmt.Sprintf("An API key can only be given scopes that its maker has, and yours does not have %s.", s))
+		if !p.has(s) {
+			return fault.Forbidden("forbidden", fmt.Sprintf("An API key can only be given scopes that its maker has, and you do not have %s.", s))
 		}
 	}
 	return nil

@@ -109,10 +109,10 @@ func TestAnAPIKeyNamesItsTenantAndScopes(t *testing.T) {
 	if p.Tenant != s.a || p.Operator || p.APIKey != made.ID || p.Name != "robot" || p.By() != "api_key:"+made.ID.String() {
 		t.Errorf("principal %+v", p)
 	}
-	must(t, p.Allow(identity.LicensesRead))
-	must(t, p.Allow(identity.SessionsWrite))
-	wantFault(t, p.Allow(identity.LicensesWrite), fault.KindForbidden, "forbidden")
-	wantFault(t, p.AllowOperator(identity.LicensesRead), fault.KindForbidden, "forbidden")
+	must(t, p.Allow(identity.Need{Scope: identity.LicensesRead, Role: identity.Owner}))
+	must(t, p.Allow(identity.Need{Scope: identity.SessionsWrite}))
+	wantFault(t, p.Allow(identity.Need{Scope: identity.LicensesWrite}), fault.KindForbidden, "forbidden")
+	wantFault(t, p.Allow(identity.Need{Scope: identity.LicensesRead, Operator: true}), fault.KindForbidden, "forbidden")
 	s.log.Hides(t, key)
 	if stored := testenv.Value[string](t, s.DB, `SELECT string_agg(k::text, ' ') FROM app.api_keys k`); strings.Contains(stored, key[8:28]) {
 		t.Error("the key is stored as it is")
@@ -128,8 +128,8 @@ func TestTheOperatorsKeyIsTheOperators(t *testing.T) {
 	if !p.Operator || p.Tenant.UUID() != identity.OperatorID {
 		t.Errorf("principal %+v", p)
 	}
-	must(t, p.AllowOperator(identity.CatalogWrite))
-	wantFault(t, identity.Principal{Operator: true}.AllowOperator(identity.CatalogWrite), fault.KindForbidden, "forbidden")
+	must(t, p.Allow(identity.Need{Scope: identity.CatalogWrite, Operator: true}))
+	wantFault(t, identity.Principal{Operator: true}.Allow(identity.Need{Scope: identity.CatalogWrite, Operator: true}), fault.KindForbidden, "forbidden")
 	again, err := s.tenants.EnsureOperator(t.Context(), "The vendor")
 	if err != nil || again != s.operator {
 		t.Errorf("the operator is made again: %v, %v", again, err)

@@ -78,7 +78,7 @@ func (t *Tenants) Create(ctx context.Context, id uuid.UUID, name, slug string) (
 		}
 	}
 	if slug == "" && isSlugTaken(err) {
-		made, err = t.insert(ctx, id, "customer", name, strings.TrimRight(tried[:min(len(tried), 54)], "-")+"-"+strings.ToLower(rand.Text()[:8]))
+		made, err = t.insert(ctx, id, "customer", name, anotherSlug(tried))
 	}
 	if isSlugTaken(err) {
 		return Tenant{}, fault.Conflict("slug_taken", "Another tenant has this slug. Choose another.").Because(err)
@@ -239,6 +239,11 @@ func slugOf(name string) string {
 		return "tenant"
 	}
 	return slug
+}
+
+// anotherSlug is a slug like the one that is taken.
+func anotherSlug(taken string) string {
+	return strings.TrimRight(taken[:min(len(taken), 54)], "-") + "-" + strings.ToLower(rand.Text()[:8])
 }
 
 func set(at *string, to *string) {

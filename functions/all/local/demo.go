@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -17,6 +18,7 @@ import (
 	"github.com/coditect/usher/functions/admin"
 	"github.com/coditect/usher/functions/all"
 	"github.com/coditect/usher/shared/identity"
+	"github.com/coditect/usher/shared/platform/localenv"
 )
 
 // Demo is what a running service tells tools, in .local/demo.json.
@@ -31,6 +33,15 @@ type Demo struct {
 	Plan           string    `json:"plan"`
 	SchedulerToken string    `json:"scheduler_token"`
 	Issuer         string    `json:"issuer"`
+	IDTokens       IDTokens  `json:"id_tokens"`
+}
+
+// IDTokens are the ID tokens of the demo tenant's people, by their roles.
+type IDTokens struct {
+	Owner  string `json:"owner"`
+	Admin  string `json:"admin"`
+	Member string `json:"member"`
+	Viewer string `json:"viewer"`
 }
 
 // ReadDemo reads what a running service told last; the zero Demo when there is none.
@@ -146,6 +157,60 @@ func seed(ctx context.Context, d Demo, operatorKey func(context.Context) (string
 		d.LicenseID, d.LicenseKey = made.License.ID, made.LicenseKey
 	}
 	return d, nil
+}
+
+// people makes the demo's people of who they are at the issuer, where that is missing: an owner, an administrator, a
+// member and a viewer, who come by invitation like everybody.
+func people(ctx context.Context, d Demo, progress func(string, ...any)) error {
+	api := API{URL: d.BaseURL}
+	for _, p := range []struct{ role, token string }{
+		{"owner", d.IDTokens.Owner}, {"admin", d.IDTokens.Admin}, {"member", d.IDTokens.Member}, {"viewer", d.IDTokens.Viewer},
+	} {
+		_, err := api.As(p.token).Call(ctx, http.MethodGet, "/v1/me", nil, nil)
+		var refusal *Refusal
+		switch {
+		case err == nil:
+			continue
+		case !errors.As(err, &refusal) || refusal.Status != http.StatusForbidden:
+			return err
+		case refusal.Code != "membership_missing" && refusal.Code != "membership_revoked":
+			continue // somebody suspended the tenant
+		}
+		progress("inviting the %s", p.role)
+		var invitation struct{ Token string }
+		invite := object{"email": demoEmail(p.role, d.BaseURL), "role": p.role}
+		if _, err := api.As(d.OperatorAPIKey).Call(ctx, http.MethodPost, "/v1/invitations?tenant_id="+d.TenantID.String(), invite, &invitation); err != nil {
+			return err
+		}
+		if _, err := api.As(p.token).Call(ctx, http.MethodPost, "/v1/invitations/accept", object{"token": invitation.Token}, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// demoEmail is the address of one of the demo's people. On another port the issuer is another, and so are its people.
+func demoEmail(role, base string) string {
+	return role + "@port-" + base[strings.LastIndexByte(base, ':')+1:] + ".acme.localhost"
+}
+
+// idTokens makes the tokens of the demo's people.
+func idTokens(issuer *localenv.Issuer, base string) (made IDTokens, err error) {
+	for _, p := range []struct {
+		role, name string
+		token      *string
+	}{
+		{"owner", "Olivia Owner", &made.Owner}, {"admin", "Adam Admin", &made.Admin},
+		{"member", "Mara Member", &made.Member}, {"viewer", "Victor Viewer", &made.Viewer},
+	} {
+		*p.token, err = issuer.Token(map[string]any{
+			"aud": idAudience, "sub": "demo-" + p.role, "name": p.name, "email": demoEmail(p.role, base), "email_verified": true,
+		}, tokenLife)
+		if err != nil {
+			return IDTokens{}, err
+		}
+	}
+	return made, nil
 }
 
 // unknown says that a credential is not good, or a thing not there: the data are not those that demo.json was written for.

@@ -62,6 +62,7 @@ var defaults = map[string]string{
 const (
 	defaultPort    = "8080"
 	schedulerEmail = "scheduler@usher.localhost"
+	idAudience     = "usher-local"
 	issuerPath     = "/local/issuer"
 	stopTimeout    = 10 * time.Second // for requests in flight
 )
@@ -120,6 +121,7 @@ func Start(ctx context.Context, o Options) (u *Usher, err error) {
 		"REDIS_URL": s.pools, "BUDGET_REDIS_URL": s.budgets,
 		"RECEIPT_ISSUER":   base,
 		"SCHEDULER_ISSUER": issuer.URL(), "SCHEDULER_AUDIENCE": base, "SCHEDULER_EMAIL": schedulerEmail,
+		"IDENTITY_ISSUER": issuer.URL(), "IDENTITY_AUDIENCE": idAudience,
 	}
 	u.settings = func(function string) map[string]string {
 		settings := map[string]string{
@@ -173,6 +175,12 @@ func Start(ctx context.Context, o Options) (u *Usher, err error) {
 	}, o.Progress)
 	if err != nil {
 		return u, fmt.Errorf("make the demo data: %w", err)
+	}
+	if u.demo.IDTokens, err = idTokens(issuer, base); err != nil {
+		return u, err
+	}
+	if err := people(ctx, u.demo, o.Progress); err != nil {
+		return u, fmt.Errorf("make the demo's people: %w", err)
 	}
 	token := schedulerToken(issuer, base)
 	if u.demo.SchedulerToken, err = token(tokenLife); err != nil {

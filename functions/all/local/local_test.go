@@ -99,7 +99,18 @@ func TestRunServesWhatTheContractSaysAndKeepsItsData(t *testing.T) {
 	for _, token := range []string{d.SchedulerToken, kept.SchedulerToken} {
 		must(t, api.As(token), http.MethodPost, "/tasks/sweep", nil)
 	}
-	kept.SchedulerToken = d.SchedulerToken
+	for _, tokens := range []local.IDTokens{d.IDTokens, kept.IDTokens} {
+		for role, token := range map[string]string{"owner": tokens.Owner, "admin": tokens.Admin, "member": tokens.Member, "viewer": tokens.Viewer} {
+			var me struct {
+				Role     string
+				TenantID string `json:"tenant_id"`
+			}
+			if _, err := api.As(token).Call(t.Context(), http.MethodGet, "/v1/me", nil, &me); err != nil || me.Role != role || me.TenantID != d.TenantID.String() {
+				t.Errorf("the %s is told %+v, %v", role, me, err)
+			}
+		}
+	}
+	kept.SchedulerToken, kept.IDTokens = d.SchedulerToken, d.IDTokens
 	if kept != d {
 		t.Errorf("after a restart demo.json says\n%+v, and said\n%+v", kept, d)
 	}
@@ -120,15 +131,15 @@ func TestRunTellsToolsWhatTheyNeed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var told map[string]string
+	var told map[string]any
 	if err := json.Unmarshal(text, &told); err != nil {
 		t.Fatal(err)
 	}
 	for _, field := range []string{
 		"base_url", "operator_api_key", "tenant_id", "tenant_api_key", "license_key", "license_id", "product", "plan",
-		"scheduler_token", "issuer",
+		"scheduler_token", "issuer", "id_tokens",
 	} {
-		if told[field] == "" {
+		if told[field] == "" || told[field] == nil {
 			t.Errorf("demo.json does not tell %s", field)
 		}
 		delete(told, field)

@@ -81,6 +81,19 @@ var retryAfter = map[string]*huma.Param{"Retry-After": {
 	Schema:      &huma.Schema{Type: huma.TypeInteger, Minimum: new(1.0)},
 }}
 
+// What an operation's security requirement cannot say.
+const (
+	operatorOnly = "x-operator-only" // true: the operator's credentials alone will do
+	ownRole      = "x-own-role"      // the least role of a person who may do it to what is theirs
+)
+
+func extend(op *huma.Operation, name string, value any) {
+	if op.Extensions == nil {
+		op.Extensions = map[string]any{}
+	}
+	op.Extensions[name] = value
+}
+
 var wildcard = regexp.MustCompile(`\{([a-z_]+)\}`)
 
 // operation describes one route.
@@ -96,10 +109,20 @@ func (s *schemas) operation(r *route) *huma.Operation {
 	}
 	for _, c := range r.Credentials {
 		if _, ok := schemes[c]; ok {
-			op.Security = append(op.Security, map[string][]string{string(c): {}})
+			needs := []string{}
+			if need := r.Needs[c]; need != "" {
+				needs = append(needs, need)
+			}
+			op.Security = append(op.Security, map[string][]string{string(c): needs})
 		} else {
 			op.Security = append(op.Security, map[string][]string{})
 		}
+	}
+	if r.OperatorOnly {
+		extend(op, operatorOnly, true)
+	}
+	if r.Own != "" {
+		extend(op, ownRole, r.Own)
 	}
 	problems := append([]int{http.StatusInternalServerError, http.StatusServiceUnavailable}, r.Problems...)
 

@@ -37,6 +37,12 @@ type Route struct {
 	Tag string
 	// Credentials lists what a caller may prove themselves with, any one of them; none means that the route is public.
 	Credentials []Credential
+	// Needs documents what a credential must be good for: the scope of an API key, the least role of a person.
+	Needs map[Credential]string
+	// OperatorOnly documents that the operator's credentials alone will do.
+	OperatorOnly bool
+	// Own documents the least role of a person who may do this to what is theirs; "" when that is no different.
+	Own string
 
 	// Query is the zero value of a struct whose fields are tagged `query:"limit"` and carry huma's validation tags, or nil.
 	Query any

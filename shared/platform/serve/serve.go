@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -79,13 +80,13 @@ const (
 )
 
 // Main runs the function called name until the platform says to stop, and exits: 0 after an orderly end, 2 when the
-// configuration is wrong (a [config.Fault] in what open returns), with every fault named on the log, and 1 when anything
-// else failed. Open's context ends with the first signal, not with open.
+// configuration is wrong (a [config.Fault] in what open returns, or the switch of an SDK's emulator), with every fault
+// named on the log, and 1 when anything else failed. Open's context ends with the first signal, not with open.
 func Main(name string, open func(ctx context.Context, getenv func(string) string, log *slog.Logger) (*Function, error)) {
-	os.Exit(run(name, open, os.Getenv, os.Stdout))
+	os.Exit(run(name, open, os.Getenv, os.Environ(), os.Stdout))
 }
 
-func run(name string, open func(context.Context, func(string) string, *slog.Logger) (*Function, error), getenv func(string) string, out io.Writer) int {
+func run(name string, open func(context.Context, func(string) string, *slog.Logger) (*Function, error), getenv func(string) string, environ []string, out io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 
@@ -96,7 +97,7 @@ func run(name string, open func(context.Context, func(string) string, *slog.Logg
 	if cfg.Target != "" && cfg.Target != name {
 		err = errors.Join(err, &config.Fault{Variable: "FUNCTION_TARGET", Problem: fmt.Sprintf("names another function than %s, which this binary is", name)})
 	}
-	if err != nil {
+	if err := errors.Join(err, emulators(environ)); err != nil {
 		return refuse(log, err)
 	}
 	f, err := open(ctx, getenv, log)
@@ -134,6 +135,19 @@ func run(name string, open func(context.Context, func(string) string, *slog.Logg
 	}
 	log.Info("stopped")
 	return exitOK
+}
+
+// emulators names every switch that turns an SDK to an emulator, which takes anybody's word for who they are. A deployed
+// function obeys none.
+func emulators(environ []string) error {
+	var faults []error
+	for _, pair := range environ {
+		name, value, _ := strings.Cut(pair, "=")
+		if value != "" && strings.HasSuffix(strings.ToUpper(name), "_EMULATOR_HOST") {
+			faults = append(faults, &config.Fault{Variable: name, Problem: "turns to an emulator, which a deployed function must not: unset it"})
+		}
+	}
+	return errors.Join(faults...)
 }
 
 // refuse logs why the function cannot start, a line for each fault, and returns how to exit.

@@ -259,6 +259,7 @@ func TestWrongConfigurationIsToldAtOnce(t *testing.T) {
 	}{
 		"missing and unreadable": {[]string{"DELAY=s3cr3t"}, 2, []string{"GREETING is required", "DELAY is no valid"}},
 		"the process's own":      {[]string{"GREETING=x", "PORT=s3cr3t", "LOG_LEVEL=s3cr3t"}, 2, []string{"PORT is no valid", "LOG_LEVEL is no valid"}},
+		"emulators":              {[]string{"GREETING=x", "FIREBASE_AUTH_EMULATOR_HOST=s3cr3t:9099", "FIRESTORE_EMULATOR_HOST=s3cr3t"}, 2, []string{"FIREBASE_AUTH_EMULATOR_HOST turns to an emulator", "FIRESTORE_EMULATOR_HOST turns to an emulator"}},
 		"another target":         {[]string{"GREETING=x", "FUNCTION_TARGET=acquire"}, 2, []string{"FUNCTION_TARGET names another function"}},
 		"open fails":             {[]string{"GREETING=x", "FAIL=true"}, 1, []string{"the store is of another version"}},
 		"unknown address":        {[]string{"GREETING=x", "HOST=192.0.2.1"}, 1, []string{"the server stopped"}},
