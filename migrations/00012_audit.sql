@@ -36,7 +36,7 @@ GRANT SELECT ON app.audit_chains TO usher_admin, usher_operator;
 
 CREATE TABLE app.audit_entries (
     tenant_id   uuid        NOT NULL REFERENCES app.audit_chains (tenant_id),
-    at          timestamptz NOT NULL,
+    at          timestamptz(3) NOT NULL,
     seq         bigint      NOT NULL,
     action      text        NOT NULL CHECK (action ~ '^[a-z_]{1,40}\.[a-z_]{1,40}$'),
     outcome     text        NOT NULL CHECK (outcome IN ('done', 'refused')),

@@ -10,6 +10,68 @@ ALTER SCHEMA app OWNER TO usher_owner;
 
 COMMENT ON SCHEMA app IS 'Usher: tenants, what they were sold, and who sits.';
 
+-- FUNCTION audit_field(text)
+
+CREATE FUNCTION app.audit_field(p_value text) RETURNS bytea
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$ SELECT int4send(octet_length(convert_to(p_value, 'UTF8'))) || convert_to(p_value, 'UTF8') $$;
+
+ALTER FUNCTION app.audit_field(p_value text) OWNER TO usher_owner;
+
+-- COMMENT FUNCTION audit_field(p_value text)
+
+COMMENT ON FUNCTION app.audit_field(p_value text) IS 'A value as the hash of an entry reads it: its length in four bytes, the highest first, and its UTF-8.';
+
+-- FUNCTION audit_record(text, text, text, boolean, text, text, text, text, jsonb, interval)
+
+CREATE FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    chain app.audit_chains;
+    entry app.audit_entries;
+BEGIN
+    -- Twice: most of what is not to be written is found out without waiting for anybody.
+    FOR attempt IN 1..2 LOOP
+        IF p_unless_within IS NOT NULL AND EXISTS (
+            SELECT FROM app.audit_entries e
+             WHERE e.tenant_id = app.tenant() AND e.actor = p_actor AND e.at > clock_timestamp() - p_unless_within
+               AND e.action = p_action AND e.subject = p_subject AND e.outcome = p_outcome) THEN
+            RETURN 0;
+        END IF;
+        IF attempt = 1 THEN
+            SELECT * INTO chain FROM app.audit_chains c WHERE c.tenant_id = app.tenant() FOR NO KEY UPDATE;
+            IF NOT FOUND THEN
+                INSERT INTO app.audit_chains (tenant_id) VALUES (app.tenant()) ON CONFLICT DO NOTHING;
+                SELECT * INTO chain FROM app.audit_chains c WHERE c.tenant_id = app.tenant() FOR NO KEY UPDATE;
+            END IF;
+        END IF;
+    END LOOP;
+    entry := (chain.tenant_id, greatest(date_trunc('milliseconds', clock_timestamp()), chain.at), chain.seq + 1, p_action, p_outcome,
+        p_actor, p_by_operator, p_credential, p_address, p_subject, p_request_id, p_details, chain.hash, NULL);
+    entry.hash := sha256(
+        app.audit_field('usher-audit-1') || app.audit_field(entry.tenant_id::text) || app.audit_field(entry.seq::text)
+        || app.audit_field((extract(epoch FROM entry.at) * 1000)::bigint::text)
+        || app.audit_field(entry.action) || app.audit_field(entry.outcome)
+        || app.audit_field(entry.actor) || app.audit_field(CASE WHEN entry.by_operator THEN '1' ELSE '0' END)
+        || app.audit_field(entry.credential) || app.audit_field(entry.address) || app.audit_field(entry.subject)
+        || app.audit_field(entry.request_id)
+        || coalesce((SELECT string_agg(app.audit_field(d.key) || app.audit_field(d.value), ''::bytea ORDER BY d.key COLLATE "C")
+                       FROM jsonb_each_text(entry.details) d), ''::bytea)
+        || entry.previous);
+    INSERT INTO app.audit_entries VALUES (entry.*);
+    UPDATE app.audit_chains SET seq = entry.seq, hash = entry.hash, at = entry.at WHERE tenant_id = entry.tenant_id;
+    RETURN entry.seq;
+END
+$$;
+
+ALTER FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) OWNER TO usher_owner;
+
+-- COMMENT FUNCTION audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval)
+
+COMMENT ON FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) IS 'Appends an entry to the tenant''s chain and answers its number; 0 when one of the same actor, action, subject and outcome is not older than p_unless_within. It counts, dates and hashes by itself, and locks the chain until the transaction ends: call it last.';
+
 -- FUNCTION expire_idempotency_keys()
 
 CREATE FUNCTION app.expire_idempotency_keys() RETURNS bigint
@@ -139,6 +201,53 @@ ALTER FUNCTION app.licenses_touched() OWNER TO usher_owner;
 -- COMMENT FUNCTION licenses_touched()
 
 COMMENT ON FUNCTION app.licenses_touched() IS 'A tenant''s status and a licence''s keys are part of what caches and pools hold of a licence.';
+
+-- FUNCTION make_audit_partitions(integer)
+
+CREATE FUNCTION app.make_audit_partitions(p_months_ahead integer) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '200ms'
+    AS $$
+DECLARE
+    this_month date := date_trunc('month', now() AT TIME ZONE 'UTC')::date;
+    m date;
+    n text;
+    made int := 0;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtext('app.make_audit_partitions')) THEN
+        RETURN 0;
+    END IF;
+    FOR i IN 1..least(p_months_ahead, 12) LOOP
+        m := this_month + make_interval(months => i);
+        n := 'audit_entries_' || to_char(m, 'YYYY_MM');
+        IF to_regclass('app.' || n) IS NULL THEN
+            BEGIN
+                EXECUTE format('CREATE TABLE app.%I PARTITION OF app.audit_entries FOR VALUES FROM (%L) TO (%L)', n,
+                    to_char(m, 'YYYY-MM-DD 00:00:00+00'), to_char(m + interval '1 month', 'YYYY-MM-DD 00:00:00+00'));
+                EXECUTE format('COMMENT ON TABLE app.%I IS %L', n, 'Acts of ' || to_char(m, 'YYYY-MM') || ' (UTC).');
+                EXECUTE format('ALTER TABLE app.%I ENABLE ROW LEVEL SECURITY', n);
+                EXECUTE format('ALTER TABLE app.%I FORCE ROW LEVEL SECURITY', n);
+                EXECUTE format('CREATE POLICY tenant ON app.%I USING (tenant_id = (SELECT app.tenant())) '
+                    'WITH CHECK (tenant_id = (SELECT app.tenant()))', n);
+                made := made + 1;
+            EXCEPTION
+                WHEN check_violation THEN
+                    NULL; -- acts of that month lie in the default partition already: they stay there
+                WHEN lock_not_available THEN
+                    RETURN made;
+            END;
+        END IF;
+    END LOOP;
+    RETURN made;
+END
+$$;
+
+ALTER FUNCTION app.make_audit_partitions(p_months_ahead integer) OWNER TO usher_owner;
+
+-- COMMENT FUNCTION make_audit_partitions(p_months_ahead integer)
+
+COMMENT ON FUNCTION app.make_audit_partitions(p_months_ahead integer) IS 'Makes the partitions of the coming months that are missing, unless the audit log is too busy; answers how many it made.';
 
 -- FUNCTION make_history_partitions(integer)
 
@@ -431,6 +540,121 @@ COMMENT ON TABLE app.api_keys IS 'Credentials of automation: a tenant''s, or the
 -- COMMENT COLUMN api_keys.last_used_at
 
 COMMENT ON COLUMN app.api_keys.last_used_at IS 'Exact to the minute.';
+
+-- TABLE audit_chains
+
+CREATE TABLE app.audit_chains (
+    tenant_id uuid NOT NULL,
+    seq bigint DEFAULT 0 NOT NULL,
+    hash bytea DEFAULT '\x0000000000000000000000000000000000000000000000000000000000000000'::bytea NOT NULL,
+    at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    start_seq bigint DEFAULT 0 NOT NULL,
+    start_hash bytea DEFAULT '\x0000000000000000000000000000000000000000000000000000000000000000'::bytea NOT NULL,
+    CONSTRAINT audit_chains_check CHECK ((seq >= start_seq)),
+    CONSTRAINT audit_chains_hash_check CHECK ((octet_length(hash) = 32)),
+    CONSTRAINT audit_chains_start_hash_check CHECK ((octet_length(start_hash) = 32)),
+    CONSTRAINT audit_chains_start_seq_check CHECK ((start_seq >= 0))
+)
+WITH (fillfactor='50');
+
+ALTER TABLE ONLY app.audit_chains FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.audit_chains OWNER TO usher_owner;
+
+-- COMMENT TABLE audit_chains
+
+COMMENT ON TABLE app.audit_chains IS 'Where each tenant''s chain of audit entries ends, and where what is kept of it begins. Whoever appends holds the row until it commits: acts of one tenant wait for each other here, and never for another tenant''s.';
+
+-- COMMENT COLUMN audit_chains.at
+
+COMMENT ON COLUMN app.audit_chains.at IS 'The time of the last entry: none is earlier than the one before it, so that what is older than a day is a prefix.';
+
+-- COMMENT COLUMN audit_chains.start_seq
+
+COMMENT ON COLUMN app.audit_chains.start_seq IS 'The last entry that was dropped because it was old, 0 for none; start_hash is its hash, by which the next is verified.';
+
+-- TABLE audit_entries
+
+CREATE TABLE app.audit_entries (
+    tenant_id uuid NOT NULL,
+    at timestamp(3) with time zone NOT NULL,
+    seq bigint NOT NULL,
+    action text NOT NULL,
+    outcome text NOT NULL,
+    actor text NOT NULL,
+    by_operator boolean NOT NULL,
+    credential text NOT NULL,
+    address text NOT NULL,
+    subject text NOT NULL,
+    request_id text NOT NULL,
+    details jsonb NOT NULL,
+    previous bytea NOT NULL,
+    hash bytea NOT NULL,
+    CONSTRAINT audit_entries_action_check CHECK ((action ~ '^[a-z_]{1,40}\.[a-z_]{1,40}$'::text)),
+    CONSTRAINT audit_entries_actor_check CHECK (((char_length(actor) >= 1) AND (char_length(actor) <= 300))),
+    CONSTRAINT audit_entries_address_check CHECK ((char_length(address) <= 64)),
+    CONSTRAINT audit_entries_credential_check CHECK ((char_length(credential) <= 300)),
+    CONSTRAINT audit_entries_details_check CHECK ((jsonb_typeof(details) = 'object'::text)),
+    CONSTRAINT audit_entries_hash_check CHECK ((octet_length(hash) = 32)),
+    CONSTRAINT audit_entries_outcome_check CHECK ((outcome = ANY (ARRAY['done'::text, 'refused'::text]))),
+    CONSTRAINT audit_entries_previous_check CHECK ((octet_length(previous) = 32)),
+    CONSTRAINT audit_entries_request_id_check CHECK ((char_length(request_id) <= 128)),
+    CONSTRAINT audit_entries_subject_check CHECK (((char_length(subject) >= 1) AND (char_length(subject) <= 300)))
+)
+PARTITION BY RANGE (at);
+
+ALTER TABLE ONLY app.audit_entries FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.audit_entries OWNER TO usher_owner;
+
+-- COMMENT TABLE audit_entries
+
+COMMENT ON TABLE app.audit_entries IS 'Who did what, on what, from where and with which credential: each security- or money-relevant act, each chained to the one before it. No role may write here: app.audit_record does. A partition a month, so that retention drops whole months.';
+
+-- COMMENT COLUMN audit_entries.details
+
+COMMENT ON COLUMN app.audit_entries.details IS 'What more there is to say, text by name.';
+
+-- COMMENT COLUMN audit_entries.previous
+
+COMMENT ON COLUMN app.audit_entries.previous IS 'The hash of the entry before.';
+
+-- TABLE audit_entries_default
+
+CREATE TABLE app.audit_entries_default (
+    tenant_id uuid NOT NULL,
+    at timestamp(3) with time zone NOT NULL,
+    seq bigint NOT NULL,
+    action text NOT NULL,
+    outcome text NOT NULL,
+    actor text NOT NULL,
+    by_operator boolean NOT NULL,
+    credential text NOT NULL,
+    address text NOT NULL,
+    subject text NOT NULL,
+    request_id text NOT NULL,
+    details jsonb NOT NULL,
+    previous bytea NOT NULL,
+    hash bytea NOT NULL,
+    CONSTRAINT audit_entries_action_check CHECK ((action ~ '^[a-z_]{1,40}\.[a-z_]{1,40}$'::text)),
+    CONSTRAINT audit_entries_actor_check CHECK (((char_length(actor) >= 1) AND (char_length(actor) <= 300))),
+    CONSTRAINT audit_entries_address_check CHECK ((char_length(address) <= 64)),
+    CONSTRAINT audit_entries_credential_check CHECK ((char_length(credential) <= 300)),
+    CONSTRAINT audit_entries_details_check CHECK ((jsonb_typeof(details) = 'object'::text)),
+    CONSTRAINT audit_entries_hash_check CHECK ((octet_length(hash) = 32)),
+    CONSTRAINT audit_entries_outcome_check CHECK ((outcome = ANY (ARRAY['done'::text, 'refused'::text]))),
+    CONSTRAINT audit_entries_previous_check CHECK ((octet_length(previous) = 32)),
+    CONSTRAINT audit_entries_request_id_check CHECK ((char_length(request_id) <= 128)),
+    CONSTRAINT audit_entries_subject_check CHECK (((char_length(subject) >= 1) AND (char_length(subject) <= 300)))
+);
+
+ALTER TABLE ONLY app.audit_entries_default FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.audit_entries_default OWNER TO usher_owner;
+
+-- COMMENT TABLE audit_entries_default
+
+COMMENT ON TABLE app.audit_entries_default IS 'Months that have no partition of their own: no act fails because nobody made one.';
 
 -- TABLE devices
 
@@ -815,6 +1039,41 @@ ALTER TABLE app.products OWNER TO usher_owner;
 
 COMMENT ON TABLE app.products IS 'What the operator sells. The catalogue has no tenant: everybody may read it, only the operator writes it.';
 
+-- TABLE seat_hours
+
+CREATE TABLE app.seat_hours (
+    tenant_id uuid NOT NULL,
+    license_id uuid NOT NULL,
+    hour timestamp with time zone NOT NULL,
+    peak integer NOT NULL,
+    denials integer NOT NULL,
+    seats_needed integer NOT NULL,
+    CONSTRAINT seat_hours_check CHECK ((seats_needed >= peak)),
+    CONSTRAINT seat_hours_denials_check CHECK ((denials >= 0)),
+    CONSTRAINT seat_hours_hour_check CHECK ((hour = date_trunc('hour'::text, hour, 'UTC'::text))),
+    CONSTRAINT seat_hours_peak_check CHECK ((peak >= 0))
+);
+
+ALTER TABLE ONLY app.seat_hours FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.seat_hours OWNER TO usher_owner;
+
+-- COMMENT TABLE seat_hours
+
+COMMENT ON TABLE app.seat_hours IS 'How a licence''s seats were used, hour by hour: carried here by the sweep from what the pool counted. An hour in which nobody sat or asked has no row. The hour that runs is written again as it goes on.';
+
+-- COMMENT COLUMN seat_hours.peak
+
+COMMENT ON COLUMN app.seat_hours.peak IS 'The most seats that were taken at one time.';
+
+-- COMMENT COLUMN seat_hours.denials
+
+COMMENT ON COLUMN app.seat_hours.denials IS 'How many holders found no seat free, each counted once an hour however often it asked.';
+
+-- COMMENT COLUMN seat_hours.seats_needed
+
+COMMENT ON COLUMN app.seat_hours.seats_needed IS 'How many seats would have denied nobody: the most that sat and still wanted at one time.';
+
 -- TABLE sweep_cursor
 
 CREATE TABLE app.sweep_cursor (
@@ -857,6 +1116,10 @@ ALTER TABLE app.tenants OWNER TO usher_owner;
 
 COMMENT ON TABLE app.tenants IS 'Customer organisations, and one row for the operator, whose API keys and staff hang on it like any tenant''s.';
 
+-- TABLE ATTACH audit_entries_default
+
+ALTER TABLE ONLY app.audit_entries ATTACH PARTITION app.audit_entries_default DEFAULT;
+
 -- TABLE ATTACH ended_sessions_default
 
 ALTER TABLE ONLY app.ended_sessions ATTACH PARTITION app.ended_sessions_default DEFAULT;
@@ -865,6 +1128,21 @@ ALTER TABLE ONLY app.ended_sessions ATTACH PARTITION app.ended_sessions_default 
 
 ALTER TABLE ONLY app.api_keys
     ADD CONSTRAINT api_keys_pkey PRIMARY KEY (tenant_id, id);
+
+-- CONSTRAINT audit_chains audit_chains_pkey
+
+ALTER TABLE ONLY app.audit_chains
+    ADD CONSTRAINT audit_chains_pkey PRIMARY KEY (tenant_id);
+
+-- CONSTRAINT audit_entries audit_entries_pkey
+
+ALTER TABLE ONLY app.audit_entries
+    ADD CONSTRAINT audit_entries_pkey PRIMARY KEY (tenant_id, at, seq);
+
+-- CONSTRAINT audit_entries_default audit_entries_default_pkey
+
+ALTER TABLE ONLY app.audit_entries_default
+    ADD CONSTRAINT audit_entries_default_pkey PRIMARY KEY (tenant_id, at, seq);
 
 -- CONSTRAINT devices devices_pkey
 
@@ -926,6 +1204,11 @@ ALTER TABLE ONLY app.plans
 ALTER TABLE ONLY app.products
     ADD CONSTRAINT products_pkey PRIMARY KEY (code);
 
+-- CONSTRAINT seat_hours seat_hours_pkey
+
+ALTER TABLE ONLY app.seat_hours
+    ADD CONSTRAINT seat_hours_pkey PRIMARY KEY (tenant_id, license_id, hour);
+
 -- CONSTRAINT sweep_cursor sweep_cursor_pkey
 
 ALTER TABLE ONLY app.sweep_cursor
@@ -948,6 +1231,30 @@ COMMENT ON CONSTRAINT tenants_slug_key ON app.tenants IS 'Unique across tenants:
 -- INDEX api_keys_by_hash
 
 CREATE INDEX api_keys_by_hash ON app.api_keys USING btree (key_hash);
+
+-- INDEX audit_entries_by_action
+
+CREATE INDEX audit_entries_by_action ON ONLY app.audit_entries USING btree (tenant_id, action, at, seq);
+
+-- INDEX audit_entries_by_actor
+
+CREATE INDEX audit_entries_by_actor ON ONLY app.audit_entries USING btree (tenant_id, actor, at, seq);
+
+-- INDEX audit_entries_by_subject
+
+CREATE INDEX audit_entries_by_subject ON ONLY app.audit_entries USING btree (tenant_id, subject, at, seq);
+
+-- INDEX audit_entries_default_tenant_id_action_at_seq_idx
+
+CREATE INDEX audit_entries_default_tenant_id_action_at_seq_idx ON app.audit_entries_default USING btree (tenant_id, action, at, seq);
+
+-- INDEX audit_entries_default_tenant_id_actor_at_seq_idx
+
+CREATE INDEX audit_entries_default_tenant_id_actor_at_seq_idx ON app.audit_entries_default USING btree (tenant_id, actor, at, seq);
+
+-- INDEX audit_entries_default_tenant_id_subject_at_seq_idx
+
+CREATE INDEX audit_entries_default_tenant_id_subject_at_seq_idx ON app.audit_entries_default USING btree (tenant_id, subject, at, seq);
 
 -- INDEX ended_sessions_by_license
 
@@ -989,6 +1296,22 @@ CREATE INDEX outbox_pending ON app.outbox USING btree (topic, created_at);
 
 CREATE INDEX outbox_subject ON app.outbox USING btree (tenant_id, subject_id);
 
+-- INDEX ATTACH audit_entries_default_pkey
+
+ALTER INDEX app.audit_entries_pkey ATTACH PARTITION app.audit_entries_default_pkey;
+
+-- INDEX ATTACH audit_entries_default_tenant_id_action_at_seq_idx
+
+ALTER INDEX app.audit_entries_by_action ATTACH PARTITION app.audit_entries_default_tenant_id_action_at_seq_idx;
+
+-- INDEX ATTACH audit_entries_default_tenant_id_actor_at_seq_idx
+
+ALTER INDEX app.audit_entries_by_actor ATTACH PARTITION app.audit_entries_default_tenant_id_actor_at_seq_idx;
+
+-- INDEX ATTACH audit_entries_default_tenant_id_subject_at_seq_idx
+
+ALTER INDEX app.audit_entries_by_subject ATTACH PARTITION app.audit_entries_default_tenant_id_subject_at_seq_idx;
+
 -- INDEX ATTACH ended_sessions_default_pkey
 
 ALTER INDEX app.ended_sessions_pkey ATTACH PARTITION app.ended_sessions_default_pkey;
@@ -1017,6 +1340,16 @@ CREATE TRIGGER status_changed AFTER UPDATE OF status ON app.tenants FOR EACH ROW
 
 ALTER TABLE ONLY app.api_keys
     ADD CONSTRAINT api_keys_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
+-- FK CONSTRAINT audit_chains audit_chains_tenant_id_fkey
+
+ALTER TABLE ONLY app.audit_chains
+    ADD CONSTRAINT audit_chains_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
+-- FK CONSTRAINT audit_entries audit_entries_tenant_id_fkey
+
+ALTER TABLE app.audit_entries
+    ADD CONSTRAINT audit_entries_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.audit_chains(tenant_id);
 
 -- FK CONSTRAINT devices devices_tenant_id_license_id_fkey
 
@@ -1068,9 +1401,26 @@ ALTER TABLE ONLY app.outbox
 ALTER TABLE ONLY app.plans
     ADD CONSTRAINT plans_product_code_fkey FOREIGN KEY (product_code) REFERENCES app.products(code);
 
+-- FK CONSTRAINT seat_hours seat_hours_tenant_id_license_id_fkey
+
+ALTER TABLE ONLY app.seat_hours
+    ADD CONSTRAINT seat_hours_tenant_id_license_id_fkey FOREIGN KEY (tenant_id, license_id) REFERENCES app.licenses(tenant_id, id);
+
 -- ROW SECURITY api_keys
 
 ALTER TABLE app.api_keys ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY audit_chains
+
+ALTER TABLE app.audit_chains ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY audit_entries
+
+ALTER TABLE app.audit_entries ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY audit_entries_default
+
+ALTER TABLE app.audit_entries_default ENABLE ROW LEVEL SECURITY;
 
 -- ROW SECURITY devices
 
@@ -1128,9 +1478,25 @@ CREATE POLICY resolver_finds ON app.outbox FOR SELECT TO usher_resolver USING (t
 
 CREATE POLICY resolver_lists ON app.tenants FOR SELECT TO usher_resolver USING (true);
 
+-- ROW SECURITY seat_hours
+
+ALTER TABLE app.seat_hours ENABLE ROW LEVEL SECURITY;
+
 -- POLICY api_keys tenant
 
 CREATE POLICY tenant ON app.api_keys USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY audit_chains tenant
+
+CREATE POLICY tenant ON app.audit_chains USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY audit_entries tenant
+
+CREATE POLICY tenant ON app.audit_entries USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY audit_entries_default tenant
+
+CREATE POLICY tenant ON app.audit_entries_default USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
 
 -- POLICY devices tenant
 
@@ -1164,6 +1530,10 @@ CREATE POLICY tenant ON app.open_sessions USING ((tenant_id = ( SELECT app.tenan
 
 CREATE POLICY tenant ON app.outbox USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
 
+-- POLICY seat_hours tenant
+
+CREATE POLICY tenant ON app.seat_hours USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
 -- POLICY tenants tenant
 
 CREATE POLICY tenant ON app.tenants USING ((id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((id = ( SELECT app.tenant() AS tenant)));
@@ -1182,10 +1552,20 @@ GRANT USAGE ON SCHEMA app TO usher_release;
 GRANT USAGE ON SCHEMA app TO usher_sweep;
 GRANT USAGE ON SCHEMA app TO usher_admin;
 GRANT USAGE ON SCHEMA app TO usher_operator;
+GRANT USAGE ON SCHEMA app TO usher_audits;
 
 -- ACL SCHEMA public
 
 REVOKE USAGE ON SCHEMA public FROM PUBLIC;
+
+-- ACL FUNCTION audit_field(p_value text)
+
+REVOKE ALL ON FUNCTION app.audit_field(p_value text) FROM PUBLIC;
+
+-- ACL FUNCTION audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval)
+
+REVOKE ALL ON FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) TO usher_audits;
 
 -- ACL FUNCTION expire_idempotency_keys()
 
@@ -1216,6 +1596,11 @@ GRANT ALL ON FUNCTION app.license_state(p_tenant_status text, p_status text, p_s
 -- ACL FUNCTION licenses_touched()
 
 REVOKE ALL ON FUNCTION app.licenses_touched() FROM PUBLIC;
+
+-- ACL FUNCTION make_audit_partitions(p_months_ahead integer)
+
+REVOKE ALL ON FUNCTION app.make_audit_partitions(p_months_ahead integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.make_audit_partitions(p_months_ahead integer) TO usher_sweep;
 
 -- ACL FUNCTION make_history_partitions(p_months_ahead integer)
 
@@ -1317,6 +1702,16 @@ GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_operator;
 
 GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(last_used_at) ON TABLE app.api_keys TO usher_operator;
+
+-- ACL TABLE audit_chains
+
+GRANT SELECT ON TABLE app.audit_chains TO usher_admin;
+GRANT SELECT ON TABLE app.audit_chains TO usher_operator;
+
+-- ACL TABLE audit_entries
+
+GRANT SELECT ON TABLE app.audit_entries TO usher_admin;
+GRANT SELECT ON TABLE app.audit_entries TO usher_operator;
 
 -- ACL TABLE devices
 
@@ -1651,6 +2046,23 @@ GRANT UPDATE(name) ON TABLE app.products TO usher_operator;
 
 GRANT UPDATE(updated_at) ON TABLE app.products TO usher_operator;
 
+-- ACL TABLE seat_hours
+
+GRANT SELECT ON TABLE app.seat_hours TO usher_admin;
+GRANT SELECT,INSERT ON TABLE app.seat_hours TO usher_sweep;
+
+-- ACL COLUMN seat_hours.peak
+
+GRANT UPDATE(peak) ON TABLE app.seat_hours TO usher_sweep;
+
+-- ACL COLUMN seat_hours.denials
+
+GRANT UPDATE(denials) ON TABLE app.seat_hours TO usher_sweep;
+
+-- ACL COLUMN seat_hours.seats_needed
+
+GRANT UPDATE(seats_needed) ON TABLE app.seat_hours TO usher_sweep;
+
 -- ACL TABLE sweep_cursor
 
 GRANT SELECT ON TABLE app.sweep_cursor TO usher_sweep;
@@ -1725,6 +2137,7 @@ ALTER DEFAULT PRIVILEGES FOR ROLE usher_resolver REVOKE ALL ON FUNCTIONS  FROM P
 
 CREATE ROLE usher_acquire LOGIN;
 CREATE ROLE usher_admin LOGIN;
+CREATE ROLE usher_audits NOLOGIN;
 CREATE ROLE usher_facts NOLOGIN;
 CREATE ROLE usher_heartbeat LOGIN;
 CREATE ROLE usher_operator LOGIN;
@@ -1764,6 +2177,8 @@ ALTER ROLE usher_validate SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_validate SET lock_timeout=1s;
 ALTER ROLE usher_validate SET search_path=app;
 ALTER ROLE usher_validate SET statement_timeout=3s;
+GRANT usher_audits TO usher_admin;
+GRANT usher_audits TO usher_operator;
 GRANT usher_facts TO usher_acquire;
 GRANT usher_facts TO usher_admin;
 GRANT usher_facts TO usher_release;

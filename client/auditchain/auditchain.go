@@ -180,7 +180,9 @@ func (v *verification) settle(same, next []Entry) {
 	}
 	v.gap(seq)
 	v.at = seq
-	known := func(e *Entry) bool { return v.isFollowed(e, next) && (seq != v.chain.Start.Seq+1 || e.Previous == v.chain.Start.Hash) }
+	known := func(e *Entry) bool {
+		return v.isFollowed(e, next) && (seq != v.chain.Start.Seq+1 || e.Previous == v.chain.Start.Hash)
+	}
 	whole := func(e *Entry) bool { return Sum(v.chain.Tenant, e) == e.Hash }
 	written := slices.ContainsFunc(same, func(e Entry) bool { return whole(&e) && known(&e) })
 	if !written {

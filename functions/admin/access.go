@@ -63,6 +63,9 @@ var rules = map[string]rule{
 	"list_api_keys":  {scope: identity.UsersRead, about: aTenantOrOperator},
 	"create_api_key": {scope: identity.UsersWrite, about: aTenantOrOperator},
 	"revoke_api_key": {scope: identity.UsersWrite, about: aTenantOrOperator},
+
+	"list_audit":   {scope: identity.AuditRead, about: aTenantOrOperator},
+	"report_seats": {scope: identity.ReportsRead, about: aTenant},
 }
 
 // caller is who asks, and for whom.
@@ -80,6 +83,7 @@ func (d Deps) caller(c *httpx.Call, r rule) (caller, error) {
 	}
 	p, err := d.Keys.APIKey(c.Context(), bearer)
 	if err != nil {
+		d.refuse(c, p, "credential.used", err)
 		return caller{}, err
 	}
 	c.Note(slog.String("api_key", p.APIKey.String()))
@@ -90,6 +94,7 @@ func (d Deps) caller(c *httpx.Call, r rule) (caller, error) {
 		err = p.Allow(r.scope)
 	}
 	if err != nil {
+		d.refuse(c, p, "access.tried", err)
 		return caller{}, err
 	}
 	who := caller{Principal: p, tenant: p.Tenant}

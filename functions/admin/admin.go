@@ -1,5 +1,5 @@
 // Package admin is administration: the operator's tenants and catalogue, and what a tenant has: licences, their devices
-// and sessions, and API keys.
+// and sessions, API keys, the audit log and reports.
 //
 //	GET    /v1/me                                  who this credential is
 //	GET    /v1/tenants          POST               {name, slug?}
@@ -18,6 +18,8 @@
 //	POST   /v1/sessions/{id}/evict                 {reason}
 //	GET    /v1/api-keys         POST               {name, scopes[], expires_at?}
 //	DELETE /v1/api-keys/{id}
+//	GET    /v1/audit                               ?action=&actor=&subject=&outcome=&from=&to=
+//	GET    /v1/reports/seats                       ?license_id=&from=&to=
 //
 // A caller shows an API key; the table rules says which scope each route wants of it. A tenant's key acts for its tenant;
 // the operator's says by ?tenant_id= for whom. What is decided first: 401, then 403, 404, 400 and 422, and 409 last.
@@ -33,6 +35,8 @@
 //
 // A change is committed to PostgreSQL and then told to the seat pools in Redis. When that fails the change holds all the
 // same, and the sweep tells them: administration goes on without Redis.
+//
+// Every change is recorded in the audit log, in its own transaction; so is a refused credential, once an hour.
 package admin
 
 import (
@@ -78,7 +82,7 @@ func New(d Deps) http.Handler {
 func Routes(d Deps) []httpx.Route {
 	serve.Complete(d)
 	var routes []httpx.Route
-	for _, group := range [][]endpoint{meRoutes, tenantRoutes, catalogRoutes, licenseRoutes, deviceRoutes, sessionRoutes, apiKeyRoutes} {
+	for _, group := range [][]endpoint{meRoutes, tenantRoutes, catalogRoutes, licenseRoutes, deviceRoutes, sessionRoutes, apiKeyRoutes, auditRoutes, reportRoutes} {
 		for _, e := range group {
 			r, ruled := rules[e.ID]
 			if !ruled {

@@ -82,8 +82,8 @@ func ReadChain(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID) (auditchai
 // atOnce is how many entries a verification reads at once.
 const atOnce = 2000
 
-// Verify reads the whole of a tenant's chain and says what is wrong with it. It holds nobody up, however long it takes:
-// what is appended meanwhile is verified, too. The chain's head comes with it.
+// Verify reads a tenant's chain as it is now, and says what is wrong with it. It holds nobody up, however long it takes:
+// what is appended meanwhile is left to the next. The chain's ends come with the result.
 func Verify(ctx context.Context, db *tenancy.DB, tenant tenancy.ID) (auditchain.Chain, auditchain.Result, error) {
 	var chain auditchain.Chain
 	err := db.AsReadOnly(ctx, tenant, func(tx tenancy.Tx) (err error) {
@@ -155,5 +155,24 @@ func scanEntry(row pgx.Row) (e auditchain.Entry, err error) {
 	e.At = e.At.UTC()
 	copy(e.Previous[:], previous)
 	copy(e.Hash[:], hash)
-	return e, json.Unmarshal([]byte(details), &e.Details)
+	e.Details, err = readDetails(details)
+	return e, err
+}
+
+// readDetails reads the details of an entry. What is no text was not written by Record: it is shown so that no hash of an
+// entry can be that of another.
+func readDetails(raw string) (map[string]string, error) {
+	var all map[string]any
+	if err := json.Unmarshal([]byte(raw), &all); err != nil {
+		return nil, err
+	}
+	details := make(map[string]string, len(all))
+	for name, value := range all {
+		text, ok := value.(string)
+		if !ok {
+			text = fmt.Sprintf("\x00%v", value)
+		}
+		details[name] = text
+	}
+	return details, nil
 }
