@@ -36,6 +36,14 @@ var seeds = map[string]string{
 	"app.users.subject":               `gen_random_uuid()`,
 	"app.users.token_hash":            `sha256(gen_random_uuid()::text::bytea)`,
 	"app.users.invitation_expires_at": `now()`,
+	"app.audit_chains.hash":           `sha256('')`,
+	"app.audit_chains.start_hash":     `sha256('')`,
+	"app.audit_entries.action":        `'thing.done'`,
+	"app.audit_entries.outcome":       `'done'`,
+	"app.audit_entries.details":       `'{}'`,
+	"app.audit_entries.previous":      `sha256('')`,
+	"app.audit_entries.hash":          `sha256('')`,
+	"app.seat_hours.hour":             `date_trunc('hour', now(), 'UTC') - (random() * 1000000)::int * interval '1 hour'`,
 }
 
 // values are by type what any row may have.

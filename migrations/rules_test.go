@@ -99,6 +99,8 @@ var rules = []rule{
 			"app.expire_idempotency_keys() as usher_resolver: usher_sweep",
 			"app.operator_tenants(uuid,integer) as usher_resolver: usher_operator",
 			"app.make_history_partitions(integer) as usher_owner: usher_sweep",
+			"app.make_audit_partitions(integer) as usher_owner: usher_sweep",
+			"app.audit_record(text,text,text,boolean,text,text,text,text,jsonb,interval) as usher_owner: usher_admin usher_operator",
 			"app.license_changed() as usher_owner: nobody",
 			"app.licenses_touched() as usher_owner: nobody",
 		},
@@ -178,7 +180,7 @@ var rules = []rule{
 		SELECT rolname FROM pg_roles
 		 WHERE rolname LIKE 'usher\_%' AND (rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication)`},
 	{name: "owners, resolver and groups cannot log in", query: `
-		SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname IN ('usher_owner', 'usher_resolver', 'usher_facts', 'usher_pools', 'usher_seats', 'usher_replays')`},
+		SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname IN ('usher_owner', 'usher_resolver', 'usher_facts', 'usher_pools', 'usher_seats', 'usher_replays', 'usher_audits')`},
 	{
 		name: "who is a member of what", query: `
 		SELECT format('%s: %s', r.rolname, string_agg(g.rolname, ' ' ORDER BY g.rolname)) FROM roles r, pg_roles g
@@ -189,7 +191,8 @@ var rules = []rule{
 			"usher_heartbeat: usher_pools",
 			"usher_release: usher_facts usher_pools usher_seats",
 			"usher_sweep: usher_pools usher_seats",
-			"usher_admin: usher_facts usher_pools usher_replays usher_seats",
+			"usher_admin: usher_audits usher_facts usher_pools usher_replays usher_seats",
+			"usher_operator: usher_audits",
 			"usher_register: usher_facts usher_replays",
 			"usher_seats: usher_pools",
 		},
@@ -198,6 +201,11 @@ var rules = []rule{
 		SELECT format('%s %s by %s', x.privilege_type, c.oid::regclass, x.grantee::regrole) FROM pg_class c, aclexplode(c.relacl) x
 		 WHERE x.grantee <> c.relowner AND c.relkind <> 'S' AND x.privilege_type NOT IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
 		   AND x.grantee IN (SELECT oid FROM roles UNION SELECT 0)`},
+	{name: "the audit log is written by its function alone", query: `
+		SELECT format('%s %s by %s', v, w.name, r.rolname)
+		  FROM walled w, roles r, unnest(ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE']) v
+		 WHERE w.name ~ '^app\.audit_' AND r.rolname <> 'usher_owner'
+		   AND (has_table_privilege(r.oid, w.oid, v) OR v IN ('INSERT', 'UPDATE') AND has_any_column_privilege(r.oid, w.oid, v))`},
 	{name: "grants are not handed on", query: `
 		SELECT format('%s by %s', c.oid::regclass, x.grantee::regrole) FROM pg_class c, aclexplode(c.relacl) x
 		 WHERE x.is_grantable AND x.grantee <> c.relowner AND x.grantee IN (SELECT oid FROM roles)`},

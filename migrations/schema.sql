@@ -10,6 +10,68 @@ ALTER SCHEMA app OWNER TO usher_owner;
 
 COMMENT ON SCHEMA app IS 'Usher: tenants, what they were sold, and who sits.';
 
+-- FUNCTION audit_field(text)
+
+CREATE FUNCTION app.audit_field(p_value text) RETURNS bytea
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$ SELECT int4send(octet_length(convert_to(p_value, 'UTF8'))) || convert_to(p_value, 'UTF8') $$;
+
+ALTER FUNCTION app.audit_field(p_value text) OWNER TO usher_owner;
+
+-- COMMENT FUNCTION audit_field(p_value text)
+
+COMMENT ON FUNCTION app.audit_field(p_value text) IS 'A value as the hash of an entry reads it: its length in four bytes, the highest first, and its UTF-8.';
+
+-- FUNCTION audit_record(text, text, text, boolean, text, text, text, text, jsonb, interval)
+
+CREATE FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    chain app.audit_chains;
+    entry app.audit_entries;
+BEGIN
+    -- Twice: most of what is not to be written is found out without waiting for anybody.
+    FOR attempt IN 1..2 LOOP
+        IF p_unless_within IS NOT NULL AND EXISTS (
+            SELECT FROM app.audit_entries e
+             WHERE e.tenant_id = app.tenant() AND e.actor = p_actor AND e.at > clock_timestamp() - p_unless_within
+               AND e.action = p_action AND e.subject = p_subject AND e.outcome = p_outcome) THEN
+            RETURN 0;
+        END IF;
+        IF attempt = 1 THEN
+            SELECT * INTO chain FROM app.audit_chains c WHERE c.tenant_id = app.tenant() FOR NO KEY UPDATE;
+            IF NOT FOUND THEN
+                INSERT INTO app.audit_chains (tenant_id) VALUES (app.tenant()) ON CONFLICT DO NOTHING;
+                SELECT * INTO chain FROM app.audit_chains c WHERE c.tenant_id = app.tenant() FOR NO KEY UPDATE;
+            END IF;
+        END IF;
+    END LOOP;
+    entry := (chain.tenant_id, greatest(date_trunc('milliseconds', clock_timestamp()), chain.at), chain.seq + 1, p_action, p_outcome,
+        p_actor, p_by_operator, p_credential, p_address, p_subject, p_request_id, p_details, chain.hash, NULL);
+    entry.hash := sha256(
+        app.audit_field('usher-audit-1') || app.audit_field(entry.tenant_id::text) || app.audit_field(entry.seq::text)
+        || app.audit_field((extract(epoch FROM entry.at) * 1000)::bigint::text)
+        || app.audit_field(entry.action) || app.audit_field(entry.outcome)
+        || app.audit_field(entry.actor) || app.audit_field(CASE WHEN entry.by_operator THEN '1' ELSE '0' END)
+        || app.audit_field(entry.credential) || app.audit_field(entry.address) || app.audit_field(entry.subject)
+        || app.audit_field(entry.request_id)
+        || coalesce((SELECT string_agg(app.audit_field(d.key) || app.audit_field(d.value), ''::bytea ORDER BY d.key COLLATE "C")
+                       FROM jsonb_each_text(entry.details) d), ''::bytea)
+        || entry.previous);
+    INSERT INTO app.audit_entries VALUES (entry.*);
+    UPDATE app.audit_chains SET seq = entry.seq, hash = entry.hash, at = entry.at WHERE tenant_id = entry.tenant_id;
+    RETURN entry.seq;
+END
+$$;
+
+ALTER FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) OWNER TO usher_owner;
+
+-- COMMENT FUNCTION audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval)
+
+COMMENT ON FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) IS 'Appends an entry to the tenant''s chain and answers its number; 0 when one of the same actor, action, subject and outcome is not older than p_unless_within. It counts, dates and hashes by itself, and locks the chain until the transaction ends: call it last.';
+
 -- FUNCTION expire_idempotency_keys()
 
 CREATE FUNCTION app.expire_idempotency_keys() RETURNS bigint
@@ -43,19 +105,6 @@ ALTER FUNCTION app.find_api_key(p_hashes bytea[]) OWNER TO usher_resolver;
 
 COMMENT ON FUNCTION app.find_api_key(p_hashes bytea[]) IS 'Whose key it is, by the hashes it may have; also one that was revoked or is over.';
 
--- FUNCTION find_invitation(bytea[])
-
-CREATE FUNCTION app.find_invitation(p_hashes bytea[]) RETURNS TABLE(tenant_id uuid, user_id uuid)
-    LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$ SELECT u.tenant_id, u.id FROM app.users u WHERE u.token_hash = ANY (p_hashes) LIMIT 1 $$;
-
-ALTER FUNCTION app.find_invitation(p_hashes bytea[]) OWNER TO usher_resolver;
-
--- COMMENT FUNCTION find_invitation(p_hashes bytea[])
-
-COMMENT ON FUNCTION app.find_invitation(p_hashes bytea[]) IS 'Whose invitation it is, by the hashes its token may have; also one that is used or over.';
-
 -- FUNCTION find_license_key(bytea[])
 
 CREATE FUNCTION app.find_license_key(p_hashes bytea[]) RETURNS TABLE(tenant_id uuid, license_id uuid, expires_at timestamp with time zone)
@@ -71,23 +120,6 @@ ALTER FUNCTION app.find_license_key(p_hashes bytea[]) OWNER TO usher_resolver;
 -- COMMENT FUNCTION find_license_key(p_hashes bytea[])
 
 COMMENT ON FUNCTION app.find_license_key(p_hashes bytea[]) IS 'Whose licence a key opens, by the hashes it may have, and until when; no row for a key that is unknown or over.';
-
--- FUNCTION find_user(text, text)
-
-CREATE FUNCTION app.find_user(p_issuer text, p_subject text) RETURNS TABLE(tenant_id uuid, user_id uuid)
-    LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-    SELECT u.tenant_id, u.id FROM app.users u
-     WHERE u.issuer = p_issuer AND u.subject = p_subject
-     ORDER BY u.status = 'active' DESC, u.founder DESC, u.id DESC LIMIT 1
-    $$;
-
-ALTER FUNCTION app.find_user(p_issuer text, p_subject text) OWNER TO usher_resolver;
-
--- COMMENT FUNCTION find_user(p_issuer text, p_subject text)
-
-COMMENT ON FUNCTION app.find_user(p_issuer text, p_subject text) IS 'Where an identity is a user; when it is none any more, where it was: first where it registered, else where it came last.';
 
 -- FUNCTION license_changed()
 
@@ -169,6 +201,53 @@ ALTER FUNCTION app.licenses_touched() OWNER TO usher_owner;
 -- COMMENT FUNCTION licenses_touched()
 
 COMMENT ON FUNCTION app.licenses_touched() IS 'A tenant''s status and a licence''s keys are part of what caches and pools hold of a licence.';
+
+-- FUNCTION make_audit_partitions(integer)
+
+CREATE FUNCTION app.make_audit_partitions(p_months_ahead integer) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '200ms'
+    AS $$
+DECLARE
+    this_month date := date_trunc('month', now() AT TIME ZONE 'UTC')::date;
+    m date;
+    n text;
+    made int := 0;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtext('app.make_audit_partitions')) THEN
+        RETURN 0;
+    END IF;
+    FOR i IN 1..least(p_months_ahead, 12) LOOP
+        m := this_month + make_interval(months => i);
+        n := 'audit_entries_' || to_char(m, 'YYYY_MM');
+        IF to_regclass('app.' || n) IS NULL THEN
+            BEGIN
+                EXECUTE format('CREATE TABLE app.%I PARTITION OF app.audit_entries FOR VALUES FROM (%L) TO (%L)', n,
+                    to_char(m, 'YYYY-MM-DD 00:00:00+00'), to_char(m + interval '1 month', 'YYYY-MM-DD 00:00:00+00'));
+                EXECUTE format('COMMENT ON TABLE app.%I IS %L', n, 'Acts of ' || to_char(m, 'YYYY-MM') || ' (UTC).');
+                EXECUTE format('ALTER TABLE app.%I ENABLE ROW LEVEL SECURITY', n);
+                EXECUTE format('ALTER TABLE app.%I FORCE ROW LEVEL SECURITY', n);
+                EXECUTE format('CREATE POLICY tenant ON app.%I USING (tenant_id = (SELECT app.tenant())) '
+                    'WITH CHECK (tenant_id = (SELECT app.tenant()))', n);
+                made := made + 1;
+            EXCEPTION
+                WHEN check_violation THEN
+                    NULL; -- acts of that month lie in the default partition already: they stay there
+                WHEN lock_not_available THEN
+                    RETURN made;
+            END;
+        END IF;
+    END LOOP;
+    RETURN made;
+END
+$$;
+
+ALTER FUNCTION app.make_audit_partitions(p_months_ahead integer) OWNER TO usher_owner;
+
+-- COMMENT FUNCTION make_audit_partitions(p_months_ahead integer)
+
+COMMENT ON FUNCTION app.make_audit_partitions(p_months_ahead integer) IS 'Makes the partitions of the coming months that are missing, unless the audit log is too busy; answers how many it made.';
 
 -- FUNCTION make_history_partitions(integer)
 
@@ -461,6 +540,121 @@ COMMENT ON TABLE app.api_keys IS 'Credentials of automation: a tenant''s, or the
 -- COMMENT COLUMN api_keys.last_used_at
 
 COMMENT ON COLUMN app.api_keys.last_used_at IS 'Exact to the minute.';
+
+-- TABLE audit_chains
+
+CREATE TABLE app.audit_chains (
+    tenant_id uuid NOT NULL,
+    seq bigint DEFAULT 0 NOT NULL,
+    hash bytea DEFAULT '\x0000000000000000000000000000000000000000000000000000000000000000'::bytea NOT NULL,
+    at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    start_seq bigint DEFAULT 0 NOT NULL,
+    start_hash bytea DEFAULT '\x0000000000000000000000000000000000000000000000000000000000000000'::bytea NOT NULL,
+    CONSTRAINT audit_chains_check CHECK ((seq >= start_seq)),
+    CONSTRAINT audit_chains_hash_check CHECK ((octet_length(hash) = 32)),
+    CONSTRAINT audit_chains_start_hash_check CHECK ((octet_length(start_hash) = 32)),
+    CONSTRAINT audit_chains_start_seq_check CHECK ((start_seq >= 0))
+)
+WITH (fillfactor='50');
+
+ALTER TABLE ONLY app.audit_chains FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.audit_chains OWNER TO usher_owner;
+
+-- COMMENT TABLE audit_chains
+
+COMMENT ON TABLE app.audit_chains IS 'Where each tenant''s chain of audit entries ends, and where what is kept of it begins. Whoever appends holds the row until it commits: acts of one tenant wait for each other here, and never for another tenant''s.';
+
+-- COMMENT COLUMN audit_chains.at
+
+COMMENT ON COLUMN app.audit_chains.at IS 'The time of the last entry: none is earlier than the one before it, so that what is older than a day is a prefix.';
+
+-- COMMENT COLUMN audit_chains.start_seq
+
+COMMENT ON COLUMN app.audit_chains.start_seq IS 'The last entry that was dropped because it was old, 0 for none; start_hash is its hash, by which the next is verified.';
+
+-- TABLE audit_entries
+
+CREATE TABLE app.audit_entries (
+    tenant_id uuid NOT NULL,
+    at timestamp(3) with time zone NOT NULL,
+    seq bigint NOT NULL,
+    action text NOT NULL,
+    outcome text NOT NULL,
+    actor text NOT NULL,
+    by_operator boolean NOT NULL,
+    credential text NOT NULL,
+    address text NOT NULL,
+    subject text NOT NULL,
+    request_id text NOT NULL,
+    details jsonb NOT NULL,
+    previous bytea NOT NULL,
+    hash bytea NOT NULL,
+    CONSTRAINT audit_entries_action_check CHECK ((action ~ '^[a-z_]{1,40}\.[a-z_]{1,40}$'::text)),
+    CONSTRAINT audit_entries_actor_check CHECK (((char_length(actor) >= 1) AND (char_length(actor) <= 300))),
+    CONSTRAINT audit_entries_address_check CHECK ((char_length(address) <= 64)),
+    CONSTRAINT audit_entries_credential_check CHECK ((char_length(credential) <= 300)),
+    CONSTRAINT audit_entries_details_check CHECK ((jsonb_typeof(details) = 'object'::text)),
+    CONSTRAINT audit_entries_hash_check CHECK ((octet_length(hash) = 32)),
+    CONSTRAINT audit_entries_outcome_check CHECK ((outcome = ANY (ARRAY['done'::text, 'refused'::text]))),
+    CONSTRAINT audit_entries_previous_check CHECK ((octet_length(previous) = 32)),
+    CONSTRAINT audit_entries_request_id_check CHECK ((char_length(request_id) <= 128)),
+    CONSTRAINT audit_entries_subject_check CHECK (((char_length(subject) >= 1) AND (char_length(subject) <= 300)))
+)
+PARTITION BY RANGE (at);
+
+ALTER TABLE ONLY app.audit_entries FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.audit_entries OWNER TO usher_owner;
+
+-- COMMENT TABLE audit_entries
+
+COMMENT ON TABLE app.audit_entries IS 'Who did what, on what, from where and with which credential: each security- or money-relevant act, each chained to the one before it. No role may write here: app.audit_record does. A partition a month, so that retention drops whole months.';
+
+-- COMMENT COLUMN audit_entries.details
+
+COMMENT ON COLUMN app.audit_entries.details IS 'What more there is to say, text by name.';
+
+-- COMMENT COLUMN audit_entries.previous
+
+COMMENT ON COLUMN app.audit_entries.previous IS 'The hash of the entry before.';
+
+-- TABLE audit_entries_default
+
+CREATE TABLE app.audit_entries_default (
+    tenant_id uuid NOT NULL,
+    at timestamp(3) with time zone NOT NULL,
+    seq bigint NOT NULL,
+    action text NOT NULL,
+    outcome text NOT NULL,
+    actor text NOT NULL,
+    by_operator boolean NOT NULL,
+    credential text NOT NULL,
+    address text NOT NULL,
+    subject text NOT NULL,
+    request_id text NOT NULL,
+    details jsonb NOT NULL,
+    previous bytea NOT NULL,
+    hash bytea NOT NULL,
+    CONSTRAINT audit_entries_action_check CHECK ((action ~ '^[a-z_]{1,40}\.[a-z_]{1,40}$'::text)),
+    CONSTRAINT audit_entries_actor_check CHECK (((char_length(actor) >= 1) AND (char_length(actor) <= 300))),
+    CONSTRAINT audit_entries_address_check CHECK ((char_length(address) <= 64)),
+    CONSTRAINT audit_entries_credential_check CHECK ((char_length(credential) <= 300)),
+    CONSTRAINT audit_entries_details_check CHECK ((jsonb_typeof(details) = 'object'::text)),
+    CONSTRAINT audit_entries_hash_check CHECK ((octet_length(hash) = 32)),
+    CONSTRAINT audit_entries_outcome_check CHECK ((outcome = ANY (ARRAY['done'::text, 'refused'::text]))),
+    CONSTRAINT audit_entries_previous_check CHECK ((octet_length(previous) = 32)),
+    CONSTRAINT audit_entries_request_id_check CHECK ((char_length(request_id) <= 128)),
+    CONSTRAINT audit_entries_subject_check CHECK (((char_length(subject) >= 1) AND (char_length(subject) <= 300)))
+);
+
+ALTER TABLE ONLY app.audit_entries_default FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.audit_entries_default OWNER TO usher_owner;
+
+-- COMMENT TABLE audit_entries_default
+
+COMMENT ON TABLE app.audit_entries_default IS 'Months that have no partition of their own: no act fails because nobody made one.';
 
 -- TABLE devices
 
@@ -845,6 +1039,41 @@ ALTER TABLE app.products OWNER TO usher_owner;
 
 COMMENT ON TABLE app.products IS 'What the operator sells. The catalogue has no tenant: everybody may read it, only the operator writes it.';
 
+-- TABLE seat_hours
+
+CREATE TABLE app.seat_hours (
+    tenant_id uuid NOT NULL,
+    license_id uuid NOT NULL,
+    hour timestamp with time zone NOT NULL,
+    peak integer NOT NULL,
+    denials integer NOT NULL,
+    seats_needed integer NOT NULL,
+    CONSTRAINT seat_hours_check CHECK ((seats_needed >= peak)),
+    CONSTRAINT seat_hours_denials_check CHECK ((denials >= 0)),
+    CONSTRAINT seat_hours_hour_check CHECK ((hour = date_trunc('hour'::text, hour, 'UTC'::text))),
+    CONSTRAINT seat_hours_peak_check CHECK ((peak >= 0))
+);
+
+ALTER TABLE ONLY app.seat_hours FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.seat_hours OWNER TO usher_owner;
+
+-- COMMENT TABLE seat_hours
+
+COMMENT ON TABLE app.seat_hours IS 'How a licence''s seats were used, hour by hour: carried here by the sweep from what the pool counted. An hour in which nobody sat or asked has no row. The hour that runs is written again as it goes on.';
+
+-- COMMENT COLUMN seat_hours.peak
+
+COMMENT ON COLUMN app.seat_hours.peak IS 'The most seats that were taken at one time.';
+
+-- COMMENT COLUMN seat_hours.denials
+
+COMMENT ON COLUMN app.seat_hours.denials IS 'How many holders found no seat free, each counted once an hour however often it asked.';
+
+-- COMMENT COLUMN seat_hours.seats_needed
+
+COMMENT ON COLUMN app.seat_hours.seats_needed IS 'How many seats would have denied nobody: the most that sat and still wanted at one time.';
+
 -- TABLE sweep_cursor
 
 CREATE TABLE app.sweep_cursor (
@@ -887,64 +1116,9 @@ ALTER TABLE app.tenants OWNER TO usher_owner;
 
 COMMENT ON TABLE app.tenants IS 'Customer organisations, and one row for the operator, whose API keys and staff hang on it like any tenant''s.';
 
--- TABLE users
+-- TABLE ATTACH audit_entries_default
 
-CREATE TABLE app.users (
-    tenant_id uuid NOT NULL,
-    id uuid NOT NULL,
-    email text NOT NULL,
-    name text,
-    role text NOT NULL,
-    status text DEFAULT 'invited'::text NOT NULL,
-    issuer text,
-    subject text,
-    founder boolean DEFAULT false NOT NULL,
-    token_hash bytea,
-    pepper_version integer,
-    invited_by text,
-    invitation_expires_at timestamp with time zone,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    joined_at timestamp with time zone,
-    removed_at timestamp with time zone,
-    removed_by text,
-    CONSTRAINT active_is_somebody CHECK (((status <> 'active'::text) OR (subject IS NOT NULL))),
-    CONSTRAINT founder_is_somebody CHECK (((NOT founder) OR (subject IS NOT NULL))),
-    CONSTRAINT identity_is_whole CHECK (((issuer IS NULL) = (subject IS NULL))),
-    CONSTRAINT invited_has_token CHECK (((status <> 'invited'::text) OR ((subject IS NULL) AND (token_hash IS NOT NULL) AND (invitation_expires_at IS NOT NULL)))),
-    CONSTRAINT removed_has_time CHECK (((status = 'removed'::text) = (removed_at IS NOT NULL))),
-    CONSTRAINT users_email_check CHECK ((((char_length(email) >= 3) AND (char_length(email) <= 254)) AND (POSITION(('@'::text) IN (email)) > 1) AND (email = lower(email)))),
-    CONSTRAINT users_issuer_check CHECK ((char_length(issuer) <= 255)),
-    CONSTRAINT users_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200))),
-    CONSTRAINT users_role_check CHECK ((role = ANY (ARRAY['owner'::text, 'admin'::text, 'member'::text, 'viewer'::text]))),
-    CONSTRAINT users_status_check CHECK ((status = ANY (ARRAY['invited'::text, 'active'::text, 'removed'::text]))),
-    CONSTRAINT users_subject_check CHECK (((char_length(subject) >= 1) AND (char_length(subject) <= 255))),
-    CONSTRAINT users_token_hash_check CHECK ((octet_length(token_hash) = 32))
-);
-
-ALTER TABLE ONLY app.users FORCE ROW LEVEL SECURITY;
-
-ALTER TABLE app.users OWNER TO usher_owner;
-
--- COMMENT TABLE users
-
-COMMENT ON TABLE app.users IS 'People of a tenant; those of the operator''s row are its staff. An invitation is a row that is invited: it becomes active when the invited person accepts it, under the same id. Nobody is deleted: who was removed is told so.';
-
--- COMMENT COLUMN users.email
-
-COMMENT ON COLUMN app.users.email IS 'In lower case. Of an invited person the only one whose token may accept.';
-
--- COMMENT COLUMN users.subject
-
-COMMENT ON COLUMN app.users.subject IS 'Who it is at the issuer: iss and sub of the ID token. NULL until the invitation is accepted.';
-
--- COMMENT COLUMN users.founder
-
-COMMENT ON COLUMN app.users.founder IS 'Registered the tenant: one tenant for each identity, also after it has left.';
-
--- COMMENT COLUMN users.token_hash
-
-COMMENT ON COLUMN app.users.token_hash IS 'HMAC-SHA-256 of the invitation''s token under the pepper of pepper_version; kept after its use, to say that it was used.';
+ALTER TABLE ONLY app.audit_entries ATTACH PARTITION app.audit_entries_default DEFAULT;
 
 -- TABLE ATTACH ended_sessions_default
 
@@ -954,6 +1128,21 @@ ALTER TABLE ONLY app.ended_sessions ATTACH PARTITION app.ended_sessions_default 
 
 ALTER TABLE ONLY app.api_keys
     ADD CONSTRAINT api_keys_pkey PRIMARY KEY (tenant_id, id);
+
+-- CONSTRAINT audit_chains audit_chains_pkey
+
+ALTER TABLE ONLY app.audit_chains
+    ADD CONSTRAINT audit_chains_pkey PRIMARY KEY (tenant_id);
+
+-- CONSTRAINT audit_entries audit_entries_pkey
+
+ALTER TABLE ONLY app.audit_entries
+    ADD CONSTRAINT audit_entries_pkey PRIMARY KEY (tenant_id, at, seq);
+
+-- CONSTRAINT audit_entries_default audit_entries_default_pkey
+
+ALTER TABLE ONLY app.audit_entries_default
+    ADD CONSTRAINT audit_entries_default_pkey PRIMARY KEY (tenant_id, at, seq);
 
 -- CONSTRAINT devices devices_pkey
 
@@ -1015,6 +1204,11 @@ ALTER TABLE ONLY app.plans
 ALTER TABLE ONLY app.products
     ADD CONSTRAINT products_pkey PRIMARY KEY (code);
 
+-- CONSTRAINT seat_hours seat_hours_pkey
+
+ALTER TABLE ONLY app.seat_hours
+    ADD CONSTRAINT seat_hours_pkey PRIMARY KEY (tenant_id, license_id, hour);
+
 -- CONSTRAINT sweep_cursor sweep_cursor_pkey
 
 ALTER TABLE ONLY app.sweep_cursor
@@ -1034,14 +1228,33 @@ ALTER TABLE ONLY app.tenants
 
 COMMENT ON CONSTRAINT tenants_slug_key ON app.tenants IS 'Unique across tenants: no role that acts for a tenant can write a slug, so it is no oracle.';
 
--- CONSTRAINT users users_pkey
-
-ALTER TABLE ONLY app.users
-    ADD CONSTRAINT users_pkey PRIMARY KEY (tenant_id, id);
-
 -- INDEX api_keys_by_hash
 
 CREATE INDEX api_keys_by_hash ON app.api_keys USING btree (key_hash);
+
+-- INDEX audit_entries_by_action
+
+CREATE INDEX audit_entries_by_action ON ONLY app.audit_entries USING btree (tenant_id, action, at, seq);
+
+-- INDEX audit_entries_by_actor
+
+CREATE INDEX audit_entries_by_actor ON ONLY app.audit_entries USING btree (tenant_id, actor, at, seq);
+
+-- INDEX audit_entries_by_subject
+
+CREATE INDEX audit_entries_by_subject ON ONLY app.audit_entries USING btree (tenant_id, subject, at, seq);
+
+-- INDEX audit_entries_default_tenant_id_action_at_seq_idx
+
+CREATE INDEX audit_entries_default_tenant_id_action_at_seq_idx ON app.audit_entries_default USING btree (tenant_id, action, at, seq);
+
+-- INDEX audit_entries_default_tenant_id_actor_at_seq_idx
+
+CREATE INDEX audit_entries_default_tenant_id_actor_at_seq_idx ON app.audit_entries_default USING btree (tenant_id, actor, at, seq);
+
+-- INDEX audit_entries_default_tenant_id_subject_at_seq_idx
+
+CREATE INDEX audit_entries_default_tenant_id_subject_at_seq_idx ON app.audit_entries_default USING btree (tenant_id, subject, at, seq);
 
 -- INDEX ended_sessions_by_license
 
@@ -1083,33 +1296,21 @@ CREATE INDEX outbox_pending ON app.outbox USING btree (topic, created_at);
 
 CREATE INDEX outbox_subject ON app.outbox USING btree (tenant_id, subject_id);
 
--- INDEX users_by_identity
+-- INDEX ATTACH audit_entries_default_pkey
 
-CREATE INDEX users_by_identity ON app.users USING btree (issuer, subject);
+ALTER INDEX app.audit_entries_pkey ATTACH PARTITION app.audit_entries_default_pkey;
 
--- INDEX users_by_token
+-- INDEX ATTACH audit_entries_default_tenant_id_action_at_seq_idx
 
-CREATE INDEX users_by_token ON app.users USING btree (token_hash);
+ALTER INDEX app.audit_entries_by_action ATTACH PARTITION app.audit_entries_default_tenant_id_action_at_seq_idx;
 
--- INDEX users_email_key
+-- INDEX ATTACH audit_entries_default_tenant_id_actor_at_seq_idx
 
-CREATE UNIQUE INDEX users_email_key ON app.users USING btree (tenant_id, email) WHERE (status <> 'removed'::text);
+ALTER INDEX app.audit_entries_by_actor ATTACH PARTITION app.audit_entries_default_tenant_id_actor_at_seq_idx;
 
--- INDEX users_founder_key
+-- INDEX ATTACH audit_entries_default_tenant_id_subject_at_seq_idx
 
-CREATE UNIQUE INDEX users_founder_key ON app.users USING btree (issuer, subject) WHERE founder;
-
--- COMMENT INDEX users_founder_key
-
-COMMENT ON INDEX app.users_founder_key IS 'As users_identity_key: one registration for each identity.';
-
--- INDEX users_identity_key
-
-CREATE UNIQUE INDEX users_identity_key ON app.users USING btree (issuer, subject) WHERE (status = 'active'::text);
-
--- COMMENT INDEX users_identity_key
-
-COMMENT ON INDEX app.users_identity_key IS 'Unique across tenants, one membership for each identity: what is written is the subject of a verified token, so that it tells its owner alone.';
+ALTER INDEX app.audit_entries_by_subject ATTACH PARTITION app.audit_entries_default_tenant_id_subject_at_seq_idx;
 
 -- INDEX ATTACH ended_sessions_default_pkey
 
@@ -1139,6 +1340,16 @@ CREATE TRIGGER status_changed AFTER UPDATE OF status ON app.tenants FOR EACH ROW
 
 ALTER TABLE ONLY app.api_keys
     ADD CONSTRAINT api_keys_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
+-- FK CONSTRAINT audit_chains audit_chains_tenant_id_fkey
+
+ALTER TABLE ONLY app.audit_chains
+    ADD CONSTRAINT audit_chains_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
+-- FK CONSTRAINT audit_entries audit_entries_tenant_id_fkey
+
+ALTER TABLE app.audit_entries
+    ADD CONSTRAINT audit_entries_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.audit_chains(tenant_id);
 
 -- FK CONSTRAINT devices devices_tenant_id_license_id_fkey
 
@@ -1190,14 +1401,26 @@ ALTER TABLE ONLY app.outbox
 ALTER TABLE ONLY app.plans
     ADD CONSTRAINT plans_product_code_fkey FOREIGN KEY (product_code) REFERENCES app.products(code);
 
--- FK CONSTRAINT users users_tenant_id_fkey
+-- FK CONSTRAINT seat_hours seat_hours_tenant_id_license_id_fkey
 
-ALTER TABLE ONLY app.users
-    ADD CONSTRAINT users_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+ALTER TABLE ONLY app.seat_hours
+    ADD CONSTRAINT seat_hours_tenant_id_license_id_fkey FOREIGN KEY (tenant_id, license_id) REFERENCES app.licenses(tenant_id, id);
 
 -- ROW SECURITY api_keys
 
 ALTER TABLE app.api_keys ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY audit_chains
+
+ALTER TABLE app.audit_chains ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY audit_entries
+
+ALTER TABLE app.audit_entries ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY audit_entries_default
+
+ALTER TABLE app.audit_entries_default ENABLE ROW LEVEL SECURITY;
 
 -- ROW SECURITY devices
 
@@ -1251,17 +1474,29 @@ CREATE POLICY resolver_finds ON app.open_sessions FOR SELECT TO usher_resolver U
 
 CREATE POLICY resolver_finds ON app.outbox FOR SELECT TO usher_resolver USING (true);
 
--- POLICY users resolver_finds
-
-CREATE POLICY resolver_finds ON app.users FOR SELECT TO usher_resolver USING (true);
-
 -- POLICY tenants resolver_lists
 
 CREATE POLICY resolver_lists ON app.tenants FOR SELECT TO usher_resolver USING (true);
 
+-- ROW SECURITY seat_hours
+
+ALTER TABLE app.seat_hours ENABLE ROW LEVEL SECURITY;
+
 -- POLICY api_keys tenant
 
 CREATE POLICY tenant ON app.api_keys USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY audit_chains tenant
+
+CREATE POLICY tenant ON app.audit_chains USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY audit_entries tenant
+
+CREATE POLICY tenant ON app.audit_entries USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY audit_entries_default tenant
+
+CREATE POLICY tenant ON app.audit_entries_default USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
 
 -- POLICY devices tenant
 
@@ -1295,21 +1530,17 @@ CREATE POLICY tenant ON app.open_sessions USING ((tenant_id = ( SELECT app.tenan
 
 CREATE POLICY tenant ON app.outbox USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
 
+-- POLICY seat_hours tenant
+
+CREATE POLICY tenant ON app.seat_hours USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
 -- POLICY tenants tenant
 
 CREATE POLICY tenant ON app.tenants USING ((id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((id = ( SELECT app.tenant() AS tenant)));
 
--- POLICY users tenant
-
-CREATE POLICY tenant ON app.users USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
-
 -- ROW SECURITY tenants
 
 ALTER TABLE app.tenants ENABLE ROW LEVEL SECURITY;
-
--- ROW SECURITY users
-
-ALTER TABLE app.users ENABLE ROW LEVEL SECURITY;
 
 -- ACL SCHEMA app
 
@@ -1321,11 +1552,20 @@ GRANT USAGE ON SCHEMA app TO usher_release;
 GRANT USAGE ON SCHEMA app TO usher_sweep;
 GRANT USAGE ON SCHEMA app TO usher_admin;
 GRANT USAGE ON SCHEMA app TO usher_operator;
-GRANT USAGE ON SCHEMA app TO usher_register;
+GRANT USAGE ON SCHEMA app TO usher_audits;
 
 -- ACL SCHEMA public
 
 REVOKE USAGE ON SCHEMA public FROM PUBLIC;
+
+-- ACL FUNCTION audit_field(p_value text)
+
+REVOKE ALL ON FUNCTION app.audit_field(p_value text) FROM PUBLIC;
+
+-- ACL FUNCTION audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval)
+
+REVOKE ALL ON FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) TO usher_audits;
 
 -- ACL FUNCTION expire_idempotency_keys()
 
@@ -1337,23 +1577,12 @@ GRANT ALL ON FUNCTION app.expire_idempotency_keys() TO usher_sweep;
 REVOKE ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) TO usher_admin;
 
--- ACL FUNCTION find_invitation(p_hashes bytea[])
-
-REVOKE ALL ON FUNCTION app.find_invitation(p_hashes bytea[]) FROM PUBLIC;
-GRANT ALL ON FUNCTION app.find_invitation(p_hashes bytea[]) TO usher_admin;
-
 -- ACL FUNCTION find_license_key(p_hashes bytea[])
 
 REVOKE ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) TO usher_validate;
 GRANT ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) TO usher_acquire;
 GRANT ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) TO usher_release;
-
--- ACL FUNCTION find_user(p_issuer text, p_subject text)
-
-REVOKE ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) FROM PUBLIC;
-GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_admin;
-GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_register;
 
 -- ACL FUNCTION license_changed()
 
@@ -1367,6 +1596,11 @@ GRANT ALL ON FUNCTION app.license_state(p_tenant_status text, p_status text, p_s
 -- ACL FUNCTION licenses_touched()
 
 REVOKE ALL ON FUNCTION app.licenses_touched() FROM PUBLIC;
+
+-- ACL FUNCTION make_audit_partitions(p_months_ahead integer)
+
+REVOKE ALL ON FUNCTION app.make_audit_partitions(p_months_ahead integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.make_audit_partitions(p_months_ahead integer) TO usher_sweep;
 
 -- ACL FUNCTION make_history_partitions(p_months_ahead integer)
 
@@ -1456,7 +1690,7 @@ GRANT SELECT(created_at) ON TABLE app.api_keys TO usher_operator;
 
 -- ACL COLUMN api_keys.expires_at
 
-GRANT SELECT(expires_at),UPDATE(expires_at) ON TABLE app.api_keys TO usher_admin;
+GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_operator;
 
 -- ACL COLUMN api_keys.revoked_at
@@ -1468,6 +1702,16 @@ GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_operator;
 
 GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(last_used_at) ON TABLE app.api_keys TO usher_operator;
+
+-- ACL TABLE audit_chains
+
+GRANT SELECT ON TABLE app.audit_chains TO usher_admin;
+GRANT SELECT ON TABLE app.audit_chains TO usher_operator;
+
+-- ACL TABLE audit_entries
+
+GRANT SELECT ON TABLE app.audit_entries TO usher_admin;
+GRANT SELECT ON TABLE app.audit_entries TO usher_operator;
 
 -- ACL TABLE devices
 
@@ -1533,7 +1777,6 @@ GRANT SELECT(expires_at) ON TABLE app.idempotency_keys TO usher_resolver;
 -- ACL TABLE license_keys
 
 GRANT INSERT ON TABLE app.license_keys TO usher_admin;
-GRANT INSERT ON TABLE app.license_keys TO usher_register;
 
 -- ACL COLUMN license_keys.tenant_id
 
@@ -1579,22 +1822,18 @@ GRANT SELECT ON TABLE app.licenses TO usher_pools;
 -- ACL COLUMN licenses.tenant_id
 
 GRANT INSERT(tenant_id) ON TABLE app.licenses TO usher_admin;
-GRANT INSERT(tenant_id) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.id
 
 GRANT INSERT(id) ON TABLE app.licenses TO usher_admin;
-GRANT INSERT(id) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.product_code
 
 GRANT INSERT(product_code),UPDATE(product_code) ON TABLE app.licenses TO usher_admin;
-GRANT INSERT(product_code) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.plan_code
 
 GRANT INSERT(plan_code),UPDATE(plan_code) ON TABLE app.licenses TO usher_admin;
-GRANT INSERT(plan_code) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.status
 
@@ -1611,67 +1850,54 @@ GRANT UPDATE(status_by) ON TABLE app.licenses TO usher_admin;
 -- ACL COLUMN licenses.max_seats
 
 GRANT INSERT(max_seats),UPDATE(max_seats) ON TABLE app.licenses TO usher_admin;
-GRANT INSERT(max_seats) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.overdraft_seats
 
 GRANT INSERT(overdraft_seats),UPDATE(overdraft_seats) ON TABLE app.licenses TO usher_admin;
-GRANT INSERT(overdraft_seats) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.ttl_seconds
 
 GRANT INSERT(ttl_seconds),UPDATE(ttl_seconds) ON TABLE app.licenses TO usher_admin;
-GRANT INSERT(ttl_seconds) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.seat_per
 
 GRANT INSERT(seat_per),UPDATE(seat_per) ON TABLE app.licenses TO usher_admin;
-GRANT INSERT(seat_per) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.features
 
 GRANT INSERT(features),UPDATE(features) ON TABLE app.licenses TO usher_admin;
-GRANT INSERT(features) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.versions
 
 GRANT INSERT(versions),UPDATE(versions) ON TABLE app.licenses TO usher_admin;
-GRANT INSERT(versions) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.max_devices
 
 GRANT INSERT(max_devices),UPDATE(max_devices) ON TABLE app.licenses TO usher_admin;
-GRANT INSERT(max_devices) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.allowed_hardware
 
 GRANT INSERT(allowed_hardware),UPDATE(allowed_hardware) ON TABLE app.licenses TO usher_admin;
-GRANT INSERT(allowed_hardware) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.offline_grace_seconds
 
 GRANT INSERT(offline_grace_seconds),UPDATE(offline_grace_seconds) ON TABLE app.licenses TO usher_admin;
-GRANT INSERT(offline_grace_seconds) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.drain_seconds
 
 GRANT INSERT(drain_seconds),UPDATE(drain_seconds) ON TABLE app.licenses TO usher_admin;
-GRANT INSERT(drain_seconds) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.starts_at
 
 GRANT INSERT(starts_at),UPDATE(starts_at) ON TABLE app.licenses TO usher_admin;
-GRANT INSERT(starts_at) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.expires_at
 
 GRANT INSERT(expires_at),UPDATE(expires_at) ON TABLE app.licenses TO usher_admin;
-GRANT INSERT(expires_at) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.grace_until
 
 GRANT INSERT(grace_until),UPDATE(grace_until) ON TABLE app.licenses TO usher_admin;
-GRANT INSERT(grace_until) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.updated_at
 
@@ -1820,6 +2046,23 @@ GRANT UPDATE(name) ON TABLE app.products TO usher_operator;
 
 GRANT UPDATE(updated_at) ON TABLE app.products TO usher_operator;
 
+-- ACL TABLE seat_hours
+
+GRANT SELECT ON TABLE app.seat_hours TO usher_admin;
+GRANT SELECT,INSERT ON TABLE app.seat_hours TO usher_sweep;
+
+-- ACL COLUMN seat_hours.peak
+
+GRANT UPDATE(peak) ON TABLE app.seat_hours TO usher_sweep;
+
+-- ACL COLUMN seat_hours.denials
+
+GRANT UPDATE(denials) ON TABLE app.seat_hours TO usher_sweep;
+
+-- ACL COLUMN seat_hours.seats_needed
+
+GRANT UPDATE(seats_needed) ON TABLE app.seat_hours TO usher_sweep;
+
 -- ACL TABLE sweep_cursor
 
 GRANT SELECT ON TABLE app.sweep_cursor TO usher_sweep;
@@ -1842,7 +2085,6 @@ GRANT SELECT ON TABLE app.tenants TO usher_operator;
 
 GRANT INSERT(id) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(id) ON TABLE app.tenants TO usher_resolver;
-GRANT INSERT(id) ON TABLE app.tenants TO usher_register;
 
 -- ACL COLUMN tenants.kind
 
@@ -1853,13 +2095,11 @@ GRANT SELECT(kind) ON TABLE app.tenants TO usher_resolver;
 
 GRANT INSERT(name),UPDATE(name) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(name) ON TABLE app.tenants TO usher_resolver;
-GRANT INSERT(name) ON TABLE app.tenants TO usher_register;
 
 -- ACL COLUMN tenants.slug
 
 GRANT INSERT(slug),UPDATE(slug) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(slug) ON TABLE app.tenants TO usher_resolver;
-GRANT INSERT(slug) ON TABLE app.tenants TO usher_register;
 
 -- ACL COLUMN tenants.status
 
@@ -1885,101 +2125,6 @@ GRANT SELECT(created_at) ON TABLE app.tenants TO usher_resolver;
 GRANT UPDATE(updated_at) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(updated_at) ON TABLE app.tenants TO usher_resolver;
 
--- ACL COLUMN users.tenant_id
-
-GRANT SELECT(tenant_id),INSERT(tenant_id) ON TABLE app.users TO usher_admin;
-GRANT SELECT(tenant_id),INSERT(tenant_id) ON TABLE app.users TO usher_register;
-GRANT SELECT(tenant_id) ON TABLE app.users TO usher_resolver;
-
--- ACL COLUMN users.id
-
-GRANT SELECT(id),INSERT(id) ON TABLE app.users TO usher_admin;
-GRANT SELECT(id),INSERT(id) ON TABLE app.users TO usher_register;
-GRANT SELECT(id) ON TABLE app.users TO usher_resolver;
-
--- ACL COLUMN users.email
-
-GRANT SELECT(email),INSERT(email) ON TABLE app.users TO usher_admin;
-GRANT SELECT(email),INSERT(email) ON TABLE app.users TO usher_register;
-
--- ACL COLUMN users.name
-
-GRANT SELECT(name),INSERT(name),UPDATE(name) ON TABLE app.users TO usher_admin;
-GRANT SELECT(name),INSERT(name) ON TABLE app.users TO usher_register;
-
--- ACL COLUMN users.role
-
-GRANT SELECT(role),INSERT(role),UPDATE(role) ON TABLE app.users TO usher_admin;
-GRANT SELECT(role),INSERT(role) ON TABLE app.users TO usher_register;
-
--- ACL COLUMN users.status
-
-GRANT SELECT(status),UPDATE(status) ON TABLE app.users TO usher_admin;
-GRANT SELECT(status),INSERT(status) ON TABLE app.users TO usher_register;
-GRANT SELECT(status) ON TABLE app.users TO usher_resolver;
-
--- ACL COLUMN users.issuer
-
-GRANT SELECT(issuer),UPDATE(issuer) ON TABLE app.users TO usher_admin;
-GRANT SELECT(issuer),INSERT(issuer) ON TABLE app.users TO usher_register;
-GRANT SELECT(issuer) ON TABLE app.users TO usher_resolver;
-
--- ACL COLUMN users.subject
-
-GRANT SELECT(subject),UPDATE(subject) ON TABLE app.users TO usher_admin;
-GRANT SELECT(subject),INSERT(subject) ON TABLE app.users TO usher_register;
-GRANT SELECT(subject) ON TABLE app.users TO usher_resolver;
-
--- ACL COLUMN users.founder
-
-GRANT SELECT(founder) ON TABLE app.users TO usher_admin;
-GRANT SELECT(founder),INSERT(founder) ON TABLE app.users TO usher_register;
-GRANT SELECT(founder) ON TABLE app.users TO usher_resolver;
-
--- ACL COLUMN users.token_hash
-
-GRANT INSERT(token_hash),UPDATE(token_hash) ON TABLE app.users TO usher_admin;
-GRANT SELECT(token_hash) ON TABLE app.users TO usher_resolver;
-
--- ACL COLUMN users.pepper_version
-
-GRANT INSERT(pepper_version),UPDATE(pepper_version) ON TABLE app.users TO usher_admin;
-
--- ACL COLUMN users.invited_by
-
-GRANT SELECT(invited_by),INSERT(invited_by),UPDATE(invited_by) ON TABLE app.users TO usher_admin;
-GRANT SELECT(invited_by) ON TABLE app.users TO usher_register;
-
--- ACL COLUMN users.invitation_expires_at
-
-GRANT SELECT(invitation_expires_at),INSERT(invitation_expires_at),UPDATE(invitation_expires_at) ON TABLE app.users TO usher_admin;
-GRANT SELECT(invitation_expires_at) ON TABLE app.users TO usher_register;
-
--- ACL COLUMN users.created_at
-
-GRANT SELECT(created_at) ON TABLE app.users TO usher_admin;
-GRANT SELECT(created_at) ON TABLE app.users TO usher_register;
-
--- ACL COLUMN users.updated_at
-
-GRANT SELECT(updated_at),UPDATE(updated_at) ON TABLE app.users TO usher_admin;
-GRANT SELECT(updated_at) ON TABLE app.users TO usher_register;
-
--- ACL COLUMN users.joined_at
-
-GRANT SELECT(joined_at),UPDATE(joined_at) ON TABLE app.users TO usher_admin;
-GRANT SELECT(joined_at),INSERT(joined_at) ON TABLE app.users TO usher_register;
-
--- ACL COLUMN users.removed_at
-
-GRANT SELECT(removed_at),UPDATE(removed_at) ON TABLE app.users TO usher_admin;
-GRANT SELECT(removed_at) ON TABLE app.users TO usher_register;
-
--- ACL COLUMN users.removed_by
-
-GRANT SELECT(removed_by),UPDATE(removed_by) ON TABLE app.users TO usher_admin;
-GRANT SELECT(removed_by) ON TABLE app.users TO usher_register;
-
 -- DEFAULT ACL DEFAULT PRIVILEGES FOR FUNCTIONS
 
 ALTER DEFAULT PRIVILEGES FOR ROLE usher_owner REVOKE ALL ON FUNCTIONS  FROM PUBLIC;
@@ -1992,12 +2137,12 @@ ALTER DEFAULT PRIVILEGES FOR ROLE usher_resolver REVOKE ALL ON FUNCTIONS  FROM P
 
 CREATE ROLE usher_acquire LOGIN;
 CREATE ROLE usher_admin LOGIN;
+CREATE ROLE usher_audits NOLOGIN;
 CREATE ROLE usher_facts NOLOGIN;
 CREATE ROLE usher_heartbeat LOGIN;
 CREATE ROLE usher_operator LOGIN;
 CREATE ROLE usher_owner NOLOGIN;
 CREATE ROLE usher_pools NOLOGIN;
-CREATE ROLE usher_register LOGIN;
 CREATE ROLE usher_release LOGIN;
 CREATE ROLE usher_replays NOLOGIN;
 CREATE ROLE usher_resolver NOLOGIN;
@@ -2020,10 +2165,6 @@ ALTER ROLE usher_operator SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_operator SET lock_timeout=1s;
 ALTER ROLE usher_operator SET search_path=app;
 ALTER ROLE usher_operator SET statement_timeout=3s;
-ALTER ROLE usher_register SET idle_in_transaction_session_timeout=5s;
-ALTER ROLE usher_register SET lock_timeout=1s;
-ALTER ROLE usher_register SET search_path=app;
-ALTER ROLE usher_register SET statement_timeout=3s;
 ALTER ROLE usher_release SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_release SET lock_timeout=1s;
 ALTER ROLE usher_release SET search_path=app;
@@ -2036,16 +2177,16 @@ ALTER ROLE usher_validate SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_validate SET lock_timeout=1s;
 ALTER ROLE usher_validate SET search_path=app;
 ALTER ROLE usher_validate SET statement_timeout=3s;
+GRANT usher_audits TO usher_admin;
+GRANT usher_audits TO usher_operator;
 GRANT usher_facts TO usher_acquire;
 GRANT usher_facts TO usher_admin;
-GRANT usher_facts TO usher_register;
 GRANT usher_facts TO usher_release;
 GRANT usher_facts TO usher_validate;
 GRANT usher_pools TO usher_heartbeat;
 GRANT usher_pools TO usher_seats;
 GRANT usher_replays TO usher_acquire;
 GRANT usher_replays TO usher_admin;
-GRANT usher_replays TO usher_register;
 GRANT usher_seats TO usher_acquire;
 GRANT usher_seats TO usher_admin;
 GRANT usher_seats TO usher_release;

@@ -87,6 +87,9 @@ var rules = map[string]rule{
 	"show_invitation":     needs(identity.UsersRead, identity.Admin, aTenantOrOperator),
 	"withdraw_invitation": needs(identity.UsersWrite, identity.Admin, aTenantOrOperator),
 	"accept_invitation":   {guest: true},
+
+	"list_audit":   needs(identity.AuditRead, identity.Admin, aTenantOrOperator),
+	"report_seats": needs(identity.ReportsRead, identity.Viewer, aTenant),
 }
 
 // document says in the OpenAPI document what the rule says: what each credential must be good for, and who else may.
@@ -123,11 +126,13 @@ func (d Deps) caller(c *httpx.Call, r rule) (caller, error) {
 	}
 	p, err := d.principal(c, bearer)
 	if err != nil {
+		d.refuse(c, p, "credential.used", err)
 		return caller{}, err
 	}
 	who := caller{Principal: p, tenant: p.Tenant}
 	if err := p.Allow(r.Need); err != nil {
 		if r.own == "" || !p.IsPerson() || !p.Role.AtLeast(r.own) {
+			d.refuse(c, p, "access.tried", err)
 			return caller{}, err
 		}
 		who.onlyOwn = true

@@ -1,5 +1,5 @@
 // Package admin is administration: the operator's tenants and catalogue, and what a tenant has: licences, their devices
-// and sessions, people and their invitations, and API keys.
+// and sessions, people and their invitations, API keys, the audit log and reports.
 //
 //	GET    /v1/me                                  who this credential is
 //	GET    /v1/tenants          POST               {name, slug?}
@@ -24,6 +24,8 @@
 //	GET    /v1/invitations      POST               {email, role, name?}
 //	GET    /v1/invitations/{id} DELETE
 //	POST   /v1/invitations/accept                  {token}; an ID token of whoever was invited
+//	GET    /v1/audit                               ?action=&actor=&subject=&outcome=&from=&to=
+//	GET    /v1/reports/seats                       ?license_id=&from=&to=
 //
 // A caller shows an API key or an ID token; the table rules says which scope each route wants of the one, and which role
 // of the other's owner. A tenant's caller acts for its tenant; the operator's says by ?tenant_id= for whom. What is decided
@@ -43,6 +45,8 @@
 //
 // A change is committed to PostgreSQL and then told to the seat pools in Redis. When that fails the change holds all the
 // same, and the sweep tells them: administration goes on without Redis.
+//
+// Every change is recorded in the audit log, in its own transaction; so is a refused credential, once an hour.
 package admin
 
 import (
@@ -89,7 +93,7 @@ func New(d Deps) http.Handler {
 func Routes(d Deps) []httpx.Route {
 	serve.Complete(d)
 	var routes []httpx.Route
-	for _, group := range [][]endpoint{meRoutes, tenantRoutes, catalogRoutes, licenseRoutes, deviceRoutes, sessionRoutes, apiKeyRoutes, userRoutes, invitationRoutes} {
+	for _, group := range [][]endpoint{meRoutes, tenantRoutes, catalogRoutes, licenseRoutes, deviceRoutes, sessionRoutes, apiKeyRoutes, userRoutes, invitationRoutes, auditRoutes, reportRoutes} {
 		for _, e := range group {
 			r, ruled := rules[e.ID]
 			if !ruled {

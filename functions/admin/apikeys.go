@@ -5,6 +5,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/coditect/usher/shared/audit"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/tenancy"
@@ -109,6 +110,10 @@ func (d Deps) createAPIKey(c *httpx.Call, who caller) (httpx.Reply, error) {
 	}
 	return d.once(c, who, func(tx tenancy.Tx) (int, any, error) {
 		made, key, err := d.Keys.CreateAPIKey(c.Context(), tx, who.tenant, q.Name, q.Scopes, q.ExpiresAt.Value.Or(), who.By())
+		if err != nil {
+			return 0, nil, err
+		}
+		err = audit.Record(c.Context(), tx, who.act(c, "api_key.created", "api_key:"+made.ID.String(), asSent(c)))
 		return http.StatusCreated, NewAPIKey{APIKey: apiKeyOf(&made), Key: key.Reveal()}, err
 	})
 }
@@ -149,8 +154,10 @@ func (d Deps) revokeAPIKey(c *httpx.Call, who caller) (httpx.Reply, error) {
 		return httpx.Reply{}, unlessMissing(err, d.findAPIKey(c, who, id))
 	}
 	err = d.DB.As(ctx, who.tenant, func(tx tenancy.Tx) (err error) {
-		k, err = identity.RevokeAPIKey(ctx, tx, who.tenant, id)
-		return err
+		if k, err = identity.RevokeAPIKey(ctx, tx, who.tenant, id); err != nil {
+			return err
+		}
+		return audit.Record(ctx, tx, who.act(c, "api_key.revoked", "api_key:"+id.String(), nil))
 	})
 	if err != nil {
 		return httpx.Reply{}, err

@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/coditect/usher/shared/audit"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/secret"
 	"github.com/coditect/usher/shared/tenancy"
@@ -29,8 +30,13 @@ func Bootstrap(ctx context.Context, operator *tenancy.DB, keys *identity.Verifie
 				return err
 			}
 		}
-		_, key, err = keys.CreateAPIKey(ctx, tx, id, "bootstrap", identity.OperatorScopes(), nil, "bootstrap")
-		return err
+		var made identity.APIKey
+		if made, key, err = keys.CreateAPIKey(ctx, tx, id, "bootstrap", identity.OperatorScopes(), nil, "bootstrap"); err != nil {
+			return err
+		}
+		return audit.Record(ctx, tx, audit.Entry{
+			Action: "api_key.created", Actor: "bootstrap", ByOperator: true, Subject: "api_key:" + made.ID.String(),
+		})
 	})
 	if err != nil {
 		return secret.Key{}, fmt.Errorf("make the operator's API key: %w", err)

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/coditect/usher/shared/audit"
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/license"
 	"github.com/coditect/usher/shared/platform/httpx"
@@ -151,8 +152,10 @@ func (d Deps) putProduct(c *httpx.Call, who caller) (httpx.Reply, error) {
 	}
 	p := license.Product{Code: c.PathValue("code"), Name: cmp.Or(q.Name, c.PathValue("code"))}
 	err := d.Operator.As(c.Context(), who.Tenant, func(tx tenancy.Tx) (err error) {
-		p, err = license.PutProduct(c.Context(), tx, p)
-		return err
+		if p, err = license.PutProduct(c.Context(), tx, p); err != nil {
+			return err
+		}
+		return audit.Record(c.Context(), tx, who.act(c, "catalog.product_put", "product:"+p.Code, asSent(c)))
 	})
 	if err != nil {
 		return httpx.Reply{}, err
@@ -191,8 +194,10 @@ func (d Deps) putPlan(c *httpx.Call, who caller) (httpx.Reply, error) {
 		OfflineGrace: duration(q.OfflineGraceSeconds, 24*time.Hour), Drain: duration(q.DrainSeconds, 24*time.Hour),
 	}
 	err := d.Operator.As(c.Context(), who.Tenant, func(tx tenancy.Tx) (err error) {
-		p, err = license.PutPlan(c.Context(), tx, p, d.Registry.ShortestTTL())
-		return err
+		if p, err = license.PutPlan(c.Context(), tx, p, d.Registry.ShortestTTL()); err != nil {
+			return err
+		}
+		return audit.Record(c.Context(), tx, who.act(c, "catalog.plan_put", "plan:"+p.Code, asSent(c)))
 	})
 	if err != nil {
 		return httpx.Reply{}, err

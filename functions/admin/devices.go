@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/coditect/usher/shared/audit"
 	"github.com/coditect/usher/shared/license"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/seat"
@@ -104,29 +105,32 @@ func (d Deps) removeDevice(c *httpx.Call, who caller) (httpx.Reply, error) {
 	if err := decode(c, &TenantQuery{}, nil); err != nil {
 		return httpx.Reply{}, err
 	}
-	if err := d.evictAll(ctx, who, sessions); err != nil {
+	if err := d.evictAll(c, who, sessions); err != nil {
 		return httpx.Reply{}, err
 	}
 	err = d.DB.As(ctx, who.tenant, func(tx tenancy.Tx) (err error) {
 		if device, err = license.RemoveDevice(ctx, tx, who.tenant, id, deviceID); err != nil {
 			return err
 		}
-		sessions, err = sessionsOf(ctx, tx, who.tenant, id, device.HardwareID)
-		return err
+		if sessions, err = sessionsOf(ctx, tx, who.tenant, id, device.HardwareID); err != nil {
+			return err
+		}
+		return audit.Record(ctx, tx, who.act(c, "device.removed", "device:"+deviceID.String(),
+			map[string]string{"license": id.String(), "hardware_id": device.HardwareID}))
 	})
 	if err != nil {
 		return httpx.Reply{}, err
 	}
-	if err := d.evictAll(ctx, who, sessions); err != nil {
+	if err := d.evictAll(c, who, sessions); err != nil {
 		return httpx.Reply{}, err
 	}
 	return httpx.Reply{Body: deviceOf(id)(&device)}, nil
 }
 
 // evictAll ends the sessions of a device; those that ended by themselves meanwhile are left as they are.
-func (d Deps) evictAll(ctx context.Context, who caller, sessions []uuid.UUID) error {
+func (d Deps) evictAll(c *httpx.Call, who caller, sessions []uuid.UUID) error {
 	for _, session := range sessions {
-		err := d.Seats.Evict(ctx, who.tenant, session, reasonDeviceRemoved, who.By())
+		err := d.Seats.Evict(c.Context(), who.tenant, session, reasonDeviceRemoved, who.By(), who.eviction(c, session, reasonDeviceRemoved))
 		if err != nil && !errors.Is(err, seat.ErrUnknownSession) {
 			return err
 		}

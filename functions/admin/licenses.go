@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/coditect/usher/shared/audit"
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/license"
 	"github.com/coditect/usher/shared/platform/httpx"
@@ -126,7 +127,7 @@ var licenseRoutes = []endpoint{{
 		Query: TenantQuery{}, Body: Reason{},
 		Replies:  []httpx.Doc{{Status: http.StatusOK, Body: License{}}},
 		Problems: []int{http.StatusConflict},
-	}, do: withReason(license.Suspend),
+	}, do: withReason("license.suspended", license.Suspend),
 }, {
 	Route: httpx.Route{
 		Method: "POST", Path: "/v1/licenses/{id}/reinstate", ID: "reinstate_license",
@@ -141,7 +142,7 @@ var licenseRoutes = []endpoint{{
 		Summary: "Revoke a licence", Description: "The operator's. Its sessions end; it cannot be undone.",
 		Query: TenantQuery{}, Body: Reason{},
 		Replies: []httpx.Doc{{Status: http.StatusOK, Body: License{}}},
-	}, do: withReason(license.Revoke),
+	}, do: withReason("license.revoked", license.Revoke),
 }, {
 	Route: httpx.Route{
 		Method: "POST", Path: "/v1/licenses/{id}/rotate-key", ID: "rotate_license_key",
@@ -241,7 +242,11 @@ func (d Deps) createLicense(c *httpx.Call, who caller) (httpx.Reply, error) {
 			return 0, nil, err
 		}
 		now, err := storeTime(c.Context(), tx)
+		if err != nil {
+			return 0, nil, err
+		}
 		made = l.ID
+		err = audit.Record(c.Context(), tx, who.act(c, "license.created", licenseSubject(l.ID), asSent(c)))
 		return http.StatusCreated, LicenseAndKey{License: licenseOf(&l, 0, now), LicenseKey: key.Reveal()}, err
 	})
 	if err == nil && made != uuid.Nil {
@@ -283,7 +288,7 @@ func (d Deps) changeLicense(c *httpx.Call, who caller) (httpx.Reply, error) {
 	if err := decode(c, &TenantQuery{}, &q); err != nil {
 		return httpx.Reply{}, unlessMissing(err, d.findLicense(c, who, id))
 	}
-	return d.change(c, who, func(ctx context.Context, tx tenancy.Tx) (license.License, error) {
+	return d.change(c, who, "license.changed", func(ctx context.Context, tx tenancy.Tx) (license.License, error) {
 		return d.Registry.Change(ctx, tx, who.tenant, id, func(t *license.Terms) error {
 			t.Plan = or(q.Plan, t.Plan)
 			t.MaxSeats = or(q.MaxSeats, t.MaxSeats)
@@ -294,7 +299,7 @@ func (d Deps) changeLicense(c *httpx.Call, who caller) (httpx.Reply, error) {
 }
 
 // withReason handles a verb that ends what a licence grants.
-func withReason(verb func(context.Context, tenancy.Tx, tenancy.ID, uuid.UUID, string, string) (license.License, error)) func(Deps, *httpx.Call, caller) (httpx.Reply, error) {
+func withReason(action string, verb func(context.Context, tenancy.Tx, tenancy.ID, uuid.UUID, string, string) (license.License, error)) func(Deps, *httpx.Call, caller) (httpx.Reply, error) {
 	return func(d Deps, c *httpx.Call, who caller) (httpx.Reply, error) {
 		id, err := c.PathUUID("id")
 		if err != nil {
@@ -304,7 +309,7 @@ func withReason(verb func(context.Context, tenancy.Tx, tenancy.ID, uuid.UUID, st
 		if err := decode(c, &TenantQuery{}, &q); err != nil {
 			return httpx.Reply{}, unlessMissing(err, d.findLicense(c, who, id))
 		}
-		return d.change(c, who, func(ctx context.Context, tx tenancy.Tx) (license.License, error) {
+		return d.change(c, who, action, func(ctx context.Context, tx tenancy.Tx) (license.License, error) {
 			return verb(ctx, tx, who.tenant, id, q.Reason, who.By())
 		})
 	}
@@ -318,7 +323,7 @@ func (d Deps) reinstate(c *httpx.Call, who caller) (httpx.Reply, error) {
 	if err := decode(c, &TenantQuery{}, nil); err != nil {
 		return httpx.Reply{}, unlessMissing(err, d.findLicense(c, who, id))
 	}
-	return d.change(c, who, func(ctx context.Context, tx tenancy.Tx) (license.License, error) {
+	return d.change(c, who, "license.reinstated", func(ctx context.Context, tx tenancy.Tx) (license.License, error) {
 		return license.Reinstate(ctx, tx, who.tenant, id, who.By())
 	})
 }
@@ -342,6 +347,10 @@ func (d Deps) rotateKey(c *httpx.Call, who caller) (httpx.Reply, error) {
 			return 0, nil, err
 		}
 		now, err := storeTime(c.Context(), tx)
+		if err != nil {
+			return 0, nil, err
+		}
+		err = audit.Record(c.Context(), tx, who.act(c, "license_key.rotated", licenseSubject(id), asSent(c)))
 		return http.StatusOK, LicenseAndKey{License: licenseOf(&l, active[0], now), LicenseKey: key.Reveal()}, err
 	})
 	if err == nil {
@@ -350,16 +359,18 @@ func (d Deps) rotateKey(c *httpx.Call, who caller) (httpx.Reply, error) {
 	return reply, err
 }
 
-// change changes a licence, tells its pool, and answers it as it is then.
-func (d Deps) change(c *httpx.Call, who caller, act func(context.Context, tenancy.Tx) (license.License, error)) (httpx.Reply, error) {
+// change changes a licence and records it, tells its pool, and answers it as it is then.
+func (d Deps) change(c *httpx.Call, who caller, action string, act func(context.Context, tenancy.Tx) (license.License, error)) (httpx.Reply, error) {
 	var l license.License
 	var now time.Time
 	err := d.DB.As(c.Context(), who.tenant, func(tx tenancy.Tx) (err error) {
 		if l, err = act(c.Context(), tx); err != nil {
 			return err
 		}
-		now, err = storeTime(c.Context(), tx)
-		return err
+		if now, err = storeTime(c.Context(), tx); err != nil {
+			return err
+		}
+		return audit.Record(c.Context(), tx, who.act(c, action, licenseSubject(l.ID), asSent(c)))
 	})
 	if err != nil {
 		return httpx.Reply{}, err

@@ -149,7 +149,7 @@ func (d Deps) evict(c *httpx.Call, who caller) (httpx.Reply, error) {
 		})
 	}
 	c.Note(slog.String("session", id.String()))
-	if err := d.Seats.Evict(ctx, who.tenant, id, q.Reason, who.By()); err != nil && !errors.Is(err, seat.ErrUnknownSession) {
+	if err := d.Seats.Evict(ctx, who.tenant, id, q.Reason, who.By(), who.eviction(c, id, q.Reason)); err != nil && !errors.Is(err, seat.ErrUnknownSession) {
 		return httpx.Reply{}, err
 	}
 	s, err := d.readSession(ctx, who.tenant, id)

@@ -114,7 +114,7 @@ func (d Deps) createTenant(c *httpx.Call, who caller) (httpx.Reply, error) {
 	// The tenant's row is the operator role's to write, so it is committed by itself, just before the answer is
 	// remembered. After a crash between the two a repetition finds the tenant by its number.
 	return d.onceOf(c, request, func(tenancy.Tx) (int, any, error) {
-		made, err := d.tenants().Create(c.Context(), request.ID(), q.Name, q.Slug)
+		made, err := d.tenants().Recording(who.onTenant(c, "")).Create(c.Context(), request.ID(), q.Name, q.Slug)
 		return http.StatusCreated, tenantOf(&made), err
 	})
 }
@@ -150,7 +150,7 @@ func (d Deps) changeTenant(c *httpx.Call, who caller) (httpx.Reply, error) {
 	if q.Reason != nil {
 		change.Reason = *q.Reason
 	}
-	changed, err := d.tenants().Change(c.Context(), id, change)
+	changed, err := d.tenants().Recording(who.onTenant(c, change.Reason)).Change(c.Context(), id, change)
 	if err != nil {
 		return httpx.Reply{}, err
 	}

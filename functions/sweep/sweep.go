@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/coditect/usher/shared/audit"
 	"github.com/coditect/usher/shared/idempotency"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/platform/httpx"
@@ -38,7 +39,7 @@ type Deps struct {
 // Answer is the body of a 200.
 type Answer struct {
 	seat.Report
-	// MonthsMade are the partitions of the session history that were made ahead.
+	// MonthsMade are the partitions of the session history and of the audit log that were made ahead.
 	MonthsMade int `json:"months_made"`
 	// ExpiredIdempotencyKeys were forgotten.
 	ExpiredIdempotencyKeys int64 `json:"expired_idempotency_keys"`
@@ -75,9 +76,11 @@ func (d Deps) sweep(c *httpx.Call) (httpx.Reply, error) {
 	var answer Answer
 	var err1, err2, err3 error
 	answer.MonthsMade, err1 = d.Seats.MakeHistory(c.Context())
+	months, err4 := audit.MakePartitions(c.Context(), d.DB)
+	answer.MonthsMade += months
 	answer.Report, err2 = d.Seats.Sweep(c.Context())
 	answer.ExpiredIdempotencyKeys, err3 = idempotency.Expire(c.Context(), d.DB)
-	if err := errors.Join(err1, err2, err3); err != nil {
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return httpx.Reply{}, err
 	}
 	c.Note(slog.Any("swept", answer))

@@ -45,8 +45,9 @@ func New(cfg Config, db *tenancy.DB) *Verifier { return &Verifier{db: db, pepper
 
 // APIKey says whose key a bearer credential is. One that is no key, unknown,
 // revoked or expired is fault.Unauthenticated, after the same look-ups; a
-// suspended tenant's is fault.Forbidden. Whether it expired is the database's
-// clock's to say.
+// suspended tenant's is fault.Forbidden. With the error of a key that was known
+// once comes whose it was, to be recorded and nothing else: it may do nothing.
+// Whether it expired is the database's clock's to say.
 func (v *Verifier) APIKey(ctx context.Context, bearer string) (Principal, error) {
 	hashes := v.peppers.HashesOfText(bearer)
 	if key, err := apiKeys.Parse(bearer); err == nil {
@@ -84,19 +85,19 @@ func (v *Verifier) read(ctx context.Context, tenant tenancy.ID, id uuid.UUID) (P
 			   AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')`,
 			tenant.UUID(), id)
 	})
+	p.Operator = kind == kindOperator
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return Principal{}, fault.Unauthenticated("api_key_invalid", "The API key is not known.")
 	case err != nil:
 		return Principal{}, fmt.Errorf("read API key %s: %w", id, err)
 	case revoked:
-		return Principal{}, fault.Unauthenticated("api_key_invalid", "The API key was revoked.")
+		return p, fault.Unauthenticated("api_key_invalid", "The API key was revoked.")
 	case expired:
-		return Principal{}, fault.Unauthenticated("api_key_invalid", "The API key has expired.")
+		return p, fault.Unauthenticated("api_key_invalid", "The API key has expired.")
 	case status != "active":
-		return Principal{}, errSuspended
+		return p, errSuspended
 	}
-	p.Operator = kind == kindOperator
 	return p, nil
 }
 

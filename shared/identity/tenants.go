@@ -39,10 +39,44 @@ type Tenant struct {
 
 // Tenants are the operator's way to its customers. It needs the operator's role,
 // and its callers have asked Principal.AllowOperator.
-type Tenants struct{ db *tenancy.DB }
+type Tenants struct {
+	db     *tenancy.DB
+	record Recorder
+}
+
+// Recorder does in the transaction of a change what belongs to it: recording it. Was is the tenant before, nil when it was
+// just made.
+type Recorder func(ctx context.Context, tx tenancy.Tx, was *Tenant, is Tenant) error
 
 // NewTenants makes Tenants; db logs in as the operator's role.
-func NewTenants(db *tenancy.DB) *Tenants { return &Tenants{db} }
+func NewTenants(db *tenancy.DB) *Tenants { return &Tenants{db: db} }
+
+// Recording is the same, with every change recorded.
+func (t *Tenants) Recording(record Recorder) *Tenants { return &Tenants{db: t.db, record: record} }
+
+// recorded records a change, if anybody wants it recorded.
+func (t *Tenants) recorded(ctx context.Context, tx tenancy.Tx, was *Tenant, is Tenant) error {
+	if t.record == nil {
+		return nil
+	}
+	return t.record(ctx, tx, was, is)
+}
+
+// Find answers a tenant, the operator's own row included, as one on whose behalf something is done; fault.NotFound when
+// there is none of that id.
+func (t *Tenants) Find(ctx context.Context, id uuid.UUID) (tenancy.ID, error) {
+	found := tenancy.Verified(id)
+	err := t.db.AsReadOnly(ctx, found, func(tx tenancy.Tx) error {
+		return tx.QueryRow(ctx, `SELECT id FROM app.tenants WHERE id = $1`, id).Scan(&id)
+	})
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return tenancy.ID{}, errNoTenant
+	case err != nil:
+		return tenancy.ID{}, fmt.Errorf("find tenant %s: %w", id, err)
+	}
+	return found, nil
+}
 
 var slugPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
@@ -104,7 +138,10 @@ func (t *Tenants) insert(ctx context.Context, id uuid.UUID, kind, name, slug str
 			VALUES ($1, $2, $3, $4)
 			RETURNING id, name, slug, status, coalesce(status_reason, ''), coalesce(status_by, ''), created_at, updated_at`,
 			id, kind, name, slug))
-		return err
+		if err != nil {
+			return err
+		}
+		return t.recorded(ctx, tx, nil, made)
 	})
 	if err != nil {
 		return Tenant{}, fmt.Errorf("create tenant %s: %w", id, err)
@@ -163,7 +200,7 @@ func (t *Tenants) Change(ctx context.Context, id uuid.UUID, change TenantChange)
 		if err != nil {
 			return fmt.Errorf("change tenant %s: %w", id, err)
 		}
-		return nil
+		return t.recorded(ctx, tx, &now, changed)
 	})
 	return changed, err
 }

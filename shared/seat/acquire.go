@@ -234,7 +234,7 @@ func (p *Pools) reserve(ctx context.Context, l pool, id uuid.UUID, holder string
 	if wait {
 		flag = "1"
 	}
-	rep, err := p.run(ctx, acquireScript, l.keys(), id.String(), holder, flag)
+	rep, err := p.run(ctx, acquireScript, l.demandKeys(), id.String(), holder, flag)
 	if err != nil {
 		return reservation{}, fmt.Errorf("reserve seat of license %s: %w", l.license, err)
 	}

@@ -1,5 +1,5 @@
 -- Reserves a seat, or says why not. Safe to repeat with the same session id.
--- KEYS  as lib.lua
+-- KEYS  as lib.lua and demand.lua
 -- ARGV  session id; holder; '1' to wait in the queue when full
 -- Returns one of
 --   rebuild
@@ -58,6 +58,7 @@ local taken = redis.call('ZCARD', LEASES)
 local free = m.max + m.od - taken
 local rank = redis.call('ZRANK', QUEUE, holder)
 if not ((rank or redis.call('ZCARD', QUEUE)) < free) then
+  note_denied(now, holder, taken)
   if not wait then
     local first = redis.call('ZRANGE', LEASES, 0, 0, 'WITHSCORES')
     return { 'full', taken, m.max, m.od, redis.call('ZCARD', QUEUE), math.max(0, (tonumber(first[2]) or now) - now) }
@@ -78,4 +79,5 @@ local s = { fence = m.ep .. '.' .. redis.call('HINCRBY', META, 'fc', 1), seat = 
 redis.call('ZADD', LEASES, now + m.p, id)
 redis.call('HSET', SESSIONS, id, pack_session(s))
 redis.call('HSET', HOLDERS, holder, id)
+note_seated(now, holder, taken + 1)
 return seat_answer(id, s)

@@ -176,17 +176,24 @@ var ErrUnknownSession = errors.New("seat: no such open session")
 
 // Evict ends an open session against its holder's will. The row is marked and committed first, so that an eviction once
 // answered is never undone; then the pool refuses the session's heartbeats. Its seat stays taken until the holder heard
-// of it or its lease has run out. Repeating it keeps the first reason. Errors: ErrUnknownSession, fault.Unavailable.
-func (p *Pools) Evict(ctx context.Context, tenant tenancy.ID, session uuid.UUID, reason, by string) error {
+// of it or its lease has run out. Repeating it keeps the first reason. What comes with it is done last in the transaction
+// that marks the row, and not when it was marked before. Errors: ErrUnknownSession, fault.Unavailable, and with's.
+func (p *Pools) Evict(ctx context.Context, tenant tenancy.ID, session uuid.UUID, reason, by string, with ...func(tenancy.Tx) error) error {
 	err := p.db.As(ctx, tenant, func(tx tenancy.Tx) error {
 		tag, err := tx.Exec(ctx, `UPDATE app.open_sessions SET evicted_at = now(), evict_reason = $2, evicted_by = $3
 			 WHERE tenant_id = (SELECT app.tenant()) AND id = $1::uuid AND evicted_at IS NULL`, session.String(), reason, by)
 		if err != nil {
 			return err
 		}
-		if tag.RowsAffected() > 0 {
-			_, err = tx.Exec(ctx, `INSERT INTO app.outbox (tenant_id, topic, subject_id) VALUES (app.tenant(), $2, $1::uuid)`,
-				session.String(), topicSessionEvicted)
+		if tag.RowsAffected() == 0 {
+			return nil
+		}
+		_, err = tx.Exec(ctx, `INSERT INTO app.outbox (tenant_id, topic, subject_id) VALUES (app.tenant(), $2, $1::uuid)`,
+			session.String(), topicSessionEvicted)
+		for _, do := range with {
+			if err == nil {
+				err = do(tx)
+			}
 		}
 		return err
 	})

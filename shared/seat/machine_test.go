@@ -36,7 +36,7 @@ type lua map[string]string
 
 func luaInProduction() lua {
 	return lua{
-		"lib": libSource, "acquire": acquireSource, "touch": touchSource, "release": releaseSource, "leave": leaveSource,
+		"lib": libSource, "acquire": demandSource + acquireSource, "touch": touchSource, "release": releaseSource, "leave": leaveSource,
 		"evict": evictSource, "peek": peekSource, "stage": stageSource, "rebuild": rebuildSource, "resize": resizeSource, "sweep": sweepSource,
 	}
 }
@@ -203,6 +203,8 @@ func (m *machine) call(script string, want []any, args ...any) (kind string) {
 	keys := m.keys
 	if script == "stage" || script == "rebuild" {
 		keys = m.site.stagedKeys(args[0].(int64))
+	} else if script == "acquire" {
+		keys = m.site.demandKeys()
 	} else if script == "peek" {
 		keys = append(slices.Clone(keys), m.site.buildingKey())
 	}

@@ -18,6 +18,10 @@ import (
 var (
 	//go:embed lib.lua
 	libSource string
+	//go:embed demand.lua
+	demandSource string
+	//go:embed carry.lua
+	carrySource string
 	//go:embed acquire.lua
 	acquireSource string
 	//go:embed touch.lua
@@ -50,7 +54,8 @@ const (
 )
 
 var (
-	acquireScript = redis.NewScript(refusedWhenFull + libSource + acquireSource)
+	acquireScript = redis.NewScript(refusedWhenFull + libSource + demandSource + acquireSource)
+	carryScript   = redis.NewScript(refusedWhenFull + libSource + demandSource + carrySource)
 	touchScript   = redis.NewScript(TouchScript())
 	releaseScript = redis.NewScript(allowedWhenFull + libSource + releaseSource)
 	leaveScript   = redis.NewScript(allowedWhenFull + libSource + leaveSource)
@@ -106,6 +111,9 @@ func (l pool) head() string { return keyPrefix + l.tenant.String() + "/" + l.lic
 
 // buildingKey holds the epoch of the rebuild that somebody is about.
 func (l pool) buildingKey() string { return l.head() + "building" }
+
+// demandKeys are KEYS of the scripts that count the demand.
+func (l pool) demandKeys() []string { return append(l.keys(), l.head()+"demand", l.head()+"denied") }
 
 // stagedNames are in the order of stage.lua.
 var stagedNames = [...]string{"staged", "leases", "sessions", "freed", "holders"}

@@ -44,6 +44,8 @@ type Report struct {
 	Rebuilt int `json:"rebuilt"`
 	// Told pools: changes of licences and evictions that a pool had not heard of.
 	Told int `json:"told"`
+	// Hours of use that were carried from the pools, for the reports.
+	Hours int `json:"hours"`
 	// Failed licences; they are tried again by the next sweep.
 	Failed int `json:"failed"`
 	// Complete says that the sweep came round; otherwise the next one goes on where it stopped.
@@ -57,6 +59,7 @@ func (r *Report) add(o Report) {
 	r.Ghosts += o.Ghosts
 	r.Rebuilt += o.Rebuilt
 	r.Told += o.Told
+	r.Hours += o.Hours
 	r.Failed += o.Failed
 }
 
@@ -251,7 +254,11 @@ func (p *Pools) nextLicenses(ctx context.Context, after place) (page []place, er
 // is logged and does not hold up the others.
 func (p *Pools) sweepAll(ctx context.Context, page []place, report *Report) bool {
 	return fewAtATime(ctx, page, report, func(at place) Report {
-		one, err := p.sweepLicense(ctx, pool{tenant: found(at.tenant), license: at.license})
+		l := pool{tenant: found(at.tenant), license: at.license}
+		one, err := p.sweepLicense(ctx, l)
+		if err == nil {
+			one.Hours, err = p.carryHours(ctx, l)
+		}
 		if err != nil && ctx.Err() == nil {
 			one.Failed++
 			p.log.ErrorContext(ctx, "sweep of a licence failed", "license", at.license, "error", err)

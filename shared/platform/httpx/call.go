@@ -43,6 +43,9 @@ type Call struct {
 // Context returns the request's context. It ends with the route's timeout, or when the client has gone.
 func (c *Call) Context() context.Context { return c.ctx }
 
+// ID returns what the logs know the request by.
+func (c *Call) ID() string { return c.id }
+
 // Request returns the request itself. Its body must be read with [Call.Body] only.
 func (c *Call) Request() *http.Request { return c.r }
 

@@ -1,0 +1,232 @@
+package admin_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/coditect/usher/client/auditchain"
+	"github.com/coditect/usher/functions/admin"
+	"github.com/coditect/usher/shared/identity"
+	"github.com/coditect/usher/shared/platform/testenv"
+)
+
+// acts reads a tenant's whole audit log by pages, as a client does, the oldest first; tenant "" is the operator's own.
+func (w *world) acts(key, tenant, query string) (auditchain.Chain, []auditchain.Entry) {
+	w.t.Helper()
+	var chain auditchain.Chain
+	var all []auditchain.Entry
+	path := "/v1/audit?limit=3" + query
+	if tenant != "" {
+		path += "&tenant_id=" + tenant
+	}
+	for cursor := ""; ; {
+		a := w.call(key, "GET", path+cursor, "").want(w.t, http.StatusOK)
+		var page struct {
+			Items      []auditchain.Entry `json:"items"`
+			NextCursor *string            `json:"next_cursor"`
+			Chain      auditchain.Chain   `json:"chain"`
+		}
+		w.must(json.Unmarshal([]byte(a.raw), &page))
+		if cursor == "" {
+			chain = page.Chain
+		}
+		all = append(all, page.Items...)
+		if page.NextCursor == nil {
+			slices.Reverse(all)
+			return chain, all
+		}
+		cursor = "&cursor=" + *page.NextCursor
+	}
+}
+
+// whole fails the test unless the log, as a client reads it, is a whole chain.
+func (w *world) whole(key, tenant string) []auditchain.Entry {
+	w.t.Helper()
+	chain, all := w.acts(key, tenant, "")
+	result, err := auditchain.Verify(chain, func(yield func(auditchain.Entry, error) bool) {
+		for _, e := range all {
+			if !yield(e, nil) {
+				return
+			}
+		}
+	})
+	w.must(err)
+	if len(result.Problems) != 0 || result.Entries != chain.Head.Seq {
+		w.t.Errorf("the chain of %q has %d entries and problems %v, and ends with %d", tenant, result.Entries, result.Problems, chain.Head.Seq)
+	}
+	return all
+}
+
+func actions(all []auditchain.Entry) (names []string) {
+	for _, e := range all {
+		names = append(names, e.Action)
+	}
+	return names
+}
+
+func TestEveryActIsRecordedWithWhoDidIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	session := w.sit(w.a, "desk").Session.String()
+	removed := w.sit(w.a, "laptop").Session.String()
+	device := testenv.Value[uuid.UUID](t, w.db, `SELECT id FROM app.devices WHERE hardware_id = 'laptop'`).String()
+	of := "?tenant_id=" + w.a.id
+	for _, act := range []struct{ key, method, path, body, action, subject string }{
+		{w.operator, "PATCH", "/v1/tenants/" + w.a.id, `{"name":"Acme Ltd"}`, "tenant.changed", "tenant:" + w.a.id},
+		{w.operator, "PATCH", "/v1/licenses/" + w.a.license + of, `{"max_seats":5}`, "license.changed", "license:" + w.a.license},
+		{w.operator, "POST", "/v1/licenses/" + w.a.license + "/suspend" + of, `{"reason":"unpaid"}`, "license.suspended", "license:" + w.a.license},
+		{w.operator, "POST", "/v1/licenses/" + w.a.license + "/reinstate" + of, ``, "license.reinstated", "license:" + w.a.license},
+		{w.a.key, "POST", "/v1/licenses/" + w.a.license + "/rotate-key", `{}`, "license_key.rotated", "license:" + w.a.license},
+		{w.a.key, "POST", "/v1/api-keys", `{"name":"x","scopes":["licenses:read"]}`, "api_key.created", ""},
+		{w.a.key, "DELETE", "/v1/licenses/" + w.a.license + "/devices/" + device, ``, "device.removed", "device:" + device},
+		{w.operator, "POST", "/v1/licenses/" + w.a.license + "/revoke" + of, `{"reason":"fraud"}`, "license.revoked", "license:" + w.a.license},
+		{w.operator, "PATCH", "/v1/tenants/" + w.a.id, `{"status":"suspended","reason":"unpaid"}`, "tenant.suspended", "tenant:" + w.a.id},
+		{w.operator, "PATCH", "/v1/tenants/" + w.a.id, `{"status":"active"}`, "tenant.reinstated", "tenant:" + w.a.id},
+		{w.a.key, "DELETE", "/v1/api-keys/" + w.a.keyID, ``, "api_key.revoked", "api_key:" + w.a.keyID},
+	} {
+		a := w.call(act.key, act.method, act.path, act.body, "X-Request-Id", "req-"+act.action)
+		if a.status != http.StatusOK && a.status != http.StatusCreated {
+			t.Fatalf("%s answered %d: %s", a.what, a.status, a.raw)
+		}
+		if key := a.text("api_key") + a.text("license_key"); key != "" {
+			w.hidden(key)
+		}
+		_, last := w.acts(w.operator, w.a.id, "")
+		e := last[len(last)-1]
+		if e.Action != act.action || act.subject != "" && e.Subject != act.subject || e.Outcome != "done" || e.RequestID != "req-"+act.action ||
+			!strings.HasPrefix(e.Actor, "api_key:") || e.Credential != e.Actor || e.ByOperator != (act.key == w.operator) || e.Address == "" {
+			t.Errorf("%s is recorded as %+v", a.what, e)
+		}
+	}
+	all := w.whole(w.operator, w.a.id)
+	if got := actions(all[:3]); !slices.Equal(got, []string{"tenant.created", "license.created", "api_key.created"}) {
+		t.Errorf("it began with %v", got)
+	}
+	if i := slices.IndexFunc(all, func(e auditchain.Entry) bool { return e.Action == "license.suspended" }); all[i].Details["request"] != `{"reason":"unpaid"}` {
+		t.Errorf("the suspension's details are %v", all[i].Details)
+	}
+	// The suspension of the licence had ended both sessions before the device was removed.
+	if n := len(slices.DeleteFunc(all, func(e auditchain.Entry) bool { return e.Action != "session.evicted" })); n != 0 {
+		t.Errorf("%d evictions are recorded, of %s and %s", n, session, removed)
+	}
+	if got := actions(w.whole(w.operator, "")); !slices.Equal(got, []string{"api_key.created", "catalog.product_put", "catalog.plan_put"}) {
+		t.Errorf("the operator's own are %v", got)
+	}
+	if got := actions(w.whole(w.b.key, "")); !slices.Equal(got, []string{"tenant.created", "license.created", "api_key.created"}) {
+		t.Errorf("the other tenant's are %v", got)
+	}
+}
+
+func TestAnEvictionIsRecordedOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	session, other := w.sit(w.a, "desk").Session.String(), w.sit(w.a, "laptop").Session.String()
+	for range 2 {
+		w.call(w.a.key, "POST", "/v1/sessions/"+session+"/evict", `{"reason":"left"}`).want(t, http.StatusOK)
+	}
+	device := testenv.Value[uuid.UUID](t, w.db, `SELECT id FROM app.devices WHERE hardware_id = 'laptop'`).String()
+	w.call(w.a.key, "DELETE", "/v1/licenses/"+w.a.license+"/devices/"+device, "").want(t, http.StatusOK)
+	_, all := w.acts(w.a.key, "", "&action=session.evicted")
+	if len(all) != 2 || all[0].Subject != "session:"+session || all[0].Details["reason"] != "left" ||
+		all[1].Subject != "session:"+other || all[1].Details["reason"] != "device_removed" {
+		t.Errorf("recorded are %+v", all)
+	}
+}
+
+func TestTheAuditLogIsFiltered(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.call(w.a.key, "GET", "/v1/tenants", "").refused(t, http.StatusForbidden, "forbidden")
+	w.call(w.a.key, "POST", "/v1/licenses/"+w.a.license+"/rotate-key", `{}`).want(t, http.StatusOK)
+	_, all := w.acts(w.a.key, "", "")
+	last := all[len(all)-1]
+	at := func(d time.Duration) string { return url.QueryEscape(last.At.Add(d).Format(time.RFC3339Nano)) }
+	for query, want := range map[string]int{
+		"": 5, "&action=license_key.rotated": 1, "&action=nothing": 0, "&actor=api_key:" + w.a.keyID: 2, "&subject=license:" + w.a.license: 2,
+		"&outcome=refused": 1, "&outcome=done": 4, "&from=" + at(0) + "&to=" + at(time.Millisecond): 1, "&to=" + at(0): 4,
+		"&from=" + at(time.Hour): 0, "&actor=api_key:" + w.a.keyID + "&outcome=done&action=license_key.rotated": 1,
+	} {
+		if _, got := w.acts(w.a.key, "", query); len(got) != want {
+			t.Errorf("%s: %d entries %v, want %d", query, len(got), actions(got), want)
+		}
+	}
+	for _, cursor := range []string{"AAAA", "x"} {
+		w.call(w.a.key, "GET", "/v1/audit?cursor="+cursor, "").refused(t, http.StatusUnprocessableEntity, "invalid_request")
+	}
+	for _, cursor := range []string{"_____________________w", "AAAAAAAAAAAAAAAAAAAAAA"} {
+		w.call(w.a.key, "GET", "/v1/audit?cursor="+cursor, "").want(t, http.StatusOK)
+	}
+}
+
+func TestARefusedCredentialIsRecordedOnceAnHour(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	spent := w.makeKey(w.a.key, "", identity.LicensesRead)
+	weak := w.makeKey(w.a.key, "", identity.LicensesRead)
+	w.hidden(spent.text("api_key"))
+	w.hidden(weak.text("api_key"))
+	w.call(w.a.key, "DELETE", "/v1/api-keys/"+spent.text("id"), "").want(t, http.StatusOK)
+	for range 3 {
+		w.call(spent.text("api_key"), "GET", "/v1/licenses", "").refused(t, http.StatusUnauthorized, "api_key_invalid")
+		w.call(weak.text("api_key"), "GET", "/v1/sessions", "").refused(t, http.StatusForbidden, "forbidden")
+		w.call("ush_"+strings.Repeat("0", 33), "GET", "/v1/licenses", "").refused(t, http.StatusUnauthorized, "api_key_invalid")
+	}
+	_, all := w.acts(w.a.key, "", "&outcome=refused")
+	if len(all) != 2 || all[0].Action != "credential.used" || all[0].Actor != "api_key:"+spent.text("id") || all[0].Details["code"] != "api_key_invalid" ||
+		all[1].Action != "access.tried" || all[1].Actor != "api_key:"+weak.text("id") || all[1].Details["request"] != "GET /v1/sessions" {
+		t.Errorf("recorded are %+v", all)
+	}
+	w.whole(w.a.key, "")
+}
+
+func TestAReportSaysHourByHourHowSeatsWereUsed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.db.Exec(t, `INSERT INTO app.seat_hours (tenant_id, license_id, hour, peak, denials, seats_needed)
+		SELECT $1, $2, '2025-01-01Z'::timestamptz + n * interval '1 hour', 1 + n % 3, n % 2, 3 + n % 2 FROM generate_series(0, 8759) n`, w.a.id, w.a.license)
+	report := func(query string) answer {
+		t.Helper()
+		return w.call(w.a.key, "GET", "/v1/reports/seats?license_id="+w.a.license+query, "")
+	}
+	got := report("&from=2025-01-01T01:30:00Z&to=2025-01-01T04:00:00Z").want(t, http.StatusOK)
+	if hours, _ := got.at("hours").([]any); len(hours) != 3 || got.text("hours.0.hour") != "2025-01-01T01:00:00.000Z" || got.number("hours.0.peak") != 2 ||
+		got.number("hours.0.denials") != 1 || got.number("hours.0.seats_needed") != 4 ||
+		got.number("peak") != 3 || got.number("denials") != 2 || got.number("seats_needed") != 4 || got.text("to") != "2025-01-01T04:00:00.000Z" {
+		t.Errorf("the report is %s", got.raw)
+	}
+	if got := report("").want(t, http.StatusOK); got.number("peak") != 0 || got.text("hours") != "" {
+		t.Errorf("of the last week: %s", got.raw)
+	}
+	for _, query := range []string{"&from=2025-01-02T00:00:00Z&to=2025-01-01T00:00:00Z", "&from=2024-01-01T00:00:00Z&to=2025-06-01T00:00:00Z", "&from=soon"} {
+		report(query).refused(t, http.StatusUnprocessableEntity, "invalid_request")
+	}
+	w.call(w.a.key, "GET", "/v1/reports/seats", "").refused(t, http.StatusUnprocessableEntity, "invalid_request")
+	w.call(w.a.key, "GET", "/v1/reports/seats?license_id="+w.b.license, "").refused(t, http.StatusNotFound, "not_found")
+
+	// Without what the tests' own look at each answer takes.
+	plain, least := admin.New(w.deps), time.Hour
+	for range 10 {
+		r := httptest.NewRequestWithContext(t.Context(), "GET",
+			"/v1/reports/seats?license_id="+w.a.license+"&from=2025-01-01T00:00:00Z&to=2026-01-01T00:00:00Z", nil)
+		r.Header.Set("Authorization", "Bearer "+w.a.key)
+		recorder := httptest.NewRecorder()
+		began := time.Now()
+		plain.ServeHTTP(recorder, r)
+		least = min(least, time.Since(began))
+		if n := strings.Count(recorder.Body.String(), `"hour":`); n != 8760 {
+			t.Fatalf("a year has %d hours: %.200s", n, recorder.Body)
+		}
+	}
+	t.Log("a year of a busy licence took", least)
+	if least > 200*time.Millisecond {
+		t.Errorf("a year of a busy licence took %s, want less than 200ms", least)
+	}
+}

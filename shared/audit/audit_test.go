@@ -1,0 +1,297 @@
+package audit_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/coditect/usher/client/auditchain"
+	"github.com/coditect/usher/shared/audit"
+	"github.com/coditect/usher/shared/platform/testenv"
+	"github.com/coditect/usher/shared/tenancy"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m, nil) }
+
+// store is a database with two tenants, as function admin sees it.
+type store struct {
+	*testenv.DB
+	admin *tenancy.DB
+	a, b  tenancy.ID
+}
+
+func newStore(t testing.TB) *store {
+	t.Helper()
+	s := &store{DB: testenv.Postgres(t), a: tenancy.Verified(uuid.New()), b: tenancy.Verified(uuid.New())}
+	for i, id := range []tenancy.ID{s.a, s.b} {
+		s.Exec(t, `INSERT INTO app.tenants (id, name, slug) VALUES ($1, $2, $2)`, id.UUID(), fmt.Sprintf("tenant-%d", i))
+	}
+	var err error
+	s.admin, err = tenancy.OpenURL(t.Context(), s.URL("usher_admin"), tenancy.Config{MaxConns: 10}, testenv.Logs(t).Logger)
+	must(t, err)
+	t.Cleanup(s.admin.Close)
+	return s
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// act records an act, and leaves it to the caller what else is done with it.
+func (s *store) act(ctx context.Context, tenant tenancy.ID, subject string) error {
+	return s.admin.As(ctx, tenant, func(tx tenancy.Tx) error { return audit.Record(ctx, tx, suspended(subject)) })
+}
+
+func suspended(subject string) audit.Entry {
+	return audit.Entry{
+		Action: "license.suspended", Actor: "api_key:1", Credential: "api_key:1", Address: netip.MustParseAddr("2001:db8::1"),
+		Subject: subject, RequestID: "r-1", Details: map[string]string{"reason": "Zürich – unpaid", "amount": "12", "Z": "", "a\"b": "\\"},
+	}
+}
+
+func (s *store) acts(t testing.TB, tenant tenancy.ID, n int) {
+	t.Helper()
+	for i := range n {
+		must(t, s.act(t.Context(), tenant, fmt.Sprintf("license:%d", i+1)))
+	}
+}
+
+func (s *store) list(t testing.TB, tenant tenancy.ID, f audit.Filter) (all []auditchain.Entry) {
+	t.Helper()
+	must(t, s.admin.AsReadOnly(t.Context(), tenant, func(tx tenancy.Tx) (err error) {
+		all, err = audit.List(t.Context(), tx, tenant, f, audit.End(), 1000)
+		return err
+	}))
+	return all
+}
+
+// problems is what a verification names.
+func (s *store) problems(t testing.TB, tenant tenancy.ID) string {
+	t.Helper()
+	_, result, err := audit.Verify(t.Context(), s.admin, tenant)
+	must(t, err)
+	var all []string
+	for _, p := range result.Problems {
+		all = append(all, p.String())
+	}
+	return strings.Join(all, "; ")
+}
+
+func TestWhatIsRecordedIsReadAndVerified(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	s.acts(t, s.a, 5)
+	s.acts(t, s.b, 2)
+	all := s.list(t, s.a, audit.Filter{})
+	if len(all) != 5 || all[0].Seq != 5 || all[4].Seq != 1 {
+		t.Fatalf("listed are %+v", all)
+	}
+	e, want := all[4], suspended("license:1")
+	if e.Action != want.Action || e.Outcome != audit.Done || e.Actor != want.Actor || e.ByOperator || e.Credential != want.Credential ||
+		e.Address != "2001:db8::1" || e.Subject != want.Subject || e.RequestID != want.RequestID || fmt.Sprint(e.Details) != fmt.Sprint(want.Details) {
+		t.Errorf("recorded is %+v, want %+v", e, want)
+	}
+	chain, result, err := audit.Verify(t.Context(), s.admin, s.a)
+	must(t, err)
+	if result.Entries != 5 || len(result.Problems) != 0 || chain.Head.Seq != 5 || chain.Head.Hash != all[0].Hash {
+		t.Errorf("verified is %+v to %+v", result, chain)
+	}
+	if _, result, err := audit.Verify(t.Context(), s.admin, tenancy.Verified(uuid.New())); err != nil || result.Entries != 0 || len(result.Problems) != 0 {
+		t.Errorf("of nobody: %+v, %v", result, err)
+	}
+	// A client has them as JSON.
+	raw, err := json.Marshal(all[0])
+	must(t, err)
+	var again auditchain.Entry
+	must(t, json.Unmarshal(raw, &again))
+	if auditchain.Sum(s.a.String(), &again) != all[0].Hash {
+		t.Errorf("after a way as JSON %s has another hash", raw)
+	}
+}
+
+func TestAnActThatIsUndoneLeavesNoEntry(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	s.acts(t, s.a, 1)
+	undone := fmt.Errorf("undone")
+	err := s.admin.As(t.Context(), s.a, func(tx tenancy.Tx) error {
+		must(t, audit.Record(t.Context(), tx, suspended("license:9")))
+		return undone
+	})
+	if err != undone { //nolint:errorlint // as it is
+		t.Fatal(err)
+	}
+	s.acts(t, s.a, 1)
+	if all := s.list(t, s.a, audit.Filter{}); len(all) != 2 || all[0].Seq != 2 || s.problems(t, s.a) != "" {
+		t.Errorf("listed are %+v", all)
+	}
+}
+
+func TestVerificationNamesWhatASuperuserDid(t *testing.T) {
+	t.Parallel()
+	for _, done := range []struct{ what, sql, want string }{
+		{"flipped", `UPDATE app.audit_entries SET outcome = 'refused' WHERE seq = 3`, "entry 3 was altered"},
+		{"flipped a detail", `UPDATE app.audit_entries SET details = details || '{"amount": 12}' WHERE seq = 3`, "entry 3 was altered"},
+		{"moved in time", `UPDATE app.audit_entries SET at = at + interval '1 ms' WHERE seq = 5`, "entry 5 was altered"},
+		{"dropped", `DELETE FROM app.audit_entries WHERE seq = 2`, "entry 2 is missing"},
+		{"dropped the last", `DELETE FROM app.audit_entries WHERE seq = 5`, "entry 5 is missing"},
+		{"dropped the first", `DELETE FROM app.audit_entries WHERE seq = 1`, "entry 1 is missing"},
+		{"inserted behind", `INSERT INTO app.audit_entries SELECT tenant_id, at, 6, action, outcome, actor, by_operator, credential, address,
+			subject, request_id, details, hash, previous FROM app.audit_entries WHERE seq = 5`, "entry 6 was inserted"},
+		{"inserted of a number that is there", `INSERT INTO app.audit_entries SELECT tenant_id, at + interval '1 ms', 5, action, outcome, actor, by_operator, credential, address,
+			subject, request_id, details, previous, previous FROM app.audit_entries WHERE seq = 5`, "entry 5 was inserted"},
+		{"dropped all", `DELETE FROM app.audit_entries`, "entries 1 to 5 are missing"},
+	} {
+		t.Run(done.what, func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t)
+			s.acts(t, s.a, 5)
+			if got := s.problems(t, s.a); got != "" {
+				t.Fatalf("before anything was done: %s", got)
+			}
+			s.Exec(t, done.sql)
+			if got := s.problems(t, s.a); got != done.want {
+				t.Errorf("got %q, want %q", got, done.want)
+			}
+		})
+	}
+}
+
+func TestNoFunctionWritesTheLogButByRecording(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	s.acts(t, s.a, 1)
+	for _, role := range []string{"usher_admin", "usher_operator", "usher_sweep", "usher_acquire", "usher_validate", "usher_heartbeat", "usher_release"} {
+		conn := s.Connect(t, role)
+		for _, sql := range []string{
+			`INSERT INTO app.audit_entries SELECT * FROM app.audit_entries`, `UPDATE app.audit_entries SET actor = 'x'`,
+			`DELETE FROM app.audit_entries`, `TRUNCATE app.audit_entries`, `UPDATE app.audit_chains SET seq = 0`, `DELETE FROM app.audit_chains`,
+			`INSERT INTO app.audit_chains (tenant_id) VALUES (gen_random_uuid())`, `DELETE FROM app.audit_entries_default`,
+		} {
+			if _, err := conn.Exec(t.Context(), sql); tenancy.Code(err) != "42501" {
+				t.Errorf("%s: %s: %v", role, sql, err)
+			}
+		}
+	}
+}
+
+func TestTheChainOutlivesItsOldEntries(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	s.acts(t, s.a, 6)
+	s.Exec(t, `UPDATE app.audit_chains SET (start_seq, start_hash) = (SELECT seq, hash FROM app.audit_entries WHERE seq = 4) WHERE seq > 0`)
+	s.Exec(t, `DELETE FROM app.audit_entries WHERE seq <= 4`)
+	s.acts(t, s.a, 1)
+	if got := s.problems(t, s.a); got != "" {
+		t.Error(got)
+	}
+}
+
+func TestActsAtOnceMakeOneChain(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	var all sync.WaitGroup
+	for range 10 {
+		all.Go(func() {
+			for range 5 {
+				if err := s.act(t.Context(), s.a, "license:1"); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if _, result, err := audit.Verify(t.Context(), s.admin, s.a); err != nil || result.Entries != 50 || len(result.Problems) != 0 {
+		t.Errorf("%+v, %v", result, err)
+	}
+}
+
+func TestOneTenantsActsWaitForNoOtherTenant(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	s.acts(t, s.a, 1)
+	err := s.admin.As(t.Context(), s.a, func(tx tenancy.Tx) error {
+		if err := audit.Record(t.Context(), tx, suspended("license:1")); err != nil {
+			return err
+		}
+		// While it is not committed the other tenant's are: the first of a chain, and the next.
+		s.acts(t, s.b, 2)
+		return nil
+	})
+	must(t, err)
+	if got := s.problems(t, s.a) + s.problems(t, s.b); got != "" {
+		t.Error(got)
+	}
+}
+
+func TestARefusalIsRecordedOnceInAWhile(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	refuse := func(subject string) {
+		t.Helper()
+		e := suspended(subject)
+		e.Refused = true
+		must(t, s.admin.As(t.Context(), s.a, func(tx tenancy.Tx) error { return audit.RecordOnce(t.Context(), tx, e, time.Hour) }))
+	}
+	s.acts(t, s.a, 1)
+	for range 3 {
+		refuse("license:1")
+		refuse("license:2")
+	}
+	if all := s.list(t, s.a, audit.Filter{Outcome: audit.Refused}); len(all) != 2 {
+		t.Errorf("recorded are %+v", all)
+	}
+	if got := s.problems(t, s.a); got != "" {
+		t.Error(got)
+	}
+}
+
+func TestALongDetailIsCut(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	e := suspended("license:1")
+	e.Details = map[string]string{"request": strings.Repeat("ü", 5000), "odd": "a\x00b\xff"}
+	must(t, s.admin.As(t.Context(), s.a, func(tx tenancy.Tx) error { return audit.Record(t.Context(), tx, e) }))
+	kept := s.list(t, s.a, audit.Filter{})[0].Details
+	if kept["request"] != strings.Repeat("ü", 2000)+"…" || kept["odd"] != "a�b�" || s.problems(t, s.a) != "" {
+		t.Errorf("kept is %.20q of %d bytes, and %q", kept["request"], len(kept["request"]), kept["odd"])
+	}
+}
+
+// BenchmarkRecord is acts a second, of one tenant and of many, by ten callers at once.
+func BenchmarkRecord(b *testing.B) {
+	s := newStore(b)
+	tenants := []tenancy.ID{s.a}
+	for i := range 9 {
+		id := tenancy.Verified(uuid.New())
+		s.Exec(b, `INSERT INTO app.tenants (id, name, slug) VALUES ($1, $2, $2)`, id.UUID(), fmt.Sprintf("more-%d", i))
+		tenants = append(tenants, id)
+	}
+	for name, of := range map[string][]tenancy.ID{"one tenant": tenants[:1], "ten tenants": tenants} {
+		b.Run(name, func(b *testing.B) {
+			var all sync.WaitGroup
+			for i := range 10 {
+				all.Go(func() {
+					for range b.N/10 + 1 {
+						if err := s.act(b.Context(), of[i%len(of)], "license:1"); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			all.Wait()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "acts/s")
+		})
+	}
+}
