@@ -247,8 +247,7 @@ func (k *keeper) lapse(err error) {
 // because is an event with what an error says of its reason.
 func because(kind Kind, err error) Event {
 	e := Event{Kind: kind, At: time.Now(), Err: err}
-	var refusal *Refusal
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*Refusal](err); ok {
 		e.Code, e.Reason, e.By = refusal.Code, refusal.Reason, refusal.EndedBy
 		if !refusal.EndedAt.IsZero() {
 			e.At = refusal.EndedAt
