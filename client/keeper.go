@@ -31,6 +31,7 @@ type keeper struct {
 	// failures counts attempts without an answer, and told is the trouble that the host was last told of.
 	failures int
 	told     Event
+	place    Place
 	draining bool
 }
 
@@ -161,7 +162,10 @@ func (k *keeper) reacquire() Event {
 		k.confirm(g)
 	case place != nil:
 		k.failures, k.due = 0, k.line.now().add(poll)
-		k.tell(Event{Kind: Waiting, Place: *place, At: time.Now()})
+		if *place != k.place {
+			k.place = *place
+			k.tell(Event{Kind: Waiting, Place: *place, At: time.Now()})
+		}
 	case !errors.As(err, &refusal):
 		k.retry(err)
 	case refusal.final():
@@ -186,7 +190,7 @@ func (k *keeper) confirm(g *grant) {
 		news.Kind = Confirmed
 		k.tell(news)
 	}
-	k.told = Event{}
+	k.told, k.place = Event{}, Place{}
 	if g.status.Draining && !k.draining {
 		k.tell(Event{Kind: Draining, At: time.Now(), Until: g.status.DrainUntil})
 	}

@@ -276,7 +276,7 @@ func TestNothingButTheServicesOwnWordIsBelieved(t *testing.T) {
 		"a negative lease":             {status: 200, body: object{"ttl_seconds": -5}},
 		"no content":                   {status: 204, body: ""},
 		"a redirect":                   {status: 307, header: map[string]string{"Location": "https://elsewhere.test/"}, body: ""},
-		"a huge body":                  {status: 200, body: `{"x":"` + strings.Repeat("x", 2<<20) + `"}`},
+		"a huge body":                  {status: 200, body: huge},
 		"an error of the server's":     problem(500, "internal", nil),
 		"a store that is out":          problem(503, "store_unavailable", nil).retry(1),
 		"too many":                     problem(429, "rate_limited", nil).retry(1),

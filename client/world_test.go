@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -159,6 +160,7 @@ func (r reply) after(d time.Duration) reply { r.delay = d; return r }
 
 var (
 	released = reply{status: 200, body: object{"session_id": "s1", "status": "released"}}
+	huge     = `{"x":"` + strings.Repeat("x", longestAnswer) + `"}`
 	refused  = reply{err: errors.New("connection refused")}
 )
 
