@@ -168,6 +168,28 @@ func TestASeatWhoseAnswerWasLostIsGivenBackWhenTheContextEnds(t *testing.T) {
 	})
 }
 
+func TestASeatWhoseAnswerWasLostIsGivenBackWhenAcquireGivesUp(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t inside, s *script, c *Client) {
+		s.says(func(q asked) reply {
+			switch {
+			case q.at == 0:
+				return refused // it was taken, and the answer was lost
+			case q.at < patience:
+				return problem(429, "rate_limited", nil).retry(4)
+			default:
+				return works(q)
+			}
+		})
+		if _, err := c.Acquire(t.Context()); err == nil {
+			t.Error("it did not give up")
+		}
+		if paths := s.paths(len(s.all()) - 2); !slices.Equal(paths, []string{"/v1/acquire", "/v1/release"}) {
+			t.Errorf("at last it asked %s", paths)
+		}
+	})
+}
+
 func TestAWaiterSurvivesWhateverHappensMeanwhile(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t inside, s *script, c *Client) {

@@ -83,7 +83,6 @@ func (k *keeper) rest(now instant) {
 
 // beaten is the answer to a heartbeat.
 type beaten struct {
-	SessionID             string    `json:"session_id"`
 	SeatNo                int       `json:"seat_no"`
 	ExpiresAt             time.Time `json:"expires_at"`
 	TTLSeconds            int64     `json:"ttl_seconds"`
@@ -116,10 +115,11 @@ func (k *keeper) heartbeat(now instant) Event {
 	case k.ctx.Err() != nil:
 		return Event{}
 	case err == nil:
+		before := k.Status()
 		k.confirm(&grant{
-			session: a.SessionID, token: token, until: sent.add(ttl), beat: seconds(max(a.HeartbeatAfterSeconds, 1)),
+			session: before.SessionID, token: token, until: sent.add(ttl), beat: seconds(max(a.HeartbeatAfterSeconds, 1)),
 			status: Status{
-				SessionID: a.SessionID, SeatNo: a.SeatNo, Overdraft: k.Status().Overdraft, ActiveSeats: a.ActiveSeats, MaxSeats: a.MaxSeats,
+				SessionID: before.SessionID, SeatNo: a.SeatNo, Overdraft: before.Overdraft, ActiveSeats: a.ActiveSeats, MaxSeats: a.MaxSeats,
 				TTL: ttl, ExpiresAt: a.ExpiresAt, Draining: a.Draining, DrainUntil: a.DrainUntil,
 			},
 		})
