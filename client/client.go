@@ -167,12 +167,10 @@ func (c *Client) ask(ctx context.Context, q *quest, d *drawer) (*grant, error) {
 
 // worthwhile says whether to ask again after an error, when that would be so long after the first time.
 func (c *Client) worthwhile(err error, after instant) bool {
-	var quiet *silence
-	if errors.As(err, &quiet) {
+	if quiet, ok := errors.AsType[*silence](err); ok {
 		return !quiet.futile && (c.Wait || after < instant(patience))
 	}
-	var refusal *Refusal
-	if !errors.As(err, &refusal) || refusal.final() {
+	if refusal, ok := errors.AsType[*Refusal](err); !ok || refusal.final() {
 		return false
 	}
 	return c.Wait || !errors.Is(err, ErrNoSeats) && after < instant(patience)

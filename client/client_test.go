@@ -12,7 +12,7 @@ import (
 
 func TestEveryQuestionOfOneAcquireIsTheSame(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *script, c *Client) {
+	bubble(t, func(t inside, s *script, c *Client) {
 		c.Product, c.User, c.Metadata, c.Wait = "editor", "ann", object{"team": "x"}, true
 		n := 0
 		s.says(func(q asked) reply {
@@ -56,13 +56,13 @@ func TestAcquireSaysWhyThereIsNoSeat(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			bubble(t, func(t *testing.T, s *script, client *Client) {
+			bubble(t, func(t inside, s *script, client *Client) {
 				s.says(func(asked) reply { return c.answer })
 				began := time.Now()
 				_, err := client.Acquire(t.Context())
 				var refusal *Refusal
 				switch {
-				case err == nil, c.want != nil && !errors.Is(err, c.want), errors.Is(err, ErrNoSeats) != (c.want == ErrNoSeats):
+				case err == nil, c.want != nil && !errors.Is(err, c.want), errors.Is(err, ErrNoSeats) != (c.code == "no_seats_available"):
 					t.Errorf("it answered %v", err)
 				case errors.As(err, &refusal) != (c.code != "") || refusal != nil && refusal.Code != c.code:
 					t.Errorf("it answered %v, want the code %q", err, c.code)
@@ -80,7 +80,7 @@ func TestAcquireSaysWhyThereIsNoSeat(t *testing.T) {
 
 func TestAFullLicenceSaysHowManyAndWhen(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *script, c *Client) {
+	bubble(t, func(t inside, s *script, c *Client) {
 		s.says(func(asked) reply {
 			return problem(409, "no_seats_available", object{"active_seats": 3, "max_seats": 4}).retry(30)
 		})
@@ -98,7 +98,7 @@ func queueAt(position int) reply {
 
 func TestAWaiterAsksAsOftenAsItIsToldAndGetsItsSeat(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *script, c *Client) {
+	bubble(t, func(t inside, s *script, c *Client) {
 		c.Wait = true
 		var places []int
 		c.Queued = func(p Place) { places = append(places, p.Position) }
@@ -125,7 +125,7 @@ func TestAWaiterAsksAsOftenAsItIsToldAndGetsItsSeat(t *testing.T) {
 
 func TestAWaiterWhoseContextEndsGivesItsPlaceUp(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *script, c *Client) {
+	bubble(t, func(t inside, s *script, c *Client) {
 		c.Wait = true
 		s.says(func(q asked) reply {
 			if q.path == "/v1/release" {
@@ -148,7 +148,7 @@ func TestAWaiterWhoseContextEndsGivesItsPlaceUp(t *testing.T) {
 
 func TestASeatWhoseAnswerWasLostIsGivenBackWhenTheContextEnds(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *script, c *Client) {
+	bubble(t, func(t inside, s *script, c *Client) {
 		s.says(func(q asked) reply {
 			if q.at < 3*time.Second {
 				return reply{delay: time.Hour} // it was taken, and the answer does not come
@@ -168,9 +168,31 @@ func TestASeatWhoseAnswerWasLostIsGivenBackWhenTheContextEnds(t *testing.T) {
 	})
 }
 
+func TestASeatWhoseAnswerWasLostIsGivenBackWhenAcquireGivesUp(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t inside, s *script, c *Client) {
+		s.says(func(q asked) reply {
+			switch {
+			case q.at == 0:
+				return refused // it was taken, and the answer was lost
+			case q.at < patience:
+				return problem(429, "rate_limited", nil).retry(4)
+			default:
+				return works(q)
+			}
+		})
+		if _, err := c.Acquire(t.Context()); err == nil {
+			t.Error("it did not give up")
+		}
+		if paths := s.paths(len(s.all()) - 2); !slices.Equal(paths, []string{"/v1/acquire", "/v1/release"}) {
+			t.Errorf("at last it asked %s", paths)
+		}
+	})
+}
+
 func TestAWaiterSurvivesWhateverHappensMeanwhile(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *script, c *Client) {
+	bubble(t, func(t inside, s *script, c *Client) {
 		c.Wait = true
 		time.AfterFunc(time.Hour, func() { s.says(works) })
 		n := 0
@@ -186,7 +208,7 @@ func TestAWaiterSurvivesWhateverHappensMeanwhile(t *testing.T) {
 
 func TestAReacquiringSeatWaitsInTheQueueWhenAskedTo(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *script, c *Client) {
+	bubble(t, func(t inside, s *script, c *Client) {
 		c.Wait = true
 		seat := acquire(t, c)
 		s.says(func(q asked) reply {
@@ -215,7 +237,7 @@ func TestAReacquiringSeatWaitsInTheQueueWhenAskedTo(t *testing.T) {
 
 func TestValidateTellsEveryCheck(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *script, c *Client) {
+	bubble(t, func(t inside, s *script, c *Client) {
 		s.says(func(q asked) reply {
 			if q.body["nonce"] != "n" || q.body["wait"] != nil || q.body["instance_id"] != nil || q.body["features"].([]any)[0] != "export" {
 				t.Errorf("it asked %v", q.body)

@@ -49,7 +49,7 @@ func (r *Refusal) Error() string { return fmt.Sprintf("usher: %s (%s)", r.Detail
 
 // Is says whether the refusal is ErrNoSeats.
 func (r *Refusal) Is(target error) bool {
-	return target == ErrNoSeats && r.Code == "no_seats_available" //nolint:errorlint // Is is asked about this very error
+	return target == ErrNoSeats && r.Code == "no_seats_available"
 }
 
 // final says that asking again does not help: the question, or the licence, would have to be another.

@@ -137,7 +137,7 @@ func ExampleSeat_Borrow() {
 	c := client.Client{
 		URL: "https://usher.example.com", LicenseKey: "USH-9MQJJ-HBXXN-WMX7Z-Q7FM7-N4374-AKHNB",
 		ReceiptFile: "/var/lib/editor/seat.jws",
-		Roots:       "-----BEGIN PUBLIC KEY-----\n…", // go:embed roots.pem
+		Roots:       "-----BEGIN PUBLIC KEY-----\n…", // embedded in the program
 	}
 	seat, err := c.Acquire(context.Background())
 	if err != nil {

@@ -31,6 +31,7 @@ type keeper struct {
 	// failures counts attempts without an answer, and told is the trouble that the host was last told of.
 	failures int
 	told     Event
+	place    Place
 	draining bool
 }
 
@@ -82,7 +83,6 @@ func (k *keeper) rest(now instant) {
 
 // beaten is the answer to a heartbeat.
 type beaten struct {
-	SessionID             string    `json:"session_id"`
 	SeatNo                int       `json:"seat_no"`
 	ExpiresAt             time.Time `json:"expires_at"`
 	TTLSeconds            int64     `json:"ttl_seconds"`
@@ -115,10 +115,11 @@ func (k *keeper) heartbeat(now instant) Event {
 	case k.ctx.Err() != nil:
 		return Event{}
 	case err == nil:
+		before := k.Status()
 		k.confirm(&grant{
-			session: a.SessionID, token: token, until: sent.add(ttl), beat: seconds(max(a.HeartbeatAfterSeconds, 1)),
+			session: before.SessionID, token: token, until: sent.add(ttl), beat: seconds(max(a.HeartbeatAfterSeconds, 1)),
 			status: Status{
-				SessionID: a.SessionID, SeatNo: a.SeatNo, Overdraft: k.Status().Overdraft, ActiveSeats: a.ActiveSeats, MaxSeats: a.MaxSeats,
+				SessionID: before.SessionID, SeatNo: a.SeatNo, Overdraft: before.Overdraft, ActiveSeats: a.ActiveSeats, MaxSeats: a.MaxSeats,
 				TTL: ttl, ExpiresAt: a.ExpiresAt, Draining: a.Draining, DrainUntil: a.DrainUntil,
 			},
 		})
@@ -161,7 +162,10 @@ func (k *keeper) reacquire() Event {
 		k.confirm(g)
 	case place != nil:
 		k.failures, k.due = 0, k.line.now().add(poll)
-		k.tell(Event{Kind: Waiting, Place: *place, At: time.Now()})
+		if *place != k.place {
+			k.place = *place
+			k.tell(Event{Kind: Waiting, Place: *place, At: time.Now()})
+		}
 	case !errors.As(err, &refusal):
 		k.retry(err)
 	case refusal.final():
@@ -186,7 +190,7 @@ func (k *keeper) confirm(g *grant) {
 		news.Kind = Confirmed
 		k.tell(news)
 	}
-	k.told = Event{}
+	k.told, k.place = Event{}, Place{}
 	if g.status.Draining && !k.draining {
 		k.tell(Event{Kind: Draining, At: time.Now(), Until: g.status.DrainUntil})
 	}
@@ -247,8 +251,7 @@ func (k *keeper) lapse(err error) {
 // because is an event with what an error says of its reason.
 func because(kind Kind, err error) Event {
 	e := Event{Kind: kind, At: time.Now(), Err: err}
-	var refusal *Refusal
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*Refusal](err); ok {
 		e.Code, e.Reason, e.By = refusal.Code, refusal.Reason, refusal.EndedBy
 		if !refusal.EndedAt.IsZero() {
 			e.At = refusal.EndedAt

@@ -54,7 +54,7 @@ func newLine(base string, given *http.Client, now func() instant) (*line, error)
 	return l, nil
 }
 
-// hang up.
+// hang closes the connections that nothing is asked over, so that the next question has one of its own.
 func (l *line) hang() {
 	if l.own {
 		l.http.CloseIdleConnections()
@@ -85,14 +85,16 @@ func (l *line) post(ctx context.Context, m message, answer any) (status int, sen
 		request.Header.Set("Idempotency-Key", m.key)
 	}
 	sent = l.now()
-	response, err := l.http.Do(request) //nolint:gosec // the address is the caller's
+	response, err := l.http.Do(request)
 	if err != nil {
+		l.hang() // a connection that was slept through is never heard of again
 		var untrusted *tls.CertificateVerificationError
 		return 0, sent, &silence{cause: err, futile: errors.As(err, &untrusted)}
 	}
 	defer func() { _ = response.Body.Close() }()
 	text, err := io.ReadAll(io.LimitReader(response.Body, longestAnswer+1))
 	if err != nil {
+		l.hang()
 		return 0, sent, &silence{cause: fmt.Errorf("its answer broke off: %w", err)}
 	}
 	if err := read(response, text, answer); err != nil {

@@ -80,17 +80,19 @@ func (q *quest) ask(ctx context.Context) (*grant, *Place, time.Duration, error) 
 	var a seated
 	status, sent, err := q.line.post(ctx, message{path: "/v1/acquire", body: q.body, key: q.key}, &a)
 	var refusal *Refusal
+	var quiet *silence
 	switch {
-	case errors.Is(err, ErrUnreachable):
-		q.open = true
+	case errors.As(err, &quiet):
+		q.open = q.open || !quiet.futile
 		return nil, nil, 0, err
 	case errors.As(err, &refusal):
-		q.open = refusal.Code == "idempotency_in_flight"
+		// Whoever has a seat already hears neither.
+		q.open = q.open && !refusal.final() && !errors.Is(err, ErrNoSeats) || refusal.Code == "idempotency_in_flight"
 		return nil, nil, 0, err
 	case status == 202:
 		q.open = true
 		return nil, &Place{Position: a.Position, Length: a.QueueLength, ETA: seconds(a.ETASeconds)}, seconds(max(a.PollAfterSeconds, 1)), nil
-	case a.SeatToken == "" || a.TTLSeconds < 1:
+	case a.SeatToken == "" || a.SessionID == "" || a.TTLSeconds < 1:
 		q.open = true
 		return nil, nil, 0, &silence{cause: fmt.Errorf("it answered %d with JSON that is no seat", status)}
 	}

@@ -11,7 +11,7 @@ import (
 
 func TestASeatIsKeptAtTheServicesPace(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *script, c *Client) {
+	bubble(t, func(t inside, s *script, c *Client) {
 		seat := acquire(t, c)
 		pass(10 * time.Minute)
 		wantValid(t, seat, true)
@@ -49,7 +49,7 @@ func TestASeatIsKeptAtTheServicesPace(t *testing.T) {
 
 func TestBelievingIsCountedFromSending(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *script, c *Client) {
+	bubble(t, func(t inside, s *script, c *Client) {
 		s.says(func(asked) reply { return seatOf("s1").after(9 * time.Second) })
 		seat := acquire(t, c) // 9 s after it asked
 		s.says(down)
@@ -63,7 +63,7 @@ func TestBelievingIsCountedFromSending(t *testing.T) {
 
 func TestABlipIsSurvivedWithinTheBelief(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *script, c *Client) {
+	bubble(t, func(t inside, s *script, c *Client) {
 		seat := acquire(t, c)
 		s.says(down)
 		pass(50 * time.Second)
@@ -118,7 +118,7 @@ func TestALongOutageEndsTheBeliefAndTheTruthIsHeardWithinOneHeartbeatOfItsEnd(t 
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			bubble(t, func(t *testing.T, s *script, client *Client) {
+			bubble(t, func(t inside, s *script, client *Client) {
 				seat := acquire(t, client)
 				s.says(c.fault)
 				pass(61 * time.Second)
@@ -143,7 +143,7 @@ func TestALongOutageEndsTheBeliefAndTheTruthIsHeardWithinOneHeartbeatOfItsEnd(t 
 
 func TestLossSaysWhatWhyByWhomAndWhen(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *script, c *Client) {
+	bubble(t, func(t inside, s *script, c *Client) {
 		seat := acquire(t, c)
 		s.says(func(q asked) reply {
 			if q.path == "/v1/release" {
@@ -180,7 +180,7 @@ func TestLossSaysWhatWhyByWhomAndWhen(t *testing.T) {
 
 func TestASeatThatSomebodyOfTheSameHolderReleasedIsAskedForAgainAtOnce(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *script, c *Client) {
+	bubble(t, func(t inside, s *script, c *Client) {
 		seat := acquire(t, c)
 		s.says(func(q asked) reply {
 			switch {
@@ -208,7 +208,7 @@ func TestASeatThatSomebodyOfTheSameHolderReleasedIsAskedForAgainAtOnce(t *testin
 
 func TestATokenThatIsGoodNoMoreIsReplacedWhileTheSeatIsBelievedIn(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *script, c *Client) {
+	bubble(t, func(t inside, s *script, c *Client) {
 		seat := acquire(t, c)
 		s.says(func(q asked) reply {
 			if q.path == "/v1/heartbeat" {
@@ -228,7 +228,7 @@ func TestATokenThatIsGoodNoMoreIsReplacedWhileTheSeatIsBelievedIn(t *testing.T) 
 
 func TestALicenceThatGrantsNoSeatsAnyMoreEndsTheSeat(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *script, c *Client) {
+	bubble(t, func(t inside, s *script, c *Client) {
 		seat := acquire(t, c)
 		s.says(func(q asked) reply {
 			if q.path == "/v1/heartbeat" {
@@ -244,7 +244,7 @@ func TestALicenceThatGrantsNoSeatsAnyMoreEndsTheSeat(t *testing.T) {
 
 func TestDrainingIsToldOnce(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *script, c *Client) {
+	bubble(t, func(t inside, s *script, c *Client) {
 		seat := acquire(t, c)
 		s.says(func(q asked) reply {
 			a := beatOf("s1")
@@ -276,7 +276,7 @@ func TestNothingButTheServicesOwnWordIsBelieved(t *testing.T) {
 		"a negative lease":             {status: 200, body: object{"ttl_seconds": -5}},
 		"no content":                   {status: 204, body: ""},
 		"a redirect":                   {status: 307, header: map[string]string{"Location": "https://elsewhere.test/"}, body: ""},
-		"a huge body":                  {status: 200, body: `{"x":"` + strings.Repeat("x", 2<<20) + `"}`},
+		"a huge body":                  {status: 200, body: huge},
 		"an error of the server's":     problem(500, "internal", nil),
 		"a store that is out":          problem(503, "store_unavailable", nil).retry(1),
 		"too many":                     problem(429, "rate_limited", nil).retry(1),
@@ -285,7 +285,7 @@ func TestNothingButTheServicesOwnWordIsBelieved(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			bubble(t, func(t *testing.T, s *script, c *Client) {
+			bubble(t, func(t inside, s *script, c *Client) {
 				seat := acquire(t, c)
 				s.says(func(asked) reply { return a })
 				pass(59 * time.Second)
@@ -311,7 +311,7 @@ func TestNothingButTheServicesOwnWordIsBelieved(t *testing.T) {
 
 func TestAnEnormousLeaseIsNoOverflow(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *script, c *Client) {
+	bubble(t, func(t inside, s *script, c *Client) {
 		s.says(func(asked) reply {
 			a := seatOf("s1")
 			a.body.(object)["ttl_seconds"], a.body.(object)["heartbeat_after_seconds"] = int64(1)<<62, int64(1)<<62
@@ -327,7 +327,7 @@ func TestAnEnormousLeaseIsNoOverflow(t *testing.T) {
 
 func TestAMachineThatSleptAsksBeforeItBelievesAgain(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *script, c *Client) {
+	bubble(t, func(t inside, s *script, c *Client) {
 		seat := acquire(t, c)
 		pass(time.Second)
 		before := len(s.all())
@@ -364,7 +364,7 @@ func TestAMachineThatSleptAsksBeforeItBelievesAgain(t *testing.T) {
 
 func TestAnAnswerThatWasSleptThroughIsNotBelieved(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *script, c *Client) {
+	bubble(t, func(t inside, s *script, c *Client) {
 		seat := acquire(t, c)
 		s.says(func(q asked) reply { return works(q).after(2 * time.Second) })
 		pass(20 * time.Second) // the heartbeat is under way
@@ -380,7 +380,7 @@ func TestAnAnswerThatWasSleptThroughIsNotBelieved(t *testing.T) {
 
 func TestReleaseNeverTakesLong(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *script, c *Client) {
+	bubble(t, func(t inside, s *script, c *Client) {
 		for name, fault := range map[string]func(asked) reply{
 			"down": down, "hung": func(asked) reply { return reply{delay: time.Hour} },
 			"busy": func(asked) reply { return problem(503, "store_unavailable", nil).retry(3600) },
@@ -400,7 +400,7 @@ func TestReleaseNeverTakesLong(t *testing.T) {
 
 func TestTheEndOfTheContextGivesTheSeatBack(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *script, c *Client) {
+	bubble(t, func(t inside, s *script, c *Client) {
 		ctx, cancel := context.WithCancel(t.Context())
 		seat, err := c.Acquire(ctx)
 		if err != nil {
@@ -417,7 +417,7 @@ func TestTheEndOfTheContextGivesTheSeatBack(t *testing.T) {
 
 func TestAHostThatDoesNotListenIsNotBlockedAndHearsTheLastEvents(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *script, c *Client) {
+	bubble(t, func(t inside, s *script, c *Client) {
 		seat := acquire(t, c)
 		for range 20 {
 			s.says(down)

@@ -3,12 +3,14 @@ package client
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -145,9 +147,7 @@ func beatOf(session string) reply {
 
 func problem(status int, code string, more object) reply {
 	body := object{"type": "urn:usher:problem:" + code, "title": "T", "status": status, "detail": "A sentence.", "code": code, "request_id": "r-1"}
-	for k, v := range more {
-		body[k] = v
-	}
+	maps.Copy(body, more)
 	return reply{status: status, body: body}
 }
 
@@ -160,7 +160,8 @@ func (r reply) after(d time.Duration) reply { r.delay = d; return r }
 
 var (
 	released = reply{status: 200, body: object{"session_id": "s1", "status": "released"}}
-	refused  = reply{err: fmt.Errorf("connection refused")} //nolint:revive // an error of the network
+	huge     = `{"x":"` + strings.Repeat("x", longestAnswer) + `"}`
+	refused  = reply{err: errors.New("connection refused")}
 )
 
 // works is a service that gives session s1 to whoever asks, and keeps it.
@@ -178,17 +179,20 @@ func works(q asked) reply {
 // down is a service that is not there.
 func down(asked) reply { return refused }
 
+// inside is a test inside a bubble.
+type inside struct{ *testing.T }
+
 // bubble runs a test in one, with a service that works.
-func bubble(t *testing.T, test func(t *testing.T, s *script, c *Client)) {
+func bubble(t *testing.T, test func(t inside, s *script, c *Client)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{t: t, began: time.Now(), answer: works}
 		c := &Client{URL: "https://usher.test", LicenseKey: "KEY", HardwareID: "laptop", Version: "1.2.3", HTTP: &http.Client{Transport: s}, clock: s.now}
-		test(t, s, c)
+		test(inside{t}, s, c)
 	})
 }
 
-func acquire(t *testing.T, c *Client) *Seat {
+func acquire(t testing.TB, c *Client) *Seat {
 	t.Helper()
 	seat, err := c.Acquire(t.Context())
 	if err != nil {
@@ -229,14 +233,14 @@ func kinds(events []Event) []string {
 	return names
 }
 
-func wantKinds(t *testing.T, got []Event, want ...string) {
+func wantKinds(t testing.TB, got []Event, want ...string) {
 	t.Helper()
 	if !slices.Equal(kinds(got), want) {
 		t.Errorf("the host heard %q, want %q", kinds(got), want)
 	}
 }
 
-func wantValid(t *testing.T, s *Seat, want bool) {
+func wantValid(t testing.TB, s *Seat, want bool) {
 	t.Helper()
 	if s.Valid() != want {
 		t.Errorf("valid is %v, want %v", !want, want)

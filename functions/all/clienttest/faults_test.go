@@ -13,8 +13,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/coditect/usher/client"
 	. "github.com/coditect/usher/functions/all/functiontest"
@@ -23,7 +26,7 @@ import (
 
 // lease is that of these tests, and beat the pace of heartbeats that the service asks for.
 const (
-	lease = 6 * time.Second
+	lease = 9 * time.Second
 	beat  = lease / 3
 )
 
@@ -89,64 +92,72 @@ func TestWhateverTheServiceDoesAHolderHasOneSeatAndLearnsTheTruthWithinAHeartbea
 	t.Parallel()
 	w := New(t)
 	sound := serve(t, w)
+	var all sync.WaitGroup
+	defer all.Wait()
 	for name, f := range faults {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			l := w.Seats(t, 3, lease)
-			s := front(t, sound.functions)
+		// At once, and not as many as there are processors: they wait most of the time.
+		all.Go(func() { t.Run(name, func(t *testing.T) { survives(t, w, sound, f) }) })
+	}
+}
 
-			// The first question already meets it: whatever becomes of the answers, there is one seat.
-			c := clientOf(s, l, "laptop")
-			c.Wait = true // insists
-			s.breaks(f)
-			time.AfterFunc(2*time.Second, func() { s.breaks(nil) })
-			seat := acquire(t, c)
-			one := func() {
-				t.Helper()
-				if n := active(t, sound, l); n != 1 {
-					t.Errorf("%d seats are taken", n)
-				}
-			}
-			one()
+// survives takes a seat through a fault, keeps it through another, and is evicted behind a third.
+func survives(t *testing.T, w *World, sound *service, f fault) {
+	t.Helper()
+	l := w.Seats(t, 3, lease)
+	s := front(t, sound.functions)
 
-			// It ends the belief, and when it is over the seat is believed in again.
-			s.breaks(f)
-			await(t, seat, false, lease+slack)
-			if n := active(t, sound, l); n > 1 {
-				t.Errorf("while the service is out of reach %d seats are taken", n)
-			}
-			time.Sleep(time.Second)
-			s.breaks(nil)
-			await(t, seat, true, beat+slack)
-			one()
+	// The first question already meets it: whatever becomes of the answers, there is one seat.
+	c := clientOf(s, l, "laptop")
+	c.Wait = true // insists
+	s.breaks(f)
+	time.AfterFunc(2*time.Second, func() { s.breaks(nil) })
+	seat := acquire(t, c)
+	one := func() {
+		t.Helper()
+		if n := active(t, sound, l); n != 1 {
+			t.Errorf("%d seats are taken", n)
+		}
+	}
+	one()
 
-			// A third time it hides that the session was ended.
-			s.breaks(f)
-			if _, err := w.EvictAny(t.Context(), l, "moved"); err != nil {
-				t.Fatal(err)
-			}
-			await(t, seat, false, lease+slack)
-			s.breaks(nil)
-			select {
-			case <-seat.Done():
-			case <-time.After(beat + slack):
-				t.Fatal("the holder does not hear that it was evicted")
-			}
-			var why *client.Refusal
-			if !errors.As(seat.Err(), &why) || why.Code != "seat_evicted" || why.Reason != "moved" || why.EndedBy != "user:admin" || why.EndedAt.IsZero() {
-				t.Errorf("the holder heard %+v", seat.Err())
-			}
-			var last client.Event
-			for e := range seat.Events() {
-				last = e
-			}
-			if last.Kind != client.Lost || last.By != "user:admin" {
-				t.Errorf("the last event was %+v", last)
-			}
-			if n := active(t, sound, l); n != 0 {
-				t.Errorf("%d seats are taken after the eviction was heard", n)
-			}
-		})
+	// It ends the belief, and when it is over the seat is believed in again.
+	s.breaks(f)
+	await(t, seat, false, lease+slack)
+	if n := active(t, sound, l); n > 1 {
+		t.Errorf("while the service is out of reach %d seats are taken", n)
+	}
+	time.Sleep(time.Second)
+	s.breaks(nil)
+	await(t, seat, true, beat+slack)
+	one()
+
+	// A third time it hides that the session was ended.
+	s.breaks(f)
+	session, err := uuid.Parse(seat.Status().SessionID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Evict(t, session, "moved")
+	await(t, seat, false, lease+slack)
+	s.breaks(nil)
+	select {
+	case <-seat.Done():
+	case <-time.After(beat + slack):
+		t.Fatal("the holder does not hear that it was evicted")
+	}
+	var why *client.Refusal
+	if !errors.As(seat.Err(), &why) || why.Code != "seat_evicted" || why.Reason != "moved" || why.EndedBy != "user:admin" || why.EndedAt.IsZero() {
+		t.Errorf("the holder heard %+v", seat.Err())
+	}
+	var last client.Event
+	for e := range seat.Events() {
+		last = e
+	}
+	if last.Kind != client.Lost || last.By != "user:admin" {
+		t.Errorf("the last event was %+v", last)
+	}
+	if n := active(t, sound, l); n != 0 {
+		t.Errorf("%d seats are taken after the eviction was heard", n)
 	}
 }
 
@@ -218,7 +229,7 @@ func TestAnotherCertificateIsNotTrusted(t *testing.T) {
 	t.Cleanup(good.Close)
 	var asked bool
 	bad := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
-	bad.TLS = &tls.Config{Certificates: []tls.Certificate{otherCertificate(t)}} //nolint:gosec // a bad server
+	bad.TLS = &tls.Config{Certificates: []tls.Certificate{otherCertificate(t)}}
 	bad.Config.ErrorLog = log.New(io.Discard, "", 0)
 	bad.StartTLS()
 	t.Cleanup(bad.Close)
