@@ -60,7 +60,8 @@ CREATE TABLE app.signing_keys (
     CONSTRAINT certified_by_somebody CHECK ((certificate IS NULL) = (issuer_kid IS NULL)),
     CONSTRAINT mac_key_is_elsewhere CHECK (kind <> 'mac' OR certificate IS NULL),
     CONSTRAINT active_was_published CHECK (activated_at IS NULL OR published_at IS NOT NULL),
-    CONSTRAINT destroyed_was_used_no_more CHECK (destroyed_at IS NULL OR retired_at IS NOT NULL OR revoked_at IS NOT NULL),
+    CONSTRAINT destroyed_was_used_no_more CHECK (destroyed_at IS NULL OR kind = 'receipt' OR retired_at IS NOT NULL OR revoked_at IS NOT NULL),
+    CONSTRAINT destroyed_is_not_here CHECK (destroyed_at IS NULL OR wrapped_key IS NULL),
     CONSTRAINT revoked_has_reason CHECK ((revoked_at IS NULL) = (revoked_reason IS NULL) AND (revoked_at IS NULL) = (revoked_by IS NULL))
 );
 COMMENT ON TABLE app.signing_keys IS
@@ -78,7 +79,7 @@ COMMENT ON COLUMN app.signing_keys.published_at IS 'Since when the key set, or t
 COMMENT ON COLUMN app.signing_keys.activated_at IS 'Since when it signs. Receipt keys have none: their window says it.';
 COMMENT ON COLUMN app.signing_keys.retired_at IS 'Since when it signs no more. What it signed before is believed.';
 COMMENT ON COLUMN app.signing_keys.disabled_at IS 'Of a root: since when Cloud KMS signs with it no more.';
-COMMENT ON COLUMN app.signing_keys.destroyed_at IS 'Of a root: its destruction was asked for. Of a mac key: taken off the ring.';
+COMMENT ON COLUMN app.signing_keys.destroyed_at IS 'Of a root: its destruction was asked for. Of a receipt key: forgotten. Of a mac key: off the ring.';
 COMMENT ON COLUMN app.signing_keys.revoked_at IS 'Since when nothing that it signed is believed, whenever it was signed.';
 -- Two rotations at once make one key for a turn: its end names the turn.
 CREATE UNIQUE INDEX signing_keys_one_a_turn ON app.signing_keys (not_after)
@@ -90,6 +91,9 @@ CREATE INDEX signing_keys_by_window ON app.signing_keys (kind, not_after);
 GRANT SELECT (kid, kind, public_key, certificate, issuer_kid, kms_version, wrapped_key, not_before, not_after, published_at, activated_at,
               retired_at, revoked_at)
     ON app.signing_keys TO usher_signers;
+-- Administration signs licence files, with a root.
+GRANT SELECT (kid, kind, public_key, certificate, issuer_kid, kms_version, published_at, activated_at, retired_at, revoked_at)
+    ON app.signing_keys TO usher_admin;
 GRANT SELECT (kid, kind, public_key, certificate, issuer_kid, kms_version, not_before, not_after, created_at, published_at, activated_at,
               retired_at, destroyed_at, revoked_at)
     ON app.signing_keys TO usher_keys;
@@ -129,7 +133,6 @@ GRANT SELECT (id, kind, subject, license_id, ends_at) ON app.revocations TO ushe
 CREATE TABLE app.revocation_lists (
     version   bigint      PRIMARY KEY CHECK (version > 0),
     list      text        NOT NULL,
-    content   bytea       NOT NULL CHECK (octet_length(content) = 32),
     signer    text        NOT NULL REFERENCES app.signing_keys (kid),
     cutoff    timestamptz NOT NULL,
     last_id   bigint      NOT NULL CHECK (last_id >= 0),
@@ -137,7 +140,6 @@ CREATE TABLE app.revocation_lists (
 );
 COMMENT ON TABLE app.revocation_lists IS
     'The signed revocation lists, so that every instance serves the same and Cloud KMS signs once. The newest counts.';
-COMMENT ON COLUMN app.revocation_lists.content IS 'SHA-256 of what the list says, without its times and its version: another content is another list.';
 COMMENT ON COLUMN app.revocation_lists.cutoff IS 'It says what ends after this, of the revocations up to last_id: so its shards can be made again.';
 GRANT SELECT, INSERT ON app.revocation_lists TO usher_keys;
 GRANT SELECT (version) ON app.revocation_lists TO usher_signers;
