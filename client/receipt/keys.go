@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 )
 
 // coordinates are the two halves of a P-256 public key, in base64url.
@@ -170,11 +171,23 @@ func (j *jwk) key() (Key, error) {
 
 // Roots are the root keys that a client believes without being told: pinned in
 // it when it was built. The zero Roots are none.
-type Roots struct{ keys []Key }
+//
+// They remember which certificates they have seen a good signature on: there is a
+// new one each day, and whoever verifies a receipt verifies the next under the same.
+type Roots struct {
+	keys []Key
+	seen *sync.Map // of link, shared by copies
+}
+
+// link is a certificate, by the SHA-256 of it, and the id of the key that signed it.
+type link struct {
+	certificate [sha256.Size]byte
+	by          string
+}
 
 // NewRoots pins public keys.
 func NewRoots(keys ...*ecdsa.PublicKey) (Roots, error) {
-	var roots Roots
+	roots := Roots{seen: &sync.Map{}}
 	for _, public := range keys {
 		key, err := NewKey(public)
 		if err != nil {
@@ -221,4 +234,17 @@ func (r Roots) find(id string) *ecdsa.PublicKey {
 		}
 	}
 	return nil
+}
+
+// signed reports whether a key signed a certificate.
+func (r Roots) signed(c *certificate, id string, key *ecdsa.PublicKey) bool {
+	l := link{sha256.Sum256(c.signed.Raw), id}
+	if _, seen := r.seen.Load(l); seen {
+		return true
+	}
+	if !c.signedBy(key) {
+		return false
+	}
+	r.seen.Store(l, nil)
+	return true
 }

@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"maps"
 	"math/bits"
 	"slices"
 	"time"
@@ -194,4 +196,71 @@ func (r *Revocations) UnmarshalJSON(text []byte) error {
 	slices.SortFunc(out.Keys, func(a, b RevokedKey) int { return cmp.Compare(a.ID, b.ID) })
 	*r = out
 	return nil
+}
+
+// RevocationsAnswer is the JSON of GET /v1/revocations: the signed list, and with
+// ?shard=N one of its shards.
+type RevocationsAnswer struct {
+	// List is a compact JWS.
+	List string `json:"list"`
+	// Version is the list's, for readers that do not look into it.
+	Version int64 `json:"version,omitempty"`
+	// Number is nil in an answer without a shard.
+	Number   *int     `json:"shard,omitempty"`
+	Licenses []string `json:"licenses,omitempty"`
+	Sessions []string `json:"sessions,omitempty"`
+	Proof    []Hash   `json:"proof,omitempty"`
+}
+
+// Missing is the number of the shard that must be fetched to know whether a
+// licence is withdrawn; false when the list knows already.
+func (r *Revocations) Missing(license string) (int, bool) {
+	if r.Shards == 0 {
+		return 0, false
+	}
+	number := ShardOf(license, r.Shards)
+	_, fetched := r.fetched[number]
+	return number, !fetched
+}
+
+// refuse refuses a licence that is withdrawn, or one of its sessions.
+func (r *Revocations) refuse(license, session string) error {
+	if r == nil {
+		return nil
+	}
+	licenses, sessions := r.Licenses, r.Sessions
+	if r.Shards > 0 {
+		number, missing := r.Missing(license)
+		if missing {
+			return fmt.Errorf("%w: shard %d of version %d", ErrMissingShard, number, r.Version)
+		}
+		licenses, sessions = r.fetched[number].Licenses, r.fetched[number].Sessions
+	}
+	if _, named := slices.BinarySearch(licenses, license); named {
+		return fmt.Errorf("%w: licence %s", ErrRevoked, license)
+	}
+	if _, named := slices.BinarySearch(sessions, session); named && session != "" {
+		return fmt.Errorf("%w: session %s", ErrRevoked, session)
+	}
+	return nil
+}
+
+// add keeps a shard that is proved to be the list's.
+func (r *Revocations) add(s Shard) error {
+	switch {
+	case !slices.IsSorted(s.Licenses) || !slices.IsSorted(s.Sessions):
+		return fmt.Errorf("%w: the shard is not sorted", ErrMalformed)
+	case r.Shards == 0 || !proves(r.Root, s.Hash(), s.Number, r.Shards, s.Proof):
+		return fmt.Errorf("%w: shard %d is not the list's", ErrSignature, s.Number)
+	}
+	r.keep(map[int]Shard{s.Number: s})
+	return nil
+}
+
+// keep adds shards that were proved before.
+func (r *Revocations) keep(shards map[int]Shard) {
+	if r.fetched == nil {
+		r.fetched = map[int]Shard{}
+	}
+	maps.Copy(r.fetched, shards)
 }
