@@ -10,68 +10,6 @@ ALTER SCHEMA app OWNER TO usher_owner;
 
 COMMENT ON SCHEMA app IS 'Usher: tenants, what they were sold, and who sits.';
 
--- FUNCTION audit_field(text)
-
-CREATE FUNCTION app.audit_field(p_value text) RETURNS bytea
-    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-    AS $$ SELECT int4send(octet_length(convert_to(p_value, 'UTF8'))) || convert_to(p_value, 'UTF8') $$;
-
-ALTER FUNCTION app.audit_field(p_value text) OWNER TO usher_owner;
-
--- COMMENT FUNCTION audit_field(p_value text)
-
-COMMENT ON FUNCTION app.audit_field(p_value text) IS 'A value as the hash of an entry reads it: its length in four bytes, the highest first, and its UTF-8.';
-
--- FUNCTION audit_record(text, text, text, boolean, text, text, text, text, jsonb, interval)
-
-CREATE FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) RETURNS bigint
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-DECLARE
-    chain app.audit_chains;
-    entry app.audit_entries;
-BEGIN
-    -- Twice: most of what is not to be written is found out without waiting for anybody.
-    FOR attempt IN 1..2 LOOP
-        IF p_unless_within IS NOT NULL AND EXISTS (
-            SELECT FROM app.audit_entries e
-             WHERE e.tenant_id = app.tenant() AND e.actor = p_actor AND e.at > clock_timestamp() - p_unless_within
-               AND e.action = p_action AND e.subject = p_subject AND e.outcome = p_outcome) THEN
-            RETURN 0;
-        END IF;
-        IF attempt = 1 THEN
-            SELECT * INTO chain FROM app.audit_chains c WHERE c.tenant_id = app.tenant() FOR NO KEY UPDATE;
-            IF NOT FOUND THEN
-                INSERT INTO app.audit_chains (tenant_id) VALUES (app.tenant()) ON CONFLICT DO NOTHING;
-                SELECT * INTO chain FROM app.audit_chains c WHERE c.tenant_id = app.tenant() FOR NO KEY UPDATE;
-            END IF;
-        END IF;
-    END LOOP;
-    entry := (chain.tenant_id, greatest(date_trunc('milliseconds', clock_timestamp()), chain.at), chain.seq + 1, p_action, p_outcome,
-        p_actor, p_by_operator, p_credential, p_address, p_subject, p_request_id, p_details, chain.hash, NULL);
-    entry.hash := sha256(
-        app.audit_field('usher-audit-1') || app.audit_field(entry.tenant_id::text) || app.audit_field(entry.seq::text)
-        || app.audit_field((extract(epoch FROM entry.at) * 1000)::bigint::text)
-        || app.audit_field(entry.action) || app.audit_field(entry.outcome)
-        || app.audit_field(entry.actor) || app.audit_field(CASE WHEN entry.by_operator THEN '1' ELSE '0' END)
-        || app.audit_field(entry.credential) || app.audit_field(entry.address) || app.audit_field(entry.subject)
-        || app.audit_field(entry.request_id)
-        || coalesce((SELECT string_agg(app.audit_field(d.key) || app.audit_field(d.value), ''::bytea ORDER BY d.key COLLATE "C")
-                       FROM jsonb_each_text(entry.details) d), ''::bytea)
-        || entry.previous);
-    INSERT INTO app.audit_entries VALUES (entry.*);
-    UPDATE app.audit_chains SET seq = entry.seq, hash = entry.hash, at = entry.at WHERE tenant_id = entry.tenant_id;
-    RETURN entry.seq;
-END
-$$;
-
-ALTER FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) OWNER TO usher_owner;
-
--- COMMENT FUNCTION audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval)
-
-COMMENT ON FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) IS 'Appends an entry to the tenant''s chain and answers its number; 0 when one of the same actor, action, subject and outcome is not older than p_unless_within. It counts, dates and hashes by itself, and locks the chain until the transaction ends: call it last.';
-
 -- FUNCTION expire_idempotency_keys()
 
 CREATE FUNCTION app.expire_idempotency_keys() RETURNS bigint
@@ -141,6 +79,13 @@ BEGIN
         UPDATE app.open_sessions SET evicted_at = now(), evict_reason = 'license_' || NEW.status, evicted_by = NEW.status_by
          WHERE tenant_id = NEW.tenant_id AND license_id = NEW.id AND evicted_at IS NULL;
     END IF;
+    IF NEW.status <> OLD.status AND NEW.status = 'revoked' THEN
+        -- Receipts that were given live on, offline: as long as the grace, as it is or was a moment ago, or as a borrow.
+        INSERT INTO app.revocations (kind, subject, license_id, ends_at)
+        SELECT 'license', NEW.id, NEW.id, greatest(
+            now() + make_interval(secs => greatest(OLD.offline_grace_seconds, NEW.offline_grace_seconds, OLD.ttl_seconds)),
+            (SELECT max(o.borrowed_until) FROM app.open_sessions o WHERE o.tenant_id = NEW.tenant_id AND o.license_id = NEW.id));
+    END IF;
     NEW.pool_version := OLD.pool_version + 1;
     NEW.updated_at := now();
     INSERT INTO app.outbox (tenant_id, topic, subject_id) VALUES (NEW.tenant_id, 'license.changed', NEW.id);
@@ -152,7 +97,7 @@ ALTER FUNCTION app.license_changed() OWNER TO usher_owner;
 
 -- COMMENT FUNCTION license_changed()
 
-COMMENT ON FUNCTION app.license_changed() IS 'Every change of what was sold numbers itself and leaves an outbox row, so that no writer can forget to tell the pool. Suspending and revoking evict every open session.';
+COMMENT ON FUNCTION app.license_changed() IS 'Every change of what was sold numbers itself and leaves an outbox row, so that no writer can forget to tell the pool. Suspending and revoking evict every open session; revoking puts the licence on the revocation list.';
 
 -- FUNCTION license_state(text, text, timestamp with time zone, timestamp with time zone, timestamp with time zone, timestamp with time zone)
 
@@ -201,53 +146,6 @@ ALTER FUNCTION app.licenses_touched() OWNER TO usher_owner;
 -- COMMENT FUNCTION licenses_touched()
 
 COMMENT ON FUNCTION app.licenses_touched() IS 'A tenant''s status and a licence''s keys are part of what caches and pools hold of a licence.';
-
--- FUNCTION make_audit_partitions(integer)
-
-CREATE FUNCTION app.make_audit_partitions(p_months_ahead integer) RETURNS integer
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET lock_timeout TO '200ms'
-    AS $$
-DECLARE
-    this_month date := date_trunc('month', now() AT TIME ZONE 'UTC')::date;
-    m date;
-    n text;
-    made int := 0;
-BEGIN
-    IF NOT pg_try_advisory_xact_lock(hashtext('app.make_audit_partitions')) THEN
-        RETURN 0;
-    END IF;
-    FOR i IN 1..least(p_months_ahead, 12) LOOP
-        m := this_month + make_interval(months => i);
-        n := 'audit_entries_' || to_char(m, 'YYYY_MM');
-        IF to_regclass('app.' || n) IS NULL THEN
-            BEGIN
-                EXECUTE format('CREATE TABLE app.%I PARTITION OF app.audit_entries FOR VALUES FROM (%L) TO (%L)', n,
-                    to_char(m, 'YYYY-MM-DD 00:00:00+00'), to_char(m + interval '1 month', 'YYYY-MM-DD 00:00:00+00'));
-                EXECUTE format('COMMENT ON TABLE app.%I IS %L', n, 'Acts of ' || to_char(m, 'YYYY-MM') || ' (UTC).');
-                EXECUTE format('ALTER TABLE app.%I ENABLE ROW LEVEL SECURITY', n);
-                EXECUTE format('ALTER TABLE app.%I FORCE ROW LEVEL SECURITY', n);
-                EXECUTE format('CREATE POLICY tenant ON app.%I USING (tenant_id = (SELECT app.tenant())) '
-                    'WITH CHECK (tenant_id = (SELECT app.tenant()))', n);
-                made := made + 1;
-            EXCEPTION
-                WHEN check_violation THEN
-                    NULL; -- acts of that month lie in the default partition already: they stay there
-                WHEN lock_not_available THEN
-                    RETURN made;
-            END;
-        END IF;
-    END LOOP;
-    RETURN made;
-END
-$$;
-
-ALTER FUNCTION app.make_audit_partitions(p_months_ahead integer) OWNER TO usher_owner;
-
--- COMMENT FUNCTION make_audit_partitions(p_months_ahead integer)
-
-COMMENT ON FUNCTION app.make_audit_partitions(p_months_ahead integer) IS 'Makes the partitions of the coming months that are missing, unless the audit log is too busy; answers how many it made.';
 
 -- FUNCTION make_history_partitions(integer)
 
@@ -540,121 +438,6 @@ COMMENT ON TABLE app.api_keys IS 'Credentials of automation: a tenant''s, or the
 -- COMMENT COLUMN api_keys.last_used_at
 
 COMMENT ON COLUMN app.api_keys.last_used_at IS 'Exact to the minute.';
-
--- TABLE audit_chains
-
-CREATE TABLE app.audit_chains (
-    tenant_id uuid NOT NULL,
-    seq bigint DEFAULT 0 NOT NULL,
-    hash bytea DEFAULT '\x0000000000000000000000000000000000000000000000000000000000000000'::bytea NOT NULL,
-    at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
-    start_seq bigint DEFAULT 0 NOT NULL,
-    start_hash bytea DEFAULT '\x0000000000000000000000000000000000000000000000000000000000000000'::bytea NOT NULL,
-    CONSTRAINT audit_chains_check CHECK ((seq >= start_seq)),
-    CONSTRAINT audit_chains_hash_check CHECK ((octet_length(hash) = 32)),
-    CONSTRAINT audit_chains_start_hash_check CHECK ((octet_length(start_hash) = 32)),
-    CONSTRAINT audit_chains_start_seq_check CHECK ((start_seq >= 0))
-)
-WITH (fillfactor='50');
-
-ALTER TABLE ONLY app.audit_chains FORCE ROW LEVEL SECURITY;
-
-ALTER TABLE app.audit_chains OWNER TO usher_owner;
-
--- COMMENT TABLE audit_chains
-
-COMMENT ON TABLE app.audit_chains IS 'Where each tenant''s chain of audit entries ends, and where what is kept of it begins. Whoever appends holds the row until it commits: acts of one tenant wait for each other here, and never for another tenant''s.';
-
--- COMMENT COLUMN audit_chains.at
-
-COMMENT ON COLUMN app.audit_chains.at IS 'The time of the last entry: none is earlier than the one before it, so that what is older than a day is a prefix.';
-
--- COMMENT COLUMN audit_chains.start_seq
-
-COMMENT ON COLUMN app.audit_chains.start_seq IS 'The last entry that was dropped because it was old, 0 for none; start_hash is its hash, by which the next is verified.';
-
--- TABLE audit_entries
-
-CREATE TABLE app.audit_entries (
-    tenant_id uuid NOT NULL,
-    at timestamp(3) with time zone NOT NULL,
-    seq bigint NOT NULL,
-    action text NOT NULL,
-    outcome text NOT NULL,
-    actor text NOT NULL,
-    by_operator boolean NOT NULL,
-    credential text NOT NULL,
-    address text NOT NULL,
-    subject text NOT NULL,
-    request_id text NOT NULL,
-    details jsonb NOT NULL,
-    previous bytea NOT NULL,
-    hash bytea NOT NULL,
-    CONSTRAINT audit_entries_action_check CHECK ((action ~ '^[a-z_]{1,40}\.[a-z_]{1,40}$'::text)),
-    CONSTRAINT audit_entries_actor_check CHECK (((char_length(actor) >= 1) AND (char_length(actor) <= 300))),
-    CONSTRAINT audit_entries_address_check CHECK ((char_length(address) <= 64)),
-    CONSTRAINT audit_entries_credential_check CHECK ((char_length(credential) <= 300)),
-    CONSTRAINT audit_entries_details_check CHECK ((jsonb_typeof(details) = 'object'::text)),
-    CONSTRAINT audit_entries_hash_check CHECK ((octet_length(hash) = 32)),
-    CONSTRAINT audit_entries_outcome_check CHECK ((outcome = ANY (ARRAY['done'::text, 'refused'::text]))),
-    CONSTRAINT audit_entries_previous_check CHECK ((octet_length(previous) = 32)),
-    CONSTRAINT audit_entries_request_id_check CHECK ((char_length(request_id) <= 128)),
-    CONSTRAINT audit_entries_subject_check CHECK (((char_length(subject) >= 1) AND (char_length(subject) <= 300)))
-)
-PARTITION BY RANGE (at);
-
-ALTER TABLE ONLY app.audit_entries FORCE ROW LEVEL SECURITY;
-
-ALTER TABLE app.audit_entries OWNER TO usher_owner;
-
--- COMMENT TABLE audit_entries
-
-COMMENT ON TABLE app.audit_entries IS 'Who did what, on what, from where and with which credential: each security- or money-relevant act, each chained to the one before it. No role may write here: app.audit_record does. A partition a month, so that retention drops whole months.';
-
--- COMMENT COLUMN audit_entries.details
-
-COMMENT ON COLUMN app.audit_entries.details IS 'What more there is to say, text by name.';
-
--- COMMENT COLUMN audit_entries.previous
-
-COMMENT ON COLUMN app.audit_entries.previous IS 'The hash of the entry before.';
-
--- TABLE audit_entries_default
-
-CREATE TABLE app.audit_entries_default (
-    tenant_id uuid NOT NULL,
-    at timestamp(3) with time zone NOT NULL,
-    seq bigint NOT NULL,
-    action text NOT NULL,
-    outcome text NOT NULL,
-    actor text NOT NULL,
-    by_operator boolean NOT NULL,
-    credential text NOT NULL,
-    address text NOT NULL,
-    subject text NOT NULL,
-    request_id text NOT NULL,
-    details jsonb NOT NULL,
-    previous bytea NOT NULL,
-    hash bytea NOT NULL,
-    CONSTRAINT audit_entries_action_check CHECK ((action ~ '^[a-z_]{1,40}\.[a-z_]{1,40}$'::text)),
-    CONSTRAINT audit_entries_actor_check CHECK (((char_length(actor) >= 1) AND (char_length(actor) <= 300))),
-    CONSTRAINT audit_entries_address_check CHECK ((char_length(address) <= 64)),
-    CONSTRAINT audit_entries_credential_check CHECK ((char_length(credential) <= 300)),
-    CONSTRAINT audit_entries_details_check CHECK ((jsonb_typeof(details) = 'object'::text)),
-    CONSTRAINT audit_entries_hash_check CHECK ((octet_length(hash) = 32)),
-    CONSTRAINT audit_entries_outcome_check CHECK ((outcome = ANY (ARRAY['done'::text, 'refused'::text]))),
-    CONSTRAINT audit_entries_previous_check CHECK ((octet_length(previous) = 32)),
-    CONSTRAINT audit_entries_request_id_check CHECK ((char_length(request_id) <= 128)),
-    CONSTRAINT audit_entries_subject_check CHECK (((char_length(subject) >= 1) AND (char_length(subject) <= 300)))
-);
-
-ALTER TABLE ONLY app.audit_entries_default FORCE ROW LEVEL SECURITY;
-
-ALTER TABLE app.audit_entries_default OWNER TO usher_owner;
-
--- COMMENT TABLE audit_entries_default
-
-COMMENT ON TABLE app.audit_entries_default IS 'Months that have no partition of their own: no act fails because nobody made one.';
 
 -- TABLE devices
 
@@ -1039,40 +822,174 @@ ALTER TABLE app.products OWNER TO usher_owner;
 
 COMMENT ON TABLE app.products IS 'What the operator sells. The catalogue has no tenant: everybody may read it, only the operator writes it.';
 
--- TABLE seat_hours
+-- TABLE revocation_lists
 
-CREATE TABLE app.seat_hours (
-    tenant_id uuid NOT NULL,
-    license_id uuid NOT NULL,
-    hour timestamp with time zone NOT NULL,
-    peak integer NOT NULL,
-    denials integer NOT NULL,
-    seats_needed integer NOT NULL,
-    CONSTRAINT seat_hours_check CHECK ((seats_needed >= peak)),
-    CONSTRAINT seat_hours_denials_check CHECK ((denials >= 0)),
-    CONSTRAINT seat_hours_hour_check CHECK ((hour = date_trunc('hour'::text, hour, 'UTC'::text))),
-    CONSTRAINT seat_hours_peak_check CHECK ((peak >= 0))
+CREATE TABLE app.revocation_lists (
+    version bigint NOT NULL,
+    list text NOT NULL,
+    content bytea NOT NULL,
+    signer text NOT NULL,
+    cutoff timestamp with time zone NOT NULL,
+    last_id bigint NOT NULL,
+    signed_at timestamp with time zone NOT NULL,
+    CONSTRAINT revocation_lists_content_check CHECK ((octet_length(content) = 32)),
+    CONSTRAINT revocation_lists_last_id_check CHECK ((last_id >= 0)),
+    CONSTRAINT revocation_lists_version_check CHECK ((version > 0))
 );
 
-ALTER TABLE ONLY app.seat_hours FORCE ROW LEVEL SECURITY;
+ALTER TABLE app.revocation_lists OWNER TO usher_owner;
 
-ALTER TABLE app.seat_hours OWNER TO usher_owner;
+-- COMMENT TABLE revocation_lists
 
--- COMMENT TABLE seat_hours
+COMMENT ON TABLE app.revocation_lists IS 'The signed revocation lists, so that every instance serves the same and Cloud KMS signs once. The newest counts.';
 
-COMMENT ON TABLE app.seat_hours IS 'How a licence''s seats were used, hour by hour: carried here by the sweep from what the pool counted. An hour in which nobody sat or asked has no row. The hour that runs is written again as it goes on.';
+-- COMMENT COLUMN revocation_lists.content
 
--- COMMENT COLUMN seat_hours.peak
+COMMENT ON COLUMN app.revocation_lists.content IS 'SHA-256 of what the list says, without its times and its version: another content is another list.';
 
-COMMENT ON COLUMN app.seat_hours.peak IS 'The most seats that were taken at one time.';
+-- COMMENT COLUMN revocation_lists.cutoff
 
--- COMMENT COLUMN seat_hours.denials
+COMMENT ON COLUMN app.revocation_lists.cutoff IS 'It says what ends after this, of the revocations up to last_id: so its shards can be made again.';
 
-COMMENT ON COLUMN app.seat_hours.denials IS 'How many holders found no seat free, each counted once an hour however often it asked.';
+-- TABLE revocations
 
--- COMMENT COLUMN seat_hours.seats_needed
+CREATE TABLE app.revocations (
+    id bigint NOT NULL,
+    kind text NOT NULL,
+    subject uuid NOT NULL,
+    license_id uuid NOT NULL,
+    ends_at timestamp with time zone NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT license_is_its_own_subject CHECK (((kind <> 'license'::text) OR (subject = license_id))),
+    CONSTRAINT revocations_kind_check CHECK ((kind = ANY (ARRAY['license'::text, 'session'::text])))
+);
 
-COMMENT ON COLUMN app.seat_hours.seats_needed IS 'How many seats would have denied nobody: the most that sat and still wanted at one time.';
+ALTER TABLE app.revocations OWNER TO usher_owner;
+
+-- COMMENT TABLE revocations
+
+COMMENT ON TABLE app.revocations IS 'Promises that were withdrawn before their time: what the signed revocation list says of licences and sessions. Written by triggers alone. It names ids and no tenant, for so does the list, which everybody may read.';
+
+-- COMMENT COLUMN revocations.subject
+
+COMMENT ON COLUMN app.revocations.subject IS 'The licence, or the session.';
+
+-- COMMENT COLUMN revocations.license_id
+
+COMMENT ON COLUMN app.revocations.license_id IS 'Of whose shard of the list it is.';
+
+-- COMMENT COLUMN revocations.ends_at
+
+COMMENT ON COLUMN app.revocations.ends_at IS 'When the last promise that it withdraws has run out by itself: then the list forgets it.';
+
+-- SEQUENCE revocations_id_seq
+
+ALTER TABLE app.revocations ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME app.revocations_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+-- TABLE signing_keys
+
+CREATE TABLE app.signing_keys (
+    kid text NOT NULL,
+    kind text NOT NULL,
+    public_key bytea,
+    certificate bytea,
+    issuer_kid text,
+    kms_version text,
+    wrapped_key bytea,
+    not_before timestamp with time zone,
+    not_after timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    published_at timestamp with time zone,
+    activated_at timestamp with time zone,
+    retired_at timestamp with time zone,
+    disabled_at timestamp with time zone,
+    destroyed_at timestamp with time zone,
+    revoked_at timestamp with time zone,
+    revoked_reason text,
+    revoked_by text,
+    CONSTRAINT active_was_published CHECK (((activated_at IS NULL) OR (published_at IS NOT NULL))),
+    CONSTRAINT certified_by_somebody CHECK (((certificate IS NULL) = (issuer_kid IS NULL))),
+    CONSTRAINT destroyed_was_used_no_more CHECK (((destroyed_at IS NULL) OR (retired_at IS NOT NULL) OR (revoked_at IS NOT NULL))),
+    CONSTRAINT kid_fits_kind CHECK (
+CASE kind
+    WHEN 'mac'::text THEN (kid ~ '^[A-Za-z0-9_-]{1,8}$'::text)
+    ELSE (kid ~ '^[A-Za-z0-9_-]{43}$'::text)
+END),
+    CONSTRAINT mac_key_is_elsewhere CHECK (((kind <> 'mac'::text) OR (certificate IS NULL))),
+    CONSTRAINT public_key_is_kept CHECK (((kind = 'mac'::text) = (public_key IS NULL))),
+    CONSTRAINT receipt_key_has_window CHECK (
+CASE kind
+    WHEN 'receipt'::text THEN ((not_before IS NOT NULL) AND (not_after > not_before) AND (not_after <= (not_before + '26:00:00'::interval)))
+    ELSE ((not_before IS NULL) AND (not_after IS NULL))
+END),
+    CONSTRAINT receipt_key_is_certified CHECK (((kind <> 'receipt'::text) OR ((certificate IS NOT NULL) AND (issuer_kid IS NOT NULL)))),
+    CONSTRAINT receipt_key_is_wrapped CHECK (((kind = 'receipt'::text) OR (wrapped_key IS NULL))),
+    CONSTRAINT revoked_has_reason CHECK ((((revoked_at IS NULL) = (revoked_reason IS NULL)) AND ((revoked_at IS NULL) = (revoked_by IS NULL)))),
+    CONSTRAINT root_is_in_kms CHECK (((kind = 'root'::text) = (kms_version IS NOT NULL))),
+    CONSTRAINT signing_keys_kind_check CHECK ((kind = ANY (ARRAY['root'::text, 'receipt'::text, 'mac'::text]))),
+    CONSTRAINT signing_keys_revoked_reason_check CHECK (((char_length(revoked_reason) >= 1) AND (char_length(revoked_reason) <= 500)))
+);
+
+ALTER TABLE app.signing_keys OWNER TO usher_owner;
+
+-- COMMENT TABLE signing_keys
+
+COMMENT ON TABLE app.signing_keys IS 'Every key that ever signed, or is to sign: roots, whose private half is in Cloud KMS; receipt keys, whose private half is here, wrapped; and the names of the keys of seat tokens, which are in Secret Manager. What a key is follows from its times. Nothing is ever deleted: what an old key signed stays verifiable. Signing keys are the deployment''s: there is no tenant.';
+
+-- COMMENT COLUMN signing_keys.kid
+
+COMMENT ON COLUMN app.signing_keys.kid IS 'The RFC 7638 SHA-256 thumbprint in base64url; of a mac key its name on the ring.';
+
+-- COMMENT COLUMN signing_keys.public_key
+
+COMMENT ON COLUMN app.signing_keys.public_key IS 'SubjectPublicKeyInfo, DER. Kept here because Cloud KMS answers none of a disabled version.';
+
+-- COMMENT COLUMN signing_keys.certificate
+
+COMMENT ON COLUMN app.signing_keys.certificate IS 'X.509, DER, by issuer_kid. NULL for a root for which no root stood up: the first one.';
+
+-- COMMENT COLUMN signing_keys.kms_version
+
+COMMENT ON COLUMN app.signing_keys.kms_version IS 'The CryptoKeyVersion''s resource name.';
+
+-- COMMENT COLUMN signing_keys.wrapped_key
+
+COMMENT ON COLUMN app.signing_keys.wrapped_key IS 'PKCS #8, encrypted by Cloud KMS with the kid as additional data. Forgotten when the window is over or the key was revoked.';
+
+-- COMMENT COLUMN signing_keys.not_before
+
+COMMENT ON COLUMN app.signing_keys.not_before IS 'The window of a receipt key, as its certificate says; at most 26 hours.';
+
+-- COMMENT COLUMN signing_keys.published_at
+
+COMMENT ON COLUMN app.signing_keys.published_at IS 'Since when the key set, or the ring, has it.';
+
+-- COMMENT COLUMN signing_keys.activated_at
+
+COMMENT ON COLUMN app.signing_keys.activated_at IS 'Since when it signs. Receipt keys have none: their window says it.';
+
+-- COMMENT COLUMN signing_keys.retired_at
+
+COMMENT ON COLUMN app.signing_keys.retired_at IS 'Since when it signs no more. What it signed before is believed.';
+
+-- COMMENT COLUMN signing_keys.disabled_at
+
+COMMENT ON COLUMN app.signing_keys.disabled_at IS 'Of a root: since when Cloud KMS signs with it no more.';
+
+-- COMMENT COLUMN signing_keys.destroyed_at
+
+COMMENT ON COLUMN app.signing_keys.destroyed_at IS 'Of a root: its destruction was asked for. Of a mac key: taken off the ring.';
+
+-- COMMENT COLUMN signing_keys.revoked_at
+
+COMMENT ON COLUMN app.signing_keys.revoked_at IS 'Since when nothing that it signed is believed, whenever it was signed.';
 
 -- TABLE sweep_cursor
 
@@ -1116,10 +1033,6 @@ ALTER TABLE app.tenants OWNER TO usher_owner;
 
 COMMENT ON TABLE app.tenants IS 'Customer organisations, and one row for the operator, whose API keys and staff hang on it like any tenant''s.';
 
--- TABLE ATTACH audit_entries_default
-
-ALTER TABLE ONLY app.audit_entries ATTACH PARTITION app.audit_entries_default DEFAULT;
-
 -- TABLE ATTACH ended_sessions_default
 
 ALTER TABLE ONLY app.ended_sessions ATTACH PARTITION app.ended_sessions_default DEFAULT;
@@ -1128,21 +1041,6 @@ ALTER TABLE ONLY app.ended_sessions ATTACH PARTITION app.ended_sessions_default 
 
 ALTER TABLE ONLY app.api_keys
     ADD CONSTRAINT api_keys_pkey PRIMARY KEY (tenant_id, id);
-
--- CONSTRAINT audit_chains audit_chains_pkey
-
-ALTER TABLE ONLY app.audit_chains
-    ADD CONSTRAINT audit_chains_pkey PRIMARY KEY (tenant_id);
-
--- CONSTRAINT audit_entries audit_entries_pkey
-
-ALTER TABLE ONLY app.audit_entries
-    ADD CONSTRAINT audit_entries_pkey PRIMARY KEY (tenant_id, at, seq);
-
--- CONSTRAINT audit_entries_default audit_entries_default_pkey
-
-ALTER TABLE ONLY app.audit_entries_default
-    ADD CONSTRAINT audit_entries_default_pkey PRIMARY KEY (tenant_id, at, seq);
 
 -- CONSTRAINT devices devices_pkey
 
@@ -1204,10 +1102,25 @@ ALTER TABLE ONLY app.plans
 ALTER TABLE ONLY app.products
     ADD CONSTRAINT products_pkey PRIMARY KEY (code);
 
--- CONSTRAINT seat_hours seat_hours_pkey
+-- CONSTRAINT revocation_lists revocation_lists_pkey
 
-ALTER TABLE ONLY app.seat_hours
-    ADD CONSTRAINT seat_hours_pkey PRIMARY KEY (tenant_id, license_id, hour);
+ALTER TABLE ONLY app.revocation_lists
+    ADD CONSTRAINT revocation_lists_pkey PRIMARY KEY (version);
+
+-- CONSTRAINT revocations revocations_pkey
+
+ALTER TABLE ONLY app.revocations
+    ADD CONSTRAINT revocations_pkey PRIMARY KEY (id);
+
+-- CONSTRAINT signing_keys signing_keys_kms_version_key
+
+ALTER TABLE ONLY app.signing_keys
+    ADD CONSTRAINT signing_keys_kms_version_key UNIQUE (kms_version);
+
+-- CONSTRAINT signing_keys signing_keys_pkey
+
+ALTER TABLE ONLY app.signing_keys
+    ADD CONSTRAINT signing_keys_pkey PRIMARY KEY (kid);
 
 -- CONSTRAINT sweep_cursor sweep_cursor_pkey
 
@@ -1231,30 +1144,6 @@ COMMENT ON CONSTRAINT tenants_slug_key ON app.tenants IS 'Unique across tenants:
 -- INDEX api_keys_by_hash
 
 CREATE INDEX api_keys_by_hash ON app.api_keys USING btree (key_hash);
-
--- INDEX audit_entries_by_action
-
-CREATE INDEX audit_entries_by_action ON ONLY app.audit_entries USING btree (tenant_id, action, at, seq);
-
--- INDEX audit_entries_by_actor
-
-CREATE INDEX audit_entries_by_actor ON ONLY app.audit_entries USING btree (tenant_id, actor, at, seq);
-
--- INDEX audit_entries_by_subject
-
-CREATE INDEX audit_entries_by_subject ON ONLY app.audit_entries USING btree (tenant_id, subject, at, seq);
-
--- INDEX audit_entries_default_tenant_id_action_at_seq_idx
-
-CREATE INDEX audit_entries_default_tenant_id_action_at_seq_idx ON app.audit_entries_default USING btree (tenant_id, action, at, seq);
-
--- INDEX audit_entries_default_tenant_id_actor_at_seq_idx
-
-CREATE INDEX audit_entries_default_tenant_id_actor_at_seq_idx ON app.audit_entries_default USING btree (tenant_id, actor, at, seq);
-
--- INDEX audit_entries_default_tenant_id_subject_at_seq_idx
-
-CREATE INDEX audit_entries_default_tenant_id_subject_at_seq_idx ON app.audit_entries_default USING btree (tenant_id, subject, at, seq);
 
 -- INDEX ended_sessions_by_license
 
@@ -1296,21 +1185,21 @@ CREATE INDEX outbox_pending ON app.outbox USING btree (topic, created_at);
 
 CREATE INDEX outbox_subject ON app.outbox USING btree (tenant_id, subject_id);
 
--- INDEX ATTACH audit_entries_default_pkey
+-- INDEX revocations_alive
 
-ALTER INDEX app.audit_entries_pkey ATTACH PARTITION app.audit_entries_default_pkey;
+CREATE INDEX revocations_alive ON app.revocations USING btree (ends_at, id);
 
--- INDEX ATTACH audit_entries_default_tenant_id_action_at_seq_idx
+-- INDEX signing_keys_by_window
 
-ALTER INDEX app.audit_entries_by_action ATTACH PARTITION app.audit_entries_default_tenant_id_action_at_seq_idx;
+CREATE INDEX signing_keys_by_window ON app.signing_keys USING btree (kind, not_after);
 
--- INDEX ATTACH audit_entries_default_tenant_id_actor_at_seq_idx
+-- INDEX signing_keys_one_a_turn
 
-ALTER INDEX app.audit_entries_by_actor ATTACH PARTITION app.audit_entries_default_tenant_id_actor_at_seq_idx;
+CREATE UNIQUE INDEX signing_keys_one_a_turn ON app.signing_keys USING btree (not_after) WHERE ((kind = 'receipt'::text) AND (revoked_at IS NULL) AND (retired_at IS NULL));
 
--- INDEX ATTACH audit_entries_default_tenant_id_subject_at_seq_idx
+-- INDEX signing_keys_one_active_root
 
-ALTER INDEX app.audit_entries_by_subject ATTACH PARTITION app.audit_entries_default_tenant_id_subject_at_seq_idx;
+CREATE UNIQUE INDEX signing_keys_one_active_root ON app.signing_keys USING btree (kind) WHERE ((kind = 'root'::text) AND (activated_at IS NOT NULL) AND (revoked_at IS NULL) AND (retired_at IS NULL));
 
 -- INDEX ATTACH ended_sessions_default_pkey
 
@@ -1340,16 +1229,6 @@ CREATE TRIGGER status_changed AFTER UPDATE OF status ON app.tenants FOR EACH ROW
 
 ALTER TABLE ONLY app.api_keys
     ADD CONSTRAINT api_keys_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
-
--- FK CONSTRAINT audit_chains audit_chains_tenant_id_fkey
-
-ALTER TABLE ONLY app.audit_chains
-    ADD CONSTRAINT audit_chains_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
-
--- FK CONSTRAINT audit_entries audit_entries_tenant_id_fkey
-
-ALTER TABLE app.audit_entries
-    ADD CONSTRAINT audit_entries_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.audit_chains(tenant_id);
 
 -- FK CONSTRAINT devices devices_tenant_id_license_id_fkey
 
@@ -1401,26 +1280,19 @@ ALTER TABLE ONLY app.outbox
 ALTER TABLE ONLY app.plans
     ADD CONSTRAINT plans_product_code_fkey FOREIGN KEY (product_code) REFERENCES app.products(code);
 
--- FK CONSTRAINT seat_hours seat_hours_tenant_id_license_id_fkey
+-- FK CONSTRAINT revocation_lists revocation_lists_signer_fkey
 
-ALTER TABLE ONLY app.seat_hours
-    ADD CONSTRAINT seat_hours_tenant_id_license_id_fkey FOREIGN KEY (tenant_id, license_id) REFERENCES app.licenses(tenant_id, id);
+ALTER TABLE ONLY app.revocation_lists
+    ADD CONSTRAINT revocation_lists_signer_fkey FOREIGN KEY (signer) REFERENCES app.signing_keys(kid);
+
+-- FK CONSTRAINT signing_keys signing_keys_issuer_kid_fkey
+
+ALTER TABLE ONLY app.signing_keys
+    ADD CONSTRAINT signing_keys_issuer_kid_fkey FOREIGN KEY (issuer_kid) REFERENCES app.signing_keys(kid);
 
 -- ROW SECURITY api_keys
 
 ALTER TABLE app.api_keys ENABLE ROW LEVEL SECURITY;
-
--- ROW SECURITY audit_chains
-
-ALTER TABLE app.audit_chains ENABLE ROW LEVEL SECURITY;
-
--- ROW SECURITY audit_entries
-
-ALTER TABLE app.audit_entries ENABLE ROW LEVEL SECURITY;
-
--- ROW SECURITY audit_entries_default
-
-ALTER TABLE app.audit_entries_default ENABLE ROW LEVEL SECURITY;
 
 -- ROW SECURITY devices
 
@@ -1478,25 +1350,9 @@ CREATE POLICY resolver_finds ON app.outbox FOR SELECT TO usher_resolver USING (t
 
 CREATE POLICY resolver_lists ON app.tenants FOR SELECT TO usher_resolver USING (true);
 
--- ROW SECURITY seat_hours
-
-ALTER TABLE app.seat_hours ENABLE ROW LEVEL SECURITY;
-
 -- POLICY api_keys tenant
 
 CREATE POLICY tenant ON app.api_keys USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
-
--- POLICY audit_chains tenant
-
-CREATE POLICY tenant ON app.audit_chains USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
-
--- POLICY audit_entries tenant
-
-CREATE POLICY tenant ON app.audit_entries USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
-
--- POLICY audit_entries_default tenant
-
-CREATE POLICY tenant ON app.audit_entries_default USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
 
 -- POLICY devices tenant
 
@@ -1530,10 +1386,6 @@ CREATE POLICY tenant ON app.open_sessions USING ((tenant_id = ( SELECT app.tenan
 
 CREATE POLICY tenant ON app.outbox USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
 
--- POLICY seat_hours tenant
-
-CREATE POLICY tenant ON app.seat_hours USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
-
 -- POLICY tenants tenant
 
 CREATE POLICY tenant ON app.tenants USING ((id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((id = ( SELECT app.tenant() AS tenant)));
@@ -1552,20 +1404,13 @@ GRANT USAGE ON SCHEMA app TO usher_release;
 GRANT USAGE ON SCHEMA app TO usher_sweep;
 GRANT USAGE ON SCHEMA app TO usher_admin;
 GRANT USAGE ON SCHEMA app TO usher_operator;
-GRANT USAGE ON SCHEMA app TO usher_audits;
+GRANT USAGE ON SCHEMA app TO usher_signers;
+GRANT USAGE ON SCHEMA app TO usher_keys;
+GRANT USAGE ON SCHEMA app TO usher_rotate;
 
 -- ACL SCHEMA public
 
 REVOKE USAGE ON SCHEMA public FROM PUBLIC;
-
--- ACL FUNCTION audit_field(p_value text)
-
-REVOKE ALL ON FUNCTION app.audit_field(p_value text) FROM PUBLIC;
-
--- ACL FUNCTION audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval)
-
-REVOKE ALL ON FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) FROM PUBLIC;
-GRANT ALL ON FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) TO usher_audits;
 
 -- ACL FUNCTION expire_idempotency_keys()
 
@@ -1576,6 +1421,7 @@ GRANT ALL ON FUNCTION app.expire_idempotency_keys() TO usher_sweep;
 
 REVOKE ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) TO usher_admin;
+GRANT ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) TO usher_rotate;
 
 -- ACL FUNCTION find_license_key(p_hashes bytea[])
 
@@ -1596,11 +1442,6 @@ GRANT ALL ON FUNCTION app.license_state(p_tenant_status text, p_status text, p_s
 -- ACL FUNCTION licenses_touched()
 
 REVOKE ALL ON FUNCTION app.licenses_touched() FROM PUBLIC;
-
--- ACL FUNCTION make_audit_partitions(p_months_ahead integer)
-
-REVOKE ALL ON FUNCTION app.make_audit_partitions(p_months_ahead integer) FROM PUBLIC;
-GRANT ALL ON FUNCTION app.make_audit_partitions(p_months_ahead integer) TO usher_sweep;
 
 -- ACL FUNCTION make_history_partitions(p_months_ahead integer)
 
@@ -1647,22 +1488,26 @@ GRANT INSERT ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_resolver;
+GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_rotate;
 
 -- ACL COLUMN api_keys.id
 
 GRANT SELECT(id) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(id) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(id) ON TABLE app.api_keys TO usher_resolver;
+GRANT SELECT(id) ON TABLE app.api_keys TO usher_rotate;
 
 -- ACL COLUMN api_keys.name
 
 GRANT SELECT(name) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(name) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(name) ON TABLE app.api_keys TO usher_rotate;
 
 -- ACL COLUMN api_keys.scopes
 
 GRANT SELECT(scopes) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(scopes) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(scopes) ON TABLE app.api_keys TO usher_rotate;
 
 -- ACL COLUMN api_keys.key_hash
 
@@ -1692,26 +1537,19 @@ GRANT SELECT(created_at) ON TABLE app.api_keys TO usher_operator;
 
 GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_rotate;
 
 -- ACL COLUMN api_keys.revoked_at
 
 GRANT SELECT(revoked_at),UPDATE(revoked_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_rotate;
 
 -- ACL COLUMN api_keys.last_used_at
 
 GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(last_used_at) ON TABLE app.api_keys TO usher_operator;
-
--- ACL TABLE audit_chains
-
-GRANT SELECT ON TABLE app.audit_chains TO usher_admin;
-GRANT SELECT ON TABLE app.audit_chains TO usher_operator;
-
--- ACL TABLE audit_entries
-
-GRANT SELECT ON TABLE app.audit_entries TO usher_admin;
-GRANT SELECT ON TABLE app.audit_entries TO usher_operator;
+GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_rotate;
 
 -- ACL TABLE devices
 
@@ -2046,22 +1884,132 @@ GRANT UPDATE(name) ON TABLE app.products TO usher_operator;
 
 GRANT UPDATE(updated_at) ON TABLE app.products TO usher_operator;
 
--- ACL TABLE seat_hours
+-- ACL TABLE revocation_lists
 
-GRANT SELECT ON TABLE app.seat_hours TO usher_admin;
-GRANT SELECT,INSERT ON TABLE app.seat_hours TO usher_sweep;
+GRANT SELECT,INSERT ON TABLE app.revocation_lists TO usher_keys;
 
--- ACL COLUMN seat_hours.peak
+-- ACL COLUMN revocation_lists.version
 
-GRANT UPDATE(peak) ON TABLE app.seat_hours TO usher_sweep;
+GRANT SELECT(version) ON TABLE app.revocation_lists TO usher_signers;
 
--- ACL COLUMN seat_hours.denials
+-- ACL COLUMN revocations.id
 
-GRANT UPDATE(denials) ON TABLE app.seat_hours TO usher_sweep;
+GRANT SELECT(id) ON TABLE app.revocations TO usher_keys;
 
--- ACL COLUMN seat_hours.seats_needed
+-- ACL COLUMN revocations.kind
 
-GRANT UPDATE(seats_needed) ON TABLE app.seat_hours TO usher_sweep;
+GRANT SELECT(kind) ON TABLE app.revocations TO usher_keys;
+
+-- ACL COLUMN revocations.subject
+
+GRANT SELECT(subject) ON TABLE app.revocations TO usher_keys;
+
+-- ACL COLUMN revocations.license_id
+
+GRANT SELECT(license_id) ON TABLE app.revocations TO usher_keys;
+
+-- ACL COLUMN revocations.ends_at
+
+GRANT SELECT(ends_at) ON TABLE app.revocations TO usher_keys;
+
+-- ACL COLUMN signing_keys.kid
+
+GRANT SELECT(kid) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(kid) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(kid),INSERT(kid) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.kind
+
+GRANT SELECT(kind) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(kind) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(kind),INSERT(kind) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.public_key
+
+GRANT SELECT(public_key) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(public_key) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(public_key),INSERT(public_key) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.certificate
+
+GRANT SELECT(certificate) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(certificate) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(certificate),INSERT(certificate) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.issuer_kid
+
+GRANT SELECT(issuer_kid) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(issuer_kid) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(issuer_kid),INSERT(issuer_kid) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.kms_version
+
+GRANT SELECT(kms_version) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(kms_version) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(kms_version),INSERT(kms_version) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.wrapped_key
+
+GRANT SELECT(wrapped_key) ON TABLE app.signing_keys TO usher_signers;
+GRANT INSERT(wrapped_key),UPDATE(wrapped_key) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.not_before
+
+GRANT SELECT(not_before) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(not_before) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(not_before),INSERT(not_before) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.not_after
+
+GRANT SELECT(not_after) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(not_after) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(not_after),INSERT(not_after) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.created_at
+
+GRANT SELECT(created_at) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(created_at),INSERT(created_at) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.published_at
+
+GRANT SELECT(published_at) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(published_at) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(published_at),INSERT(published_at),UPDATE(published_at) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.activated_at
+
+GRANT SELECT(activated_at) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(activated_at) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(activated_at),INSERT(activated_at),UPDATE(activated_at) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.retired_at
+
+GRANT SELECT(retired_at) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(retired_at) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(retired_at),UPDATE(retired_at) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.disabled_at
+
+GRANT SELECT(disabled_at),UPDATE(disabled_at) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.destroyed_at
+
+GRANT SELECT(destroyed_at) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(destroyed_at),UPDATE(destroyed_at) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.revoked_at
+
+GRANT SELECT(revoked_at) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(revoked_at) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(revoked_at),UPDATE(revoked_at) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.revoked_reason
+
+GRANT SELECT(revoked_reason),UPDATE(revoked_reason) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.revoked_by
+
+GRANT SELECT(revoked_by),UPDATE(revoked_by) ON TABLE app.signing_keys TO usher_rotate;
 
 -- ACL TABLE sweep_cursor
 
@@ -2085,11 +2033,13 @@ GRANT SELECT ON TABLE app.tenants TO usher_operator;
 
 GRANT INSERT(id) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(id) ON TABLE app.tenants TO usher_resolver;
+GRANT SELECT(id) ON TABLE app.tenants TO usher_rotate;
 
 -- ACL COLUMN tenants.kind
 
 GRANT INSERT(kind) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(kind) ON TABLE app.tenants TO usher_resolver;
+GRANT SELECT(kind) ON TABLE app.tenants TO usher_rotate;
 
 -- ACL COLUMN tenants.name
 
@@ -2105,6 +2055,7 @@ GRANT SELECT(slug) ON TABLE app.tenants TO usher_resolver;
 
 GRANT UPDATE(status) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(status) ON TABLE app.tenants TO usher_resolver;
+GRANT SELECT(status) ON TABLE app.tenants TO usher_rotate;
 
 -- ACL COLUMN tenants.status_reason
 
@@ -2137,16 +2088,18 @@ ALTER DEFAULT PRIVILEGES FOR ROLE usher_resolver REVOKE ALL ON FUNCTIONS  FROM P
 
 CREATE ROLE usher_acquire LOGIN;
 CREATE ROLE usher_admin LOGIN;
-CREATE ROLE usher_audits NOLOGIN;
 CREATE ROLE usher_facts NOLOGIN;
 CREATE ROLE usher_heartbeat LOGIN;
+CREATE ROLE usher_keys LOGIN;
 CREATE ROLE usher_operator LOGIN;
 CREATE ROLE usher_owner NOLOGIN;
 CREATE ROLE usher_pools NOLOGIN;
 CREATE ROLE usher_release LOGIN;
 CREATE ROLE usher_replays NOLOGIN;
 CREATE ROLE usher_resolver NOLOGIN;
+CREATE ROLE usher_rotate LOGIN;
 CREATE ROLE usher_seats NOLOGIN;
+CREATE ROLE usher_signers NOLOGIN;
 CREATE ROLE usher_sweep LOGIN;
 CREATE ROLE usher_validate LOGIN;
 ALTER ROLE usher_acquire SET idle_in_transaction_session_timeout=5s;
@@ -2161,6 +2114,10 @@ ALTER ROLE usher_heartbeat SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_heartbeat SET lock_timeout=1s;
 ALTER ROLE usher_heartbeat SET search_path=app;
 ALTER ROLE usher_heartbeat SET statement_timeout=3s;
+ALTER ROLE usher_keys SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_keys SET lock_timeout=1s;
+ALTER ROLE usher_keys SET search_path=app;
+ALTER ROLE usher_keys SET statement_timeout=3s;
 ALTER ROLE usher_operator SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_operator SET lock_timeout=1s;
 ALTER ROLE usher_operator SET search_path=app;
@@ -2169,6 +2126,10 @@ ALTER ROLE usher_release SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_release SET lock_timeout=1s;
 ALTER ROLE usher_release SET search_path=app;
 ALTER ROLE usher_release SET statement_timeout=3s;
+ALTER ROLE usher_rotate SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_rotate SET lock_timeout=1s;
+ALTER ROLE usher_rotate SET search_path=app;
+ALTER ROLE usher_rotate SET statement_timeout=3s;
 ALTER ROLE usher_sweep SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_sweep SET lock_timeout=1s;
 ALTER ROLE usher_sweep SET search_path=app;
@@ -2177,8 +2138,6 @@ ALTER ROLE usher_validate SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_validate SET lock_timeout=1s;
 ALTER ROLE usher_validate SET search_path=app;
 ALTER ROLE usher_validate SET statement_timeout=3s;
-GRANT usher_audits TO usher_admin;
-GRANT usher_audits TO usher_operator;
 GRANT usher_facts TO usher_acquire;
 GRANT usher_facts TO usher_admin;
 GRANT usher_facts TO usher_release;
@@ -2191,3 +2150,5 @@ GRANT usher_seats TO usher_acquire;
 GRANT usher_seats TO usher_admin;
 GRANT usher_seats TO usher_release;
 GRANT usher_seats TO usher_sweep;
+GRANT usher_signers TO usher_acquire;
+GRANT usher_signers TO usher_validate;
