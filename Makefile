@@ -99,7 +99,7 @@ generate: ## Write schema.sql and the OpenAPI document anew
 fuzz: install ## Run each fuzz target for FUZZTIME (30s)
 	@tools/fuzz $(FUZZTIME)
 
-install: ## Install what the tests need: PostgreSQL, Redis, PgBouncer, a C compiler, Spin
+install: ## Install what the tests need: PostgreSQL, Redis, PgBouncer, a C compiler, Spin, Node.js
 	@go run ./shared/platform/localenv/install
 
 clean: ## Delete what was built, and all local data

@@ -89,7 +89,7 @@ var rules = []rule{
 		 GROUP BY p.oid, p.proowner`,
 		want: []string{
 			"app.find_license_key(bytea[]) as usher_resolver: usher_acquire usher_release usher_validate",
-			"app.find_api_key(bytea[]) as usher_resolver: usher_admin",
+			"app.find_api_key(bytea[]) as usher_resolver: usher_admin usher_rotate",
 			"app.sweep_licenses(uuid,uuid,integer) as usher_resolver: usher_sweep",
 			"app.sweep_outbox(integer) as usher_resolver: usher_sweep",
 			"app.expire_idempotency_keys() as usher_resolver: usher_sweep",
@@ -155,7 +155,9 @@ var rules = []rule{
 		SELECT c.oid::regclass::text FROM pg_class c
 		 WHERE c.relkind IN ('r', 'p', 'f', 'm') AND c.relnamespace <> ALL (ARRAY['pg_catalog', 'information_schema']::regnamespace[])
 		   AND c.relnamespace::regnamespace::text NOT LIKE 'pg\_toast%' AND NOT EXISTS (SELECT FROM walled w WHERE w.oid = c.oid)`,
-		want: []string{"app.products", "app.plans", "app.sweep_cursor", "goose_db_version"},
+		want: []string{
+			"app.products", "app.plans", "app.sweep_cursor", "app.signing_keys", "app.revocations", "app.revocation_lists", "goose_db_version",
+		},
 	},
 	{name: "views show what their reader may see", query: `
 		SELECT c.oid::regclass::text FROM pg_class c
@@ -174,14 +176,14 @@ var rules = []rule{
 		SELECT rolname FROM pg_roles
 		 WHERE rolname LIKE 'usher\_%' AND (rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication)`},
 	{name: "owners, resolver and groups cannot log in", query: `
-		SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname IN ('usher_owner', 'usher_resolver', 'usher_facts', 'usher_pools', 'usher_seats', 'usher_replays')`},
+		SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname IN ('usher_owner', 'usher_resolver', 'usher_facts', 'usher_pools', 'usher_seats', 'usher_replays', 'usher_signers')`},
 	{
 		name: "who is a member of what", query: `
 		SELECT format('%s: %s', r.rolname, string_agg(g.rolname, ' ' ORDER BY g.rolname)) FROM roles r, pg_roles g
 		 WHERE g.oid <> r.oid AND pg_has_role(r.oid, g.oid, 'MEMBER') GROUP BY r.rolname`,
 		want: []string{
-			"usher_validate: usher_facts",
-			"usher_acquire: usher_facts usher_pools usher_replays usher_seats",
+			"usher_validate: usher_facts usher_signers",
+			"usher_acquire: usher_facts usher_pools usher_replays usher_seats usher_signers",
 			"usher_heartbeat: usher_pools",
 			"usher_release: usher_facts usher_pools usher_seats",
 			"usher_sweep: usher_pools usher_seats",

@@ -79,6 +79,13 @@ BEGIN
         UPDATE app.open_sessions SET evicted_at = now(), evict_reason = 'license_' || NEW.status, evicted_by = NEW.status_by
          WHERE tenant_id = NEW.tenant_id AND license_id = NEW.id AND evicted_at IS NULL;
     END IF;
+    IF NEW.status <> OLD.status AND NEW.status = 'revoked' THEN
+        -- Receipts that were given live on, offline: as long as the grace, as it is or was a moment ago, or as a borrow.
+        INSERT INTO app.revocations (kind, subject, license_id, ends_at)
+        SELECT 'license', NEW.id, NEW.id, greatest(
+            now() + make_interval(secs => greatest(OLD.offline_grace_seconds, NEW.offline_grace_seconds, OLD.ttl_seconds)),
+            (SELECT max(o.borrowed_until) FROM app.open_sessions o WHERE o.tenant_id = NEW.tenant_id AND o.license_id = NEW.id));
+    END IF;
     NEW.pool_version := OLD.pool_version + 1;
     NEW.updated_at := now();
     INSERT INTO app.outbox (tenant_id, topic, subject_id) VALUES (NEW.tenant_id, 'license.changed', NEW.id);
@@ -90,7 +97,7 @@ ALTER FUNCTION app.license_changed() OWNER TO usher_owner;
 
 -- COMMENT FUNCTION license_changed()
 
-COMMENT ON FUNCTION app.license_changed() IS 'Every change of what was sold numbers itself and leaves an outbox row, so that no writer can forget to tell the pool. Suspending and revoking evict every open session.';
+COMMENT ON FUNCTION app.license_changed() IS 'Every change of what was sold numbers itself and leaves an outbox row, so that no writer can forget to tell the pool. Suspending and revoking evict every open session; revoking puts the licence on the revocation list.';
 
 -- FUNCTION license_state(text, text, timestamp with time zone, timestamp with time zone, timestamp with time zone, timestamp with time zone)
 
@@ -815,6 +822,175 @@ ALTER TABLE app.products OWNER TO usher_owner;
 
 COMMENT ON TABLE app.products IS 'What the operator sells. The catalogue has no tenant: everybody may read it, only the operator writes it.';
 
+-- TABLE revocation_lists
+
+CREATE TABLE app.revocation_lists (
+    version bigint NOT NULL,
+    list text NOT NULL,
+    content bytea NOT NULL,
+    signer text NOT NULL,
+    cutoff timestamp with time zone NOT NULL,
+    last_id bigint NOT NULL,
+    signed_at timestamp with time zone NOT NULL,
+    CONSTRAINT revocation_lists_content_check CHECK ((octet_length(content) = 32)),
+    CONSTRAINT revocation_lists_last_id_check CHECK ((last_id >= 0)),
+    CONSTRAINT revocation_lists_version_check CHECK ((version > 0))
+);
+
+ALTER TABLE app.revocation_lists OWNER TO usher_owner;
+
+-- COMMENT TABLE revocation_lists
+
+COMMENT ON TABLE app.revocation_lists IS 'The signed revocation lists, so that every instance serves the same and Cloud KMS signs once. The newest counts.';
+
+-- COMMENT COLUMN revocation_lists.content
+
+COMMENT ON COLUMN app.revocation_lists.content IS 'SHA-256 of what the list says, without its times and its version: another content is another list.';
+
+-- COMMENT COLUMN revocation_lists.cutoff
+
+COMMENT ON COLUMN app.revocation_lists.cutoff IS 'It says what ends after this, of the revocations up to last_id: so its shards can be made again.';
+
+-- TABLE revocations
+
+CREATE TABLE app.revocations (
+    id bigint NOT NULL,
+    kind text NOT NULL,
+    subject uuid NOT NULL,
+    license_id uuid NOT NULL,
+    ends_at timestamp with time zone NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT license_is_its_own_subject CHECK (((kind <> 'license'::text) OR (subject = license_id))),
+    CONSTRAINT revocations_kind_check CHECK ((kind = ANY (ARRAY['license'::text, 'session'::text])))
+);
+
+ALTER TABLE app.revocations OWNER TO usher_owner;
+
+-- COMMENT TABLE revocations
+
+COMMENT ON TABLE app.revocations IS 'Promises that were withdrawn before their time: what the signed revocation list says of licences and sessions. Written by triggers alone. It names ids and no tenant, for so does the list, which everybody may read.';
+
+-- COMMENT COLUMN revocations.subject
+
+COMMENT ON COLUMN app.revocations.subject IS 'The licence, or the session.';
+
+-- COMMENT COLUMN revocations.license_id
+
+COMMENT ON COLUMN app.revocations.license_id IS 'Of whose shard of the list it is.';
+
+-- COMMENT COLUMN revocations.ends_at
+
+COMMENT ON COLUMN app.revocations.ends_at IS 'When the last promise that it withdraws has run out by itself: then the list forgets it.';
+
+-- SEQUENCE revocations_id_seq
+
+ALTER TABLE app.revocations ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME app.revocations_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+-- TABLE signing_keys
+
+CREATE TABLE app.signing_keys (
+    kid text NOT NULL,
+    kind text NOT NULL,
+    public_key bytea,
+    certificate bytea,
+    issuer_kid text,
+    kms_version text,
+    wrapped_key bytea,
+    not_before timestamp with time zone,
+    not_after timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    published_at timestamp with time zone,
+    activated_at timestamp with time zone,
+    retired_at timestamp with time zone,
+    disabled_at timestamp with time zone,
+    destroyed_at timestamp with time zone,
+    revoked_at timestamp with time zone,
+    revoked_reason text,
+    revoked_by text,
+    CONSTRAINT active_was_published CHECK (((activated_at IS NULL) OR (published_at IS NOT NULL))),
+    CONSTRAINT certified_by_somebody CHECK (((certificate IS NULL) = (issuer_kid IS NULL))),
+    CONSTRAINT destroyed_was_used_no_more CHECK (((destroyed_at IS NULL) OR (retired_at IS NOT NULL) OR (revoked_at IS NOT NULL))),
+    CONSTRAINT kid_fits_kind CHECK (
+CASE kind
+    WHEN 'mac'::text THEN (kid ~ '^[A-Za-z0-9_-]{1,8}$'::text)
+    ELSE (kid ~ '^[A-Za-z0-9_-]{43}$'::text)
+END),
+    CONSTRAINT mac_key_is_elsewhere CHECK (((kind <> 'mac'::text) OR (certificate IS NULL))),
+    CONSTRAINT public_key_is_kept CHECK (((kind = 'mac'::text) = (public_key IS NULL))),
+    CONSTRAINT receipt_key_has_window CHECK (
+CASE kind
+    WHEN 'receipt'::text THEN ((not_before IS NOT NULL) AND (not_after > not_before) AND (not_after <= (not_before + '26:00:00'::interval)))
+    ELSE ((not_before IS NULL) AND (not_after IS NULL))
+END),
+    CONSTRAINT receipt_key_is_certified CHECK (((kind <> 'receipt'::text) OR ((certificate IS NOT NULL) AND (issuer_kid IS NOT NULL)))),
+    CONSTRAINT receipt_key_is_wrapped CHECK (((kind = 'receipt'::text) OR (wrapped_key IS NULL))),
+    CONSTRAINT revoked_has_reason CHECK ((((revoked_at IS NULL) = (revoked_reason IS NULL)) AND ((revoked_at IS NULL) = (revoked_by IS NULL)))),
+    CONSTRAINT root_is_in_kms CHECK (((kind = 'root'::text) = (kms_version IS NOT NULL))),
+    CONSTRAINT signing_keys_kind_check CHECK ((kind = ANY (ARRAY['root'::text, 'receipt'::text, 'mac'::text]))),
+    CONSTRAINT signing_keys_revoked_reason_check CHECK (((char_length(revoked_reason) >= 1) AND (char_length(revoked_reason) <= 500)))
+);
+
+ALTER TABLE app.signing_keys OWNER TO usher_owner;
+
+-- COMMENT TABLE signing_keys
+
+COMMENT ON TABLE app.signing_keys IS 'Every key that ever signed, or is to sign: roots, whose private half is in Cloud KMS; receipt keys, whose private half is here, wrapped; and the names of the keys of seat tokens, which are in Secret Manager. What a key is follows from its times. Nothing is ever deleted: what an old key signed stays verifiable. Signing keys are the deployment''s: there is no tenant.';
+
+-- COMMENT COLUMN signing_keys.kid
+
+COMMENT ON COLUMN app.signing_keys.kid IS 'The RFC 7638 SHA-256 thumbprint in base64url; of a mac key its name on the ring.';
+
+-- COMMENT COLUMN signing_keys.public_key
+
+COMMENT ON COLUMN app.signing_keys.public_key IS 'SubjectPublicKeyInfo, DER. Kept here because Cloud KMS answers none of a disabled version.';
+
+-- COMMENT COLUMN signing_keys.certificate
+
+COMMENT ON COLUMN app.signing_keys.certificate IS 'X.509, DER, by issuer_kid. NULL for a root for which no root stood up: the first one.';
+
+-- COMMENT COLUMN signing_keys.kms_version
+
+COMMENT ON COLUMN app.signing_keys.kms_version IS 'The CryptoKeyVersion''s resource name.';
+
+-- COMMENT COLUMN signing_keys.wrapped_key
+
+COMMENT ON COLUMN app.signing_keys.wrapped_key IS 'PKCS #8, encrypted by Cloud KMS with the kid as additional data. Forgotten when the window is over or the key was revoked.';
+
+-- COMMENT COLUMN signing_keys.not_before
+
+COMMENT ON COLUMN app.signing_keys.not_before IS 'The window of a receipt key, as its certificate says; at most 26 hours.';
+
+-- COMMENT COLUMN signing_keys.published_at
+
+COMMENT ON COLUMN app.signing_keys.published_at IS 'Since when the key set, or the ring, has it.';
+
+-- COMMENT COLUMN signing_keys.activated_at
+
+COMMENT ON COLUMN app.signing_keys.activated_at IS 'Since when it signs. Receipt keys have none: their window says it.';
+
+-- COMMENT COLUMN signing_keys.retired_at
+
+COMMENT ON COLUMN app.signing_keys.retired_at IS 'Since when it signs no more. What it signed before is believed.';
+
+-- COMMENT COLUMN signing_keys.disabled_at
+
+COMMENT ON COLUMN app.signing_keys.disabled_at IS 'Of a root: since when Cloud KMS signs with it no more.';
+
+-- COMMENT COLUMN signing_keys.destroyed_at
+
+COMMENT ON COLUMN app.signing_keys.destroyed_at IS 'Of a root: its destruction was asked for. Of a mac key: taken off the ring.';
+
+-- COMMENT COLUMN signing_keys.revoked_at
+
+COMMENT ON COLUMN app.signing_keys.revoked_at IS 'Since when nothing that it signed is believed, whenever it was signed.';
+
 -- TABLE sweep_cursor
 
 CREATE TABLE app.sweep_cursor (
@@ -926,6 +1102,26 @@ ALTER TABLE ONLY app.plans
 ALTER TABLE ONLY app.products
     ADD CONSTRAINT products_pkey PRIMARY KEY (code);
 
+-- CONSTRAINT revocation_lists revocation_lists_pkey
+
+ALTER TABLE ONLY app.revocation_lists
+    ADD CONSTRAINT revocation_lists_pkey PRIMARY KEY (version);
+
+-- CONSTRAINT revocations revocations_pkey
+
+ALTER TABLE ONLY app.revocations
+    ADD CONSTRAINT revocations_pkey PRIMARY KEY (id);
+
+-- CONSTRAINT signing_keys signing_keys_kms_version_key
+
+ALTER TABLE ONLY app.signing_keys
+    ADD CONSTRAINT signing_keys_kms_version_key UNIQUE (kms_version);
+
+-- CONSTRAINT signing_keys signing_keys_pkey
+
+ALTER TABLE ONLY app.signing_keys
+    ADD CONSTRAINT signing_keys_pkey PRIMARY KEY (kid);
+
 -- CONSTRAINT sweep_cursor sweep_cursor_pkey
 
 ALTER TABLE ONLY app.sweep_cursor
@@ -988,6 +1184,22 @@ CREATE INDEX outbox_pending ON app.outbox USING btree (topic, created_at);
 -- INDEX outbox_subject
 
 CREATE INDEX outbox_subject ON app.outbox USING btree (tenant_id, subject_id);
+
+-- INDEX revocations_alive
+
+CREATE INDEX revocations_alive ON app.revocations USING btree (ends_at, id);
+
+-- INDEX signing_keys_by_window
+
+CREATE INDEX signing_keys_by_window ON app.signing_keys USING btree (kind, not_after);
+
+-- INDEX signing_keys_one_a_turn
+
+CREATE UNIQUE INDEX signing_keys_one_a_turn ON app.signing_keys USING btree (not_after) WHERE ((kind = 'receipt'::text) AND (revoked_at IS NULL) AND (retired_at IS NULL));
+
+-- INDEX signing_keys_one_active_root
+
+CREATE UNIQUE INDEX signing_keys_one_active_root ON app.signing_keys USING btree (kind) WHERE ((kind = 'root'::text) AND (activated_at IS NOT NULL) AND (revoked_at IS NULL) AND (retired_at IS NULL));
 
 -- INDEX ATTACH ended_sessions_default_pkey
 
@@ -1067,6 +1279,16 @@ ALTER TABLE ONLY app.outbox
 
 ALTER TABLE ONLY app.plans
     ADD CONSTRAINT plans_product_code_fkey FOREIGN KEY (product_code) REFERENCES app.products(code);
+
+-- FK CONSTRAINT revocation_lists revocation_lists_signer_fkey
+
+ALTER TABLE ONLY app.revocation_lists
+    ADD CONSTRAINT revocation_lists_signer_fkey FOREIGN KEY (signer) REFERENCES app.signing_keys(kid);
+
+-- FK CONSTRAINT signing_keys signing_keys_issuer_kid_fkey
+
+ALTER TABLE ONLY app.signing_keys
+    ADD CONSTRAINT signing_keys_issuer_kid_fkey FOREIGN KEY (issuer_kid) REFERENCES app.signing_keys(kid);
 
 -- ROW SECURITY api_keys
 
@@ -1182,6 +1404,9 @@ GRANT USAGE ON SCHEMA app TO usher_release;
 GRANT USAGE ON SCHEMA app TO usher_sweep;
 GRANT USAGE ON SCHEMA app TO usher_admin;
 GRANT USAGE ON SCHEMA app TO usher_operator;
+GRANT USAGE ON SCHEMA app TO usher_signers;
+GRANT USAGE ON SCHEMA app TO usher_keys;
+GRANT USAGE ON SCHEMA app TO usher_rotate;
 
 -- ACL SCHEMA public
 
@@ -1196,6 +1421,7 @@ GRANT ALL ON FUNCTION app.expire_idempotency_keys() TO usher_sweep;
 
 REVOKE ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) TO usher_admin;
+GRANT ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) TO usher_rotate;
 
 -- ACL FUNCTION find_license_key(p_hashes bytea[])
 
@@ -1262,22 +1488,26 @@ GRANT INSERT ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_resolver;
+GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_rotate;
 
 -- ACL COLUMN api_keys.id
 
 GRANT SELECT(id) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(id) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(id) ON TABLE app.api_keys TO usher_resolver;
+GRANT SELECT(id) ON TABLE app.api_keys TO usher_rotate;
 
 -- ACL COLUMN api_keys.name
 
 GRANT SELECT(name) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(name) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(name) ON TABLE app.api_keys TO usher_rotate;
 
 -- ACL COLUMN api_keys.scopes
 
 GRANT SELECT(scopes) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(scopes) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(scopes) ON TABLE app.api_keys TO usher_rotate;
 
 -- ACL COLUMN api_keys.key_hash
 
@@ -1307,16 +1537,19 @@ GRANT SELECT(created_at) ON TABLE app.api_keys TO usher_operator;
 
 GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_rotate;
 
 -- ACL COLUMN api_keys.revoked_at
 
 GRANT SELECT(revoked_at),UPDATE(revoked_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_rotate;
 
 -- ACL COLUMN api_keys.last_used_at
 
 GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(last_used_at) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_rotate;
 
 -- ACL TABLE devices
 
@@ -1651,6 +1884,133 @@ GRANT UPDATE(name) ON TABLE app.products TO usher_operator;
 
 GRANT UPDATE(updated_at) ON TABLE app.products TO usher_operator;
 
+-- ACL TABLE revocation_lists
+
+GRANT SELECT,INSERT ON TABLE app.revocation_lists TO usher_keys;
+
+-- ACL COLUMN revocation_lists.version
+
+GRANT SELECT(version) ON TABLE app.revocation_lists TO usher_signers;
+
+-- ACL COLUMN revocations.id
+
+GRANT SELECT(id) ON TABLE app.revocations TO usher_keys;
+
+-- ACL COLUMN revocations.kind
+
+GRANT SELECT(kind) ON TABLE app.revocations TO usher_keys;
+
+-- ACL COLUMN revocations.subject
+
+GRANT SELECT(subject) ON TABLE app.revocations TO usher_keys;
+
+-- ACL COLUMN revocations.license_id
+
+GRANT SELECT(license_id) ON TABLE app.revocations TO usher_keys;
+
+-- ACL COLUMN revocations.ends_at
+
+GRANT SELECT(ends_at) ON TABLE app.revocations TO usher_keys;
+
+-- ACL COLUMN signing_keys.kid
+
+GRANT SELECT(kid) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(kid) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(kid),INSERT(kid) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.kind
+
+GRANT SELECT(kind) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(kind) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(kind),INSERT(kind) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.public_key
+
+GRANT SELECT(public_key) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(public_key) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(public_key),INSERT(public_key) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.certificate
+
+GRANT SELECT(certificate) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(certificate) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(certificate),INSERT(certificate) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.issuer_kid
+
+GRANT SELECT(issuer_kid) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(issuer_kid) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(issuer_kid),INSERT(issuer_kid) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.kms_version
+
+GRANT SELECT(kms_version) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(kms_version) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(kms_version),INSERT(kms_version) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.wrapped_key
+
+GRANT SELECT(wrapped_key) ON TABLE app.signing_keys TO usher_signers;
+GRANT INSERT(wrapped_key),UPDATE(wrapped_key) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.not_before
+
+GRANT SELECT(not_before) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(not_before) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(not_before),INSERT(not_before) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.not_after
+
+GRANT SELECT(not_after) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(not_after) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(not_after),INSERT(not_after) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.created_at
+
+GRANT SELECT(created_at) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(created_at),INSERT(created_at) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.published_at
+
+GRANT SELECT(published_at) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(published_at) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(published_at),INSERT(published_at),UPDATE(published_at) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.activated_at
+
+GRANT SELECT(activated_at) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(activated_at) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(activated_at),INSERT(activated_at),UPDATE(activated_at) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.retired_at
+
+GRANT SELECT(retired_at) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(retired_at) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(retired_at),UPDATE(retired_at) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.disabled_at
+
+GRANT SELECT(disabled_at),UPDATE(disabled_at) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.destroyed_at
+
+GRANT SELECT(destroyed_at) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(destroyed_at),UPDATE(destroyed_at) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.revoked_at
+
+GRANT SELECT(revoked_at) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(revoked_at) ON TABLE app.signing_keys TO usher_keys;
+GRANT SELECT(revoked_at),UPDATE(revoked_at) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.revoked_reason
+
+GRANT SELECT(revoked_reason),UPDATE(revoked_reason) ON TABLE app.signing_keys TO usher_rotate;
+
+-- ACL COLUMN signing_keys.revoked_by
+
+GRANT SELECT(revoked_by),UPDATE(revoked_by) ON TABLE app.signing_keys TO usher_rotate;
+
 -- ACL TABLE sweep_cursor
 
 GRANT SELECT ON TABLE app.sweep_cursor TO usher_sweep;
@@ -1673,11 +2033,13 @@ GRANT SELECT ON TABLE app.tenants TO usher_operator;
 
 GRANT INSERT(id) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(id) ON TABLE app.tenants TO usher_resolver;
+GRANT SELECT(id) ON TABLE app.tenants TO usher_rotate;
 
 -- ACL COLUMN tenants.kind
 
 GRANT INSERT(kind) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(kind) ON TABLE app.tenants TO usher_resolver;
+GRANT SELECT(kind) ON TABLE app.tenants TO usher_rotate;
 
 -- ACL COLUMN tenants.name
 
@@ -1693,6 +2055,7 @@ GRANT SELECT(slug) ON TABLE app.tenants TO usher_resolver;
 
 GRANT UPDATE(status) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(status) ON TABLE app.tenants TO usher_resolver;
+GRANT SELECT(status) ON TABLE app.tenants TO usher_rotate;
 
 -- ACL COLUMN tenants.status_reason
 
@@ -1727,13 +2090,16 @@ CREATE ROLE usher_acquire LOGIN;
 CREATE ROLE usher_admin LOGIN;
 CREATE ROLE usher_facts NOLOGIN;
 CREATE ROLE usher_heartbeat LOGIN;
+CREATE ROLE usher_keys LOGIN;
 CREATE ROLE usher_operator LOGIN;
 CREATE ROLE usher_owner NOLOGIN;
 CREATE ROLE usher_pools NOLOGIN;
 CREATE ROLE usher_release LOGIN;
 CREATE ROLE usher_replays NOLOGIN;
 CREATE ROLE usher_resolver NOLOGIN;
+CREATE ROLE usher_rotate LOGIN;
 CREATE ROLE usher_seats NOLOGIN;
+CREATE ROLE usher_signers NOLOGIN;
 CREATE ROLE usher_sweep LOGIN;
 CREATE ROLE usher_validate LOGIN;
 ALTER ROLE usher_acquire SET idle_in_transaction_session_timeout=5s;
@@ -1748,6 +2114,10 @@ ALTER ROLE usher_heartbeat SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_heartbeat SET lock_timeout=1s;
 ALTER ROLE usher_heartbeat SET search_path=app;
 ALTER ROLE usher_heartbeat SET statement_timeout=3s;
+ALTER ROLE usher_keys SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_keys SET lock_timeout=1s;
+ALTER ROLE usher_keys SET search_path=app;
+ALTER ROLE usher_keys SET statement_timeout=3s;
 ALTER ROLE usher_operator SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_operator SET lock_timeout=1s;
 ALTER ROLE usher_operator SET search_path=app;
@@ -1756,6 +2126,10 @@ ALTER ROLE usher_release SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_release SET lock_timeout=1s;
 ALTER ROLE usher_release SET search_path=app;
 ALTER ROLE usher_release SET statement_timeout=3s;
+ALTER ROLE usher_rotate SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_rotate SET lock_timeout=1s;
+ALTER ROLE usher_rotate SET search_path=app;
+ALTER ROLE usher_rotate SET statement_timeout=3s;
 ALTER ROLE usher_sweep SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_sweep SET lock_timeout=1s;
 ALTER ROLE usher_sweep SET search_path=app;
@@ -1776,3 +2150,5 @@ GRANT usher_seats TO usher_acquire;
 GRANT usher_seats TO usher_admin;
 GRANT usher_seats TO usher_release;
 GRANT usher_seats TO usher_sweep;
+GRANT usher_signers TO usher_acquire;
+GRANT usher_signers TO usher_validate;

@@ -32,6 +32,11 @@ const (
 // Ahead is how far the clock of a client may be behind the issuer's.
 const Ahead = 5 * time.Minute
 
+// Longest is the longest promise of a receipt. A receipt key in wrong hands can
+// date a receipt back into its window, but nobody believes that one for longer
+// than this after the window's end.
+const Longest = 168 * time.Hour
+
 // Receipt is a statement for a client to verify offline: this licence, on this
 // hardware, until then. With a session it says who sits; without one it proves
 // entitlement and permits no seat where the licence counts seats.
@@ -48,7 +53,7 @@ type Receipt struct {
 	// IssuedAt is by the store's clock, in whole seconds once signed.
 	IssuedAt time.Time
 	// OfflineUntil is the end of what the receipt promises, in milliseconds once
-	// signed. It expires at the second before or at it.
+	// signed: at most Longest after IssuedAt. It expires at the second before or at it.
 	OfflineUntil time.Time
 	// Session and Seat are zero in a receipt that names none.
 	Session string

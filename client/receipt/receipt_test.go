@@ -187,7 +187,7 @@ func TestEachRefusalHasItsOwnError(t *testing.T) {
 			if !errors.Is(err, c.want) || !reflect.DeepEqual(r, receipt.Receipt{}) {
 				t.Errorf("%s, %s: %+v, %v; want %v", name, way, r, err, c.want)
 			}
-			if refusal, ok := errors.AsType[*receipt.Refusal](err); !ok || refusal != c.want {
+			if refusal, ok := errors.AsType[*receipt.Refusal](err); !ok || !errors.Is(refusal, c.want) {
 				t.Errorf("%s, %s: the refusal is %v, want %v", name, way, refusal, c.want)
 			}
 		}
@@ -337,6 +337,25 @@ func TestAReceiptThatContradictsItselfIsRefused(t *testing.T) {
 		text := signText(t, w.key, encodeJSON(t, header)+"."+encodeJSON(t, claims))
 		if _, err := w.offline().Receipt(text); !errors.Is(err, receipt.ErrMalformed) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestAReceiptKeyPromisesAWeekAtMost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := someReceipt()
+	r.OfflineUntil = noon.Add(receipt.Longest + 999*time.Millisecond)
+	longest := w.receipt(t, r)
+	r.OfflineUntil = noon.Add(receipt.Longest + time.Second)
+	longer := w.receipt(t, r)
+	for way, v := range w.verifiers(t) {
+		v.Now = at(noon.Add(receipt.Longest - time.Second))
+		if _, err := v.Receipt(longest); err != nil {
+			t.Errorf("%s: a week: %v", way, err)
+		}
+		if _, err := v.Receipt(longer); !errors.Is(err, receipt.ErrScope) {
+			t.Errorf("%s: a second more: %v", way, err)
 		}
 	}
 }

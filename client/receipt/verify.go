@@ -50,6 +50,9 @@ func (v *Verifier) receipt(text string) (Receipt, error) {
 	if err != nil {
 		return Receipt{}, err
 	}
+	if promise := r.OfflineUntil.Truncate(time.Second).Sub(r.IssuedAt); promise > Longest {
+		return Receipt{}, fmt.Errorf("%w: a promise of %s, and a receipt's is at most %s", ErrScope, promise, Longest)
+	}
 	return r, v.judge(terms{
 		id: r.ID, product: r.Product, hardwareHash: r.HardwareHash, license: r.License, session: r.Session,
 		issuedAt: r.IssuedAt, expiresAt: r.OfflineUntil.Truncate(time.Second),

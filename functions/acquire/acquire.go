@@ -24,6 +24,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/coditect/usher/client/receipt"
 	"github.com/coditect/usher/shared/budget"
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/idempotency"
@@ -41,7 +42,7 @@ type Deps struct {
 	Licenses *license.Directory
 	Seats    *seat.Pools
 	Tokens   *signing.Tokens
-	Receipts *signing.Signer
+	Receipts *signing.Keys
 	Budgets  *budget.Budgets
 	Now      func() time.Time
 	Log      *slog.Logger
@@ -205,6 +206,11 @@ func (d Deps) atLeast(ctx context.Context, key string, version int64) (*license.
 
 // seat takes the seat and answers.
 func (d Deps) seat(c *httpx.Call, facts *license.Facts, q *Request, holder seat.Holder) (httpx.Reply, error) {
+	// Whoever gets a seat gets a receipt: where none can be signed, no seat is taken.
+	receipts, err := d.Receipts.Current(c.Context())
+	if err != nil {
+		return httpx.Reply{}, err
+	}
 	grant, err := d.Seats.Acquire(c.Context(), facts.License.Tenant, facts.License.ID, holder, seat.Ask{
 		Wait: q.Wait, PoolVersion: facts.License.PoolVersion,
 		Recheck: func(ctx context.Context, version int64) error {
@@ -222,7 +228,7 @@ func (d Deps) seat(c *httpx.Call, facts *license.Facts, q *Request, holder seat.
 	if err != nil {
 		return httpx.Reply{}, err
 	}
-	return d.reply(c, &facts.License, q, grant)
+	return d.reply(c, &facts.License, q, grant, receipts)
 }
 
 var errUnknownKey = fault.NotFound("license_not_found", "There is no licence with this key. Check for a typing mistake, or ask your vendor for the key.")
@@ -279,10 +285,10 @@ func refused(checks []license.Check) error {
 	return nil
 }
 
-func (d Deps) reply(c *httpx.Call, l *license.License, q *Request, g seat.Grant) (httpx.Reply, error) {
+func (d Deps) reply(c *httpx.Call, l *license.License, q *Request, g seat.Grant, receipts *signing.Signer) (httpx.Reply, error) {
 	switch g.Verdict {
 	case seat.Granted, seat.Existing:
-		return d.seated(c, l, q, g)
+		return d.seated(c, l, q, g, receipts)
 	case seat.Queued:
 		return httpx.Reply{Status: http.StatusAccepted, Body: queued(g)}, nil
 	case seat.Full:
@@ -308,18 +314,18 @@ func queued(g seat.Grant) Queued {
 	return q
 }
 
-func (d Deps) seated(c *httpx.Call, l *license.License, q *Request, g seat.Grant) (httpx.Reply, error) {
+func (d Deps) seated(c *httpx.Call, l *license.License, q *Request, g seat.Grant, receipts *signing.Signer) (httpx.Reply, error) {
 	c.Note(slog.String("session", g.Ref.Session.String()), slog.Int("seat", g.Ref.Seat))
-	receipt, err := d.Receipts.Sign(signing.Receipt{
-		License: l.ID, Product: l.Product, Tenant: l.Tenant.UUID(), IssuedAt: g.At, OfflineUntil: g.ExpiresAt,
-		Session: g.Ref.Session, Seat: g.Ref.Seat,
-		HardwareHash: signing.HashHardware(q.HardwareID), Plan: l.Plan, Features: l.Features, Versions: l.Versions,
+	text, err := receipts.Sign(receipt.Receipt{
+		License: l.ID.String(), Product: l.Product, Tenant: l.Tenant.String(), IssuedAt: g.At, OfflineUntil: g.ExpiresAt,
+		Session: g.Ref.Session.String(), Seat: g.Ref.Seat,
+		HardwareHash: receipt.HashHardware(q.HardwareID), Plan: l.Plan, Features: l.Features, Versions: l.Versions,
 	})
 	if err != nil {
 		return httpx.Reply{}, err
 	}
 	answer := Answer{
-		SessionID: g.Ref.Session, SeatNo: g.Ref.Seat, Overdraft: g.Overdraft, Receipt: receipt,
+		SessionID: g.Ref.Session, SeatNo: g.Ref.Seat, Overdraft: g.Overdraft, Receipt: text,
 		SeatToken:   d.Tokens.Mint(signing.Claims(g.Ref)),
 		ActiveSeats: g.Counts.Active, MaxSeats: g.Counts.Max, ExpiresAt: httpx.At(g.ExpiresAt), TTLSeconds: int64(g.TTL / time.Second),
 		HeartbeatAfterSeconds: int64(seat.HeartbeatAfter(g.TTL) / time.Second),

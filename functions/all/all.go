@@ -9,12 +9,7 @@ package all
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/base64"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,6 +20,7 @@ import (
 	"github.com/coditect/usher/functions/heartbeat"
 	"github.com/coditect/usher/functions/keys"
 	"github.com/coditect/usher/functions/release"
+	"github.com/coditect/usher/functions/rotate"
 	"github.com/coditect/usher/functions/sweep"
 	"github.com/coditect/usher/functions/validate"
 	"github.com/coditect/usher/shared/platform/httpx"
@@ -48,6 +44,7 @@ var functions = []function{
 	{"release", release.Open},
 	{"keys", keys.Open},
 	{"sweep", sweep.Open},
+	{"rotate", rotate.Open},
 	{"admin", admin.Open},
 }
 
@@ -131,11 +128,7 @@ func together(ctx context.Context, pings []func(context.Context) error) error {
 // Document is the OpenAPI document of all functions: what docs/openapi.json holds. The functions are opened on stores
 // that do not exist, which nothing here asks.
 func Document(ctx context.Context) ([]byte, error) {
-	env, err := nowhere()
-	if err != nil {
-		return nil, err
-	}
-	f, err := Open(ctx, func(string) func(string) string { return env }, slog.New(slog.DiscardHandler))
+	f, err := Open(ctx, func(string) func(string) string { return nowhere }, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}
@@ -144,31 +137,22 @@ func Document(ctx context.Context) ([]byte, error) {
 }
 
 // nowhere is an environment in which every function opens: addresses where nothing is, and secrets made up.
-func nowhere() (func(string) string, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
+func nowhere(variable string) string {
+	switch {
+	case strings.HasSuffix(variable, "DATABASE_URL"):
+		return "postgres://usher@127.0.0.1:1/usher"
+	case strings.HasSuffix(variable, "REDIS_URL"):
+		return "redis://127.0.0.1:1/0"
+	case strings.HasSuffix(variable, "_PEPPERS"), variable == "SEAT_TOKEN_KEYS":
+		return "1:" + base64.StdEncoding.EncodeToString(make([]byte, 32))
+	case variable == "KMS_ROOT_KEY", variable == "KMS_WRAPPING_KEY":
+		return "projects/usher/locations/nowhere/keyRings/usher/cryptoKeys/usher"
+	case variable == "SEAT_TOKEN_SECRET":
+		return "projects/usher/secrets/usher"
+	case variable == "RECEIPT_ISSUER", variable == "SCHEDULER_AUDIENCE":
+		return "https://usher.example"
+	case variable == "SCHEDULER_EMAIL":
+		return "scheduler@usher.example"
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	ring := "1:" + base64.StdEncoding.EncodeToString(make([]byte, 32))
-	return func(variable string) string {
-		switch {
-		case variable == "RECEIPT_SIGNING_KEY":
-			return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-		case strings.HasSuffix(variable, "DATABASE_URL"):
-			return "postgres://usher@127.0.0.1:1/usher"
-		case strings.HasSuffix(variable, "REDIS_URL"):
-			return "redis://127.0.0.1:1/0"
-		case strings.HasSuffix(variable, "_PEPPERS"), variable == "SEAT_TOKEN_KEYS":
-			return ring
-		case variable == "RECEIPT_ISSUER", variable == "SCHEDULER_AUDIENCE":
-			return "https://usher.example"
-		case variable == "SCHEDULER_EMAIL":
-			return "scheduler@usher.example"
-		}
-		return ""
-	}, nil
+	return ""
 }

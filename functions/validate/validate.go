@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/coditect/usher/client/receipt"
 	"github.com/coditect/usher/shared/budget"
 	"github.com/coditect/usher/shared/license"
 	"github.com/coditect/usher/shared/platform/httpx"
@@ -29,7 +30,7 @@ import (
 type Deps struct {
 	Licenses *license.Directory
 	Seats    *seat.Pools
-	Receipts *signing.Signer
+	Receipts *signing.Keys
 	Budgets  *budget.Budgets
 	Now      func() time.Time
 	Log      *slog.Logger
@@ -139,14 +140,18 @@ func (d Deps) validate(c *httpx.Call) (httpx.Reply, error) {
 		if end := l.Until(); end != nil && end.Before(until) {
 			until = *end
 		}
-		receipt, err := d.Receipts.Sign(signing.Receipt{
-			License: l.ID, Product: l.Product, Tenant: l.Tenant.UUID(), IssuedAt: now, OfflineUntil: until,
-			HardwareHash: signing.HashHardware(q.HardwareID), Plan: l.Plan, Features: l.Features, Versions: l.Versions, Nonce: q.Nonce,
+		receipts, err := d.Receipts.Current(c.Context())
+		if err != nil {
+			return httpx.Reply{}, err
+		}
+		text, err := receipts.Sign(receipt.Receipt{
+			License: l.ID.String(), Product: l.Product, Tenant: l.Tenant.String(), IssuedAt: now, OfflineUntil: until,
+			HardwareHash: receipt.HashHardware(q.HardwareID), Plan: l.Plan, Features: l.Features, Versions: l.Versions, Nonce: q.Nonce,
 		})
 		if err != nil {
 			return httpx.Reply{}, err
 		}
-		answer.Receipt = &receipt
+		answer.Receipt = &text
 	}
 	c.Note(slog.String("code", answer.Code))
 	return httpx.Reply{Body: answer}, nil

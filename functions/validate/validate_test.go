@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coditect/usher/client/receipt"
 	"github.com/coditect/usher/functions/all/functiontest"
 	"github.com/coditect/usher/functions/validate"
 	"github.com/coditect/usher/shared/license"
@@ -46,26 +47,19 @@ func TestAGoodKeyIsValidAndItsReceiptVerifiesWithThePublishedKeysAlone(t *testin
 		t.Errorf("the licence is told as %+v", l)
 	}
 
-	published, err := signing.ParseKeySet(w.Keys(t).Send(t, message{}).Want(t, http.StatusOK).Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := published.Verify(*got.Receipt, began)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r.Issuer != functiontest.Issuer || r.License != l.ID || r.Product != functiontest.Product || r.Tenant != w.Tenant.UUID() ||
-		r.HardwareHash != signing.HashHardware("here") || r.Nonce != "n-1" || r.Plan != functiontest.Plan || r.Versions != ">=1.0 <2.0" {
+	r := w.Verify(t, *got.Receipt, began)
+	if r.Issuer != functiontest.Issuer || r.License != l.ID.String() || r.Product != functiontest.Product || r.Tenant != w.Tenant.String() ||
+		r.HardwareHash != receipt.HashHardware("here") || r.Nonce != "n-1" || r.Plan != functiontest.Plan || r.Versions != ">=1.0 <2.0" {
 		t.Errorf("the receipt says %+v", r)
 	}
-	if r.Session.String() != "00000000-0000-0000-0000-000000000000" || r.Seat != 0 {
+	if r.Session != "" || r.Seat != 0 {
 		t.Errorf("a validate receipt names the seat %d of session %s", r.Seat, r.Session)
 	}
 	if d := r.OfflineUntil.Sub(began); d < 71*time.Hour || d > 73*time.Hour {
 		t.Errorf("the receipt lives for %s, want the plan's offline grace of 72 h", d)
 	}
-	if _, err := published.Verify(*got.Receipt, began.Add(74*time.Hour)); err == nil {
-		t.Error("the receipt verifies when it has expired")
+	if _, err := w.Verifier(t, began.Add(74*time.Hour)).Receipt(*got.Receipt); !errors.Is(err, receipt.ErrExpired) {
+		t.Errorf("when it has expired, the receipt is refused with %v", err)
 	}
 }
 

@@ -47,6 +47,7 @@ const (
 	TenantsWrite Scope = "tenants:write"
 	CatalogRead  Scope = "catalog:read"
 	CatalogWrite Scope = "catalog:write"
+	SigningWrite Scope = "signing:write"
 )
 
 // TenantScopes is every scope that a tenant's key can have.
@@ -56,7 +57,7 @@ func TenantScopes() []Scope {
 
 // OperatorScopes is every scope that the operator's key can have: a tenant's too.
 func OperatorScopes() []Scope {
-	return append(TenantScopes(), TenantsRead, TenantsWrite, CatalogRead, CatalogWrite)
+	return append(TenantScopes(), TenantsRead, TenantsWrite, CatalogRead, CatalogWrite, SigningWrite)
 }
 
 // Principal is a verified caller.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"slices"
 	"strings"
 )
 
@@ -85,6 +86,51 @@ func (r Ring) All() iter.Seq2[string, []byte] {
 			}
 		}
 	}
+}
+
+// Names are the names of the secrets, the one in use first.
+func (r Ring) Names() []string {
+	names := make([]string, len(r.entries))
+	for i, e := range r.entries {
+		names[i] = e.name
+	}
+	return names
+}
+
+// With is the ring with one more secret, which is used from now on, or only recognised.
+func (r Ring) With(name string, secret []byte, inUse bool) (Ring, error) {
+	place := len(r.entries)
+	if inUse {
+		place = 0
+	}
+	return checked(slices.Insert(slices.Clone(r.entries), place, entry{name, secret}))
+}
+
+// Fronted is the ring with the secret of that name in use.
+func (r Ring) Fronted(name string) (Ring, error) {
+	i := slices.Index(r.Names(), name)
+	if i < 0 {
+		return Ring{}, fmt.Errorf("the key ring has no entry %.8q", name)
+	}
+	rest := slices.Delete(slices.Clone(r.entries), i, i+1)
+	return Ring{slices.Insert(rest, 0, r.entries[i])}, nil
+}
+
+// Without is the ring without the secret of that name, which must not be the only one.
+func (r Ring) Without(name string) (Ring, error) {
+	return checked(slices.DeleteFunc(slices.Clone(r.entries), func(e entry) bool { return e.name == name }))
+}
+
+// checked is the ring of these entries, if it is one.
+func checked(entries []entry) (Ring, error) { return ParseRing(Ring{entries}.Reveal()) }
+
+// Reveal writes the ring as ParseRing reads it, one entry a line. Whoever calls it answers for where it goes.
+func (r Ring) Reveal() string {
+	var text strings.Builder
+	for _, e := range r.entries {
+		text.WriteString(e.name + ":" + base64.StdEncoding.EncodeToString(e.secret) + "\n")
+	}
+	return text.String()
 }
 
 // String hides the ring.

@@ -85,6 +85,9 @@ func setStage(ctx context.Context, size Size, progress func(string, ...any)) (s 
 	if err != nil {
 		return s, err
 	}
+	if err := s.startCloud(ctx); err != nil {
+		return s, err
+	}
 	if s.tokens, err = signing.OpenTokens(getenv(s.settings("heartbeat")), slog.New(slog.DiscardHandler)); err != nil {
 		return s, err
 	}
@@ -165,6 +168,22 @@ func (s *stage) sellAll(ctx context.Context) (keys []string, err error) {
 		s.bySeats[seats] = made[0]
 	}
 	return keys, nil
+}
+
+// startCloud stands in for the cloud with the keys of `make run`, whose own stand-in is gone with it.
+func (s *stage) startCloud(ctx context.Context) error {
+	cloud, keys, err := local.StartCloud(ctx, filepath.Join(s.dir, "local"))
+	if err != nil {
+		return err
+	}
+	s.closes = append(s.closes, cloud.Close)
+	settings := s.settings
+	s.settings = func(function string) map[string]string {
+		all := settings(function)
+		maps.Copy(all, keys)
+		return all
+	}
+	return nil
 }
 
 // mostSeats is how many seats a licence may have.

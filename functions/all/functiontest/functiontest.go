@@ -7,12 +7,8 @@ package functiontest
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/x509"
 	"encoding/base64"
-	"encoding/pem"
 	"maps"
 	"strconv"
 	"testing"
@@ -48,6 +44,13 @@ const (
 // Issuer is the "iss" of the deployment's receipts.
 const Issuer = "https://usher.test"
 
+// The keys in Cloud KMS and the secret in Secret Manager that are the deployment's.
+const (
+	RootKey     = "projects/usher/locations/test/keyRings/usher/cryptoKeys/roots"
+	WrappingKey = "projects/usher/locations/test/keyRings/usher/cryptoKeys/receipt-keys"
+	TokenSecret = "projects/usher/secrets/seat-token-keys"
+)
+
 // SchedulerEmail is the scheduler's service account, SchedulerAudience the sweep's URL.
 const (
 	SchedulerEmail    = "scheduler@usher.test"
@@ -75,6 +78,8 @@ type World struct {
 	Redis     *testenv.RedisServer
 	Log       *testenv.LogCapture
 	Scheduler *localenv.Issuer
+	// Cloud stands in for Cloud KMS and Secret Manager.
+	Cloud *localenv.Cloud
 	// Tenant is the customer that every licence is sold to.
 	Tenant tenancy.ID
 
@@ -96,7 +101,10 @@ func New(t testing.TB, options ...Options) *World {
 	if len(options) > 0 {
 		o = options[0]
 	}
-	w := &World{Redis: testenv.Redis(t), Log: testenv.Logs(t), Scheduler: o.Scheduler, binary: o.Binary, clock: time.Now}
+	w := &World{Redis: testenv.Redis(t), Log: testenv.Logs(t), Cloud: testenv.Cloud(t), Scheduler: o.Scheduler, binary: o.Binary, clock: time.Now}
+	must(t, w.Cloud.MakeSigningKey(RootKey))
+	must(t, w.Cloud.MakeEncryptionKey(WrappingKey))
+	must(t, w.Cloud.MakeSecret(TokenSecret))
 	if o.PrivatePostgres {
 		w.Postgres = testenv.PrivatePostgres(t)
 		w.DB = w.Postgres.DB
@@ -110,8 +118,9 @@ func New(t testing.TB, options ...Options) *World {
 	if w.Scheduler == nil {
 		w.Scheduler = testenv.Issuer(t)
 	}
-	w.env = w.environment(t)
+	w.env = w.environment()
 	maps.Copy(w.env, o.Env)
+	w.MakeKeys(t)
 
 	w.admin, w.operator = w.database(t, "admin"), w.database(t, "operator")
 	var err error
@@ -151,14 +160,9 @@ func (w *World) Beside(t testing.TB, name string) *World {
 }
 
 // environment is what every function reads; DATABASE_URL is each function's own.
-func (w *World) environment(t testing.TB) map[string]string {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	must(t, err)
+func (w *World) environment() map[string]string {
 	pepper, mac := random(), random()
-	w.secrets = append(w.secrets, pepper, mac, base64.StdEncoding.EncodeToString(der)[:60])
+	w.secrets = append(w.secrets, pepper, mac)
 	return map[string]string{
 		"REDIS_URL":               w.Redis.Database(0),
 		"BUDGET_REDIS_URL":        w.Redis.Database(1),
@@ -168,7 +172,12 @@ func (w *World) environment(t testing.TB) map[string]string {
 		"LICENSE_KEY_PEPPERS":     "1:" + pepper,
 		"LICENSE_MIN_TTL_SECONDS": "1",
 		"SEAT_TOKEN_KEYS":         "k1:" + mac,
-		"RECEIPT_SIGNING_KEY":     string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})),
+		"API_KEY_PEPPERS":         "1:" + pepper,
+		"CLOUD_EMULATOR":          w.Cloud.Addr(),
+		"KMS_ROOT_KEY":            RootKey,
+		"KMS_WRAPPING_KEY":        WrappingKey,
+		"KMS_TIMEOUT":             "10s", // a slow machine must not look like one without keys
+		"SEAT_TOKEN_SECRET":       TokenSecret,
 		"RECEIPT_ISSUER":          Issuer,
 		"SCHEDULER_ISSUER":        w.Scheduler.URL(),
 		"SCHEDULER_AUDIENCE":      SchedulerAudience,
@@ -200,6 +209,13 @@ func (w *World) Getenv(function string) func(string) string {
 func (w *World) Hides(t testing.TB, secrets ...string) {
 	t.Helper()
 	w.Log.Hides(t, append(secrets, w.secrets...)...)
+}
+
+// MakeKeys makes the signing keys that the world's clock calls for, as function rotate does.
+func (w *World) MakeKeys(t testing.TB) {
+	t.Helper()
+	_, err := w.Rotation(t).Run(t.Context())
+	must(t, err)
 }
 
 // At is the same world, whose functions have another clock.

@@ -9,6 +9,7 @@ import (
 	"github.com/coditect/usher/functions/heartbeat"
 	"github.com/coditect/usher/functions/keys"
 	"github.com/coditect/usher/functions/release"
+	"github.com/coditect/usher/functions/rotate"
 	"github.com/coditect/usher/functions/sweep"
 	"github.com/coditect/usher/functions/validate"
 	"github.com/coditect/usher/shared/budget"
@@ -18,7 +19,10 @@ import (
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/platform/httpx/httpxtest"
 	"github.com/coditect/usher/shared/seat"
+	"github.com/coditect/usher/shared/secret/secretmanager"
 	"github.com/coditect/usher/shared/signing"
+	"github.com/coditect/usher/shared/signing/kms"
+	"github.com/coditect/usher/shared/signing/rotation"
 	"github.com/coditect/usher/shared/tenancy"
 )
 
@@ -28,7 +32,7 @@ type parts struct {
 	licenses *license.Directory
 	seats    *seat.Pools
 	tokens   *signing.Tokens
-	receipts *signing.Signer
+	receipts *signing.Keys
 	budgets  *budget.Budgets
 	log      *slog.Logger
 }
@@ -50,8 +54,7 @@ func (w *World) open(t testing.TB, function string) parts {
 	must(t, config.Load(&tokens, getenv))
 	p.tokens, err = signing.NewTokens(tokens, w.clock, log)
 	must(t, err)
-	p.receipts, err = signing.OpenSigner(getenv)
-	must(t, err)
+	p.receipts = signing.NewKeys(signing.KeysConfig{Issuer: Issuer}, p.db, w.vault(t, function, kms.Wrap).Unwrap, w.clock, log)
 	var budgets budget.Config
 	must(t, config.Load(&budgets, getenv))
 	p.budgets, err = budget.New(budgets, w.clock, log)
@@ -103,12 +106,42 @@ func (w *World) SweepDeps(t testing.TB) sweep.Deps {
 	return sweep.Deps{Seats: p.seats, DB: p.db, Scheduler: identity.NewScheduler(scheduler, w.clock), Log: p.log}
 }
 
+// vault is Cloud KMS as a function has it.
+func (w *World) vault(t testing.TB, function string, use kms.Use) *kms.Vault {
+	t.Helper()
+	vault, err := kms.Open(w.Getenv(function), use)
+	must(t, err)
+	t.Cleanup(func() { _ = vault.Close() })
+	return vault
+}
+
 // KeysDeps are a new instance's.
 func (w *World) KeysDeps(t testing.TB) keys.Deps {
 	t.Helper()
-	set, err := signing.OpenKeySet(w.Getenv("keys"))
+	db := w.database(t, "keys")
+	roots := signing.NewRoots(db, w.vault(t, "keys", kms.Sign).Signer)
+	return keys.Deps{Publisher: signing.NewPublisher(signing.KeysConfig{Issuer: Issuer}, db, roots, w.clock, w.Log.Logger), Log: w.Log.Logger}
+}
+
+// Rotation is that of a new instance of function rotate.
+func (w *World) Rotation(t testing.TB) *rotation.Rotation {
+	t.Helper()
+	ring, err := secretmanager.Open(w.Getenv("rotate"))
 	must(t, err)
-	return keys.Deps{Keys: &set, Log: w.Log.Logger}
+	t.Cleanup(func() { _ = ring.Close() })
+	return rotation.New(rotation.Deps{
+		DB: w.database(t, "rotate"), Vault: w.vault(t, "rotate", kms.Wrap|kms.Rotate), Ring: ring, Now: w.clock, Log: w.Log.Logger,
+	})
+}
+
+// RotateDeps are a new instance's.
+func (w *World) RotateDeps(t testing.TB) rotate.Deps {
+	t.Helper()
+	verifier, err := identity.Open(w.Getenv("rotate"), w.database(t, "rotate"))
+	must(t, err)
+	var scheduler identity.SchedulerConfig
+	must(t, config.Load(&scheduler, w.Getenv("rotate")))
+	return rotate.Deps{Rotation: w.Rotation(t), Keys: verifier, Scheduler: identity.NewScheduler(scheduler, w.clock), Log: w.Log.Logger}
 }
 
 // Validate is a new instance of the function.
@@ -151,6 +184,13 @@ func (w *World) Keys(t testing.TB) *Door {
 	t.Helper()
 	d := w.KeysDeps(t)
 	return door(t, keys.New(d), keys.Routes(d))
+}
+
+// Rotate is a new instance of the function; its door is that of the scheduled task.
+func (w *World) Rotate(t testing.TB) *Door {
+	t.Helper()
+	d := w.RotateDeps(t)
+	return door(t, rotate.New(d), rotate.Routes(d))
 }
 
 // Seating are new instances of the three functions that a holder meets.

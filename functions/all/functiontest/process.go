@@ -18,6 +18,7 @@ import (
 	"github.com/coditect/usher/functions/heartbeat"
 	"github.com/coditect/usher/functions/keys"
 	"github.com/coditect/usher/functions/release"
+	"github.com/coditect/usher/functions/rotate"
 	"github.com/coditect/usher/functions/sweep"
 	"github.com/coditect/usher/functions/validate"
 	"github.com/coditect/usher/shared/platform/serve"
@@ -27,7 +28,7 @@ import (
 // Open are the functions' own ways to be put together from an environment.
 var Open = map[string]func(context.Context, func(string) string, *slog.Logger) (*serve.Function, error){
 	"validate": validate.Open, "acquire": acquire.Open, "heartbeat": heartbeat.Open, "release": release.Open,
-	"sweep": sweep.Open, "keys": keys.Open,
+	"sweep": sweep.Open, "keys": keys.Open, "rotate": rotate.Open,
 }
 
 // Main is the body of TestMain of tests that start functions, and honest clients, as processes of their own.

@@ -1,5 +1,5 @@
 // Package local runs Usher on one machine: private PostgreSQL and Redis with data that is kept, secrets that are made
-// once, a demo tenant with a licence, every function on one loopback port, and the schedules, which call the same URLs
+// once, a stand-in for Cloud KMS and Secret Manager, a demo tenant with a licence, every function on one loopback port, and the schedules, which call the same URLs
 // as in the cloud with a token of a local issuer.
 //
 // It serves what is deployed, through the same code; what it adds is only what the cloud would bring. The package must
@@ -116,6 +116,11 @@ func Start(ctx context.Context, o Options) (u *Usher, err error) {
 		return u, err
 	}
 
+	cloud, keys, err := StartCloud(ctx, o.Dir)
+	if err != nil {
+		return u, err
+	}
+	u.closes = append(u.closes, cloud.Close)
 	set := map[string]string{
 		"REDIS_URL": s.pools, "BUDGET_REDIS_URL": s.budgets,
 		"RECEIPT_ISSUER":   base,
@@ -129,6 +134,7 @@ func Start(ctx context.Context, o Options) (u *Usher, err error) {
 		}
 		maps.Copy(settings, secrets)
 		maps.Copy(settings, set)
+		maps.Copy(settings, keys)
 		return settings
 	}
 	env := func(function string) func(string) string {
@@ -142,6 +148,10 @@ func Start(ctx context.Context, o Options) (u *Usher, err error) {
 			}
 			return defaults[variable]
 		}
+	}
+	// What is signed needs a key, and seat tokens a ring, before anything is served.
+	if err := makeKeys(ctx, env("rotate"), filepath.Join(o.Dir, "roots.pem"), log); err != nil {
+		return u, err
 	}
 	f, err := all.Open(running, env, log)
 	if err != nil {
@@ -181,7 +191,9 @@ func Start(ctx context.Context, o Options) (u *Usher, err error) {
 	if err := writeJSON(path, u.demo); err != nil {
 		return u, err
 	}
-	schedule(running, API{URL: base}, token, log)
+	for _, job := range jobs {
+		schedule(running, job, API{URL: base}, token, log)
+	}
 	seeded.Store(true)
 	return u, nil
 }

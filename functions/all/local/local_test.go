@@ -136,7 +136,7 @@ func TestRunTellsToolsWhatTheyNeed(t *testing.T) {
 	if len(told) != 0 {
 		t.Errorf("demo.json tells more than the contract says: %v", told)
 	}
-	for _, file := range []string{"demo.json", "secrets.json", "issuer.pem", "usher.log"} {
+	for _, file := range []string{"demo.json", "secrets.json", "issuer.pem", "cloud.json", "seat-token-keys", "usher.log"} {
 		if info, err := os.Stat(filepath.Join(dir, ".local", file)); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("others may read %s: %v, %v", file, info.Mode(), err)
 		}

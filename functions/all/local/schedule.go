@@ -10,8 +10,14 @@ import (
 	"github.com/coditect/usher/shared/platform/localenv"
 )
 
-// sweepInterval is how often the sweep runs here. In the cloud it is a minute.
-const sweepInterval = 10 * time.Second
+// job is what the scheduler calls.
+type job struct {
+	path  string
+	every time.Duration
+}
+
+// jobs are more frequent here than in the cloud, where the sweep runs each minute and the rotation each day.
+var jobs = []job{{"/tasks/sweep", 10 * time.Second}, {"/tasks/rotate", time.Hour}}
 
 // newIssuer is the local issuer of tokens, with a key that is kept.
 func newIssuer(dir, url string) (*localenv.Issuer, error) {
@@ -32,9 +38,9 @@ func schedulerToken(issuer *localenv.Issuer, audience string) func(life time.Dur
 }
 
 // schedule calls what Cloud Scheduler would call, until the context is over.
-func schedule(ctx context.Context, api API, token func(time.Duration) (string, error), log *slog.Logger) {
+func schedule(ctx context.Context, job job, api API, token func(time.Duration) (string, error), log *slog.Logger) {
 	go func() {
-		for tick := time.NewTicker(sweepInterval); ; {
+		for tick := time.NewTicker(job.every); ; {
 			select {
 			case <-ctx.Done():
 				tick.Stop()
@@ -43,10 +49,10 @@ func schedule(ctx context.Context, api API, token func(time.Duration) (string, e
 			}
 			bearer, err := token(time.Hour)
 			if err == nil {
-				_, err = api.As(bearer).Call(ctx, http.MethodPost, "/tasks/sweep", nil, nil)
+				_, err = api.As(bearer).Call(ctx, http.MethodPost, job.path, nil, nil)
 			}
 			if err != nil && ctx.Err() == nil {
-				log.ErrorContext(ctx, "the schedule could not call the sweep", "error", err)
+				log.ErrorContext(ctx, "the schedule could not call", "path", job.path, "error", err)
 			}
 		}
 	}()

@@ -1,17 +1,14 @@
 package local
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 )
 
 // keepSecrets reads the secrets of this machine, by the variables they stand in for, or makes what is missing: they
@@ -29,19 +26,17 @@ func keepSecrets(path string) (map[string]string, error) {
 		}
 	}
 	changed := false
-	for variable, make := range map[string]func() (string, error){
-		"LICENSE_KEY_PEPPERS": newRing,
-		"API_KEY_PEPPERS":     newRing,
-		"SEAT_TOKEN_KEYS":     newRing,
-		"RECEIPT_SIGNING_KEY": newSigningKey,
-	} {
-		if secrets[variable] != "" {
-			continue
+	for variable := range secrets {
+		if !slices.Contains(variables, variable) { // of an earlier version
+			delete(secrets, variable)
+			changed = true
 		}
-		if secrets[variable], err = make(); err != nil {
-			return nil, fmt.Errorf("make %s: %w", variable, err)
+	}
+	for _, variable := range variables {
+		if secrets[variable] == "" {
+			secrets[variable] = newRing()
+			changed = true
 		}
-		changed = true
 	}
 	if !changed {
 		return secrets, nil
@@ -49,23 +44,14 @@ func keepSecrets(path string) (map[string]string, error) {
 	return secrets, writeJSON(path, secrets)
 }
 
+// variables are those that hold the secrets: rings.
+var variables = []string{"LICENSE_KEY_PEPPERS", "API_KEY_PEPPERS"}
+
 // newRing is a ring of one secret.
-func newRing() (string, error) {
+func newRing() string {
 	secret := make([]byte, 32)
 	_, _ = rand.Read(secret) // never fails
-	return "1:" + base64.StdEncoding.EncodeToString(secret), nil
-}
-
-func newSigningKey() (string, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return "", err
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return "", err
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})), nil
+	return "1:" + base64.StdEncoding.EncodeToString(secret)
 }
 
 // writeJSON writes a file that only its owner reads, in one piece.

@@ -100,6 +100,15 @@ func (l *LogCapture) Hides(t testing.TB, secrets ...string) {
 // issuerKey is shared by the issuers of a process: making one takes a while, above all with the race detector.
 var issuerKey = sync.OnceValues(localenv.NewIssuerKey)
 
+// Cloud stands in for Cloud KMS and Secret Manager until the test ends.
+func Cloud(t testing.TB) *localenv.Cloud {
+	t.Helper()
+	c, err := localenv.StartCloud(context.Background(), localenv.CloudOptions{})
+	must(t, err)
+	closeAfter(t, c.Close)
+	return c
+}
+
 // Issuer starts an OpenID Connect issuer for one test, on loopback.
 func Issuer(t testing.TB) *localenv.Issuer {
 	t.Helper()

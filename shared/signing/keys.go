@@ -1,0 +1,196 @@
+package signing
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/coditect/usher/shared/fault"
+	"github.com/coditect/usher/shared/platform/config"
+	"github.com/coditect/usher/shared/tenancy"
+)
+
+// KeysConfig says in whose name receipts are signed.
+type KeysConfig struct {
+	// Issuer is the "iss" of receipts: the public base URL of the deployment.
+	Issuer string `env:"RECEIPT_ISSUER,required"`
+}
+
+// Unwrap decrypts what Cloud KMS wrapped, of the key of that id.
+type Unwrap func(ctx context.Context, kid string, wrapped []byte) ([]byte, error)
+
+// Keys are the receipt keys of an instance: the one in use, in memory. It asks PostgreSQL every ten seconds which that is,
+// when somebody signs, and Cloud KMS once for each key. It is safe for concurrent use.
+type Keys struct {
+	issuer string
+	db     *tenancy.DB
+	unwrap Unwrap
+	now    func() time.Time
+	log    *slog.Logger
+
+	held    atomic.Pointer[held]
+	looking sync.Mutex
+	rest    time.Time // until when Cloud KMS is not asked in vain again; under looking
+}
+
+// held is what was found at the last look.
+type held struct {
+	signer *Signer
+	looked time.Time
+}
+
+const (
+	// lookEvery is how old the last look may be, and so how soon a revoked key signs no more.
+	lookEvery = 10 * time.Second
+	// restAfter is how long a key that cannot be unwrapped is left alone while another is good.
+	restAfter = time.Minute
+)
+
+// OpenKeys reads KeysConfig from the environment. It asks nobody yet. The database must be that of a role that may read
+// wrapped keys.
+func OpenKeys(getenv func(string) string, db *tenancy.DB, unwrap Unwrap, log *slog.Logger) (*Keys, error) {
+	var cfg KeysConfig
+	if err := config.Load(&cfg, getenv); err != nil {
+		return nil, err
+	}
+	return NewKeys(cfg, db, unwrap, time.Now, log), nil
+}
+
+// NewKeys makes Keys of a configuration. Now is the clock by which keys take turns.
+func NewKeys(cfg KeysConfig, db *tenancy.DB, unwrap Unwrap, now func() time.Time, log *slog.Logger) *Keys {
+	return &Keys{issuer: cfg.Issuer, db: db, unwrap: unwrap, now: now, log: log}
+}
+
+// Current is the key to sign with now. A function asks for it before it does what a receipt is to tell: when there is
+// none, it must not be done. While PostgreSQL or Cloud KMS are out it is the key of before, as long as that is good;
+// afterwards the answer is fault.Unavailable.
+func (k *Keys) Current(ctx context.Context) (*Signer, error) {
+	now := k.now()
+	h := k.held.Load()
+	if h.good(now) {
+		if since := now.Sub(h.looked); since >= 0 && since < lookEvery {
+			return h.signer, nil
+		}
+		if !k.looking.TryLock() {
+			return h.signer, nil // somebody else is looking
+		}
+	} else {
+		k.looking.Lock()
+	}
+	defer k.looking.Unlock()
+	if again := k.held.Load(); again != h && again.good(now) {
+		return again.signer, nil // somebody else has just looked
+	}
+	signer, err := k.look(ctx, now)
+	if err == nil {
+		k.held.Store(&held{signer, now})
+		return signer, nil
+	}
+	if !errors.Is(err, errNoKey) && h.good(now) {
+		k.log.ErrorContext(ctx, "the receipt keys cannot be looked at; the one in use stays", "kid", h.signer.kid, "error", err)
+		k.held.Store(&held{h.signer, now})
+		return h.signer, nil
+	}
+	k.held.Store(nil)
+	out := fault.Unavailable(fmt.Errorf("no receipt key: %w", err))
+	out.Detail = "Receipts cannot be signed right now. Wait for retry_after_seconds, then try again."
+	return nil, out
+}
+
+// Ready is whether receipts can be signed.
+func (k *Keys) Ready(ctx context.Context) error {
+	_, err := k.Current(ctx)
+	return err
+}
+
+func (h *held) good(now time.Time) bool { return h != nil && h.signer.good(now) }
+
+// errNoKey says that PostgreSQL knows no key that may sign now.
+var errNoKey = errors.New("there is none for this time")
+
+// candidate is a receipt key that may sign.
+type candidate struct {
+	kid                  string
+	certificate, wrapped []byte
+	notBefore, notAfter  time.Time
+}
+
+// look finds the key to sign with: the one whose turn it is or, while that cannot be unwrapped, the one in use.
+func (k *Keys) look(ctx context.Context, now time.Time) (*Signer, error) {
+	var candidates []candidate
+	var revocations int64
+	err := k.db.Batch(ctx, tenancy.ID{}, func(b *tenancy.Batch) {
+		b.Queue(`
+			SELECT kid, certificate, wrapped_key, not_before, not_after
+			  FROM app.signing_keys
+			 WHERE kind = 'receipt' AND published_at IS NOT NULL AND retired_at IS NULL AND revoked_at IS NULL
+			   AND wrapped_key IS NOT NULL AND not_before <= $1 AND not_after > $1
+			 ORDER BY not_before DESC`, now,
+		).Query(func(rows pgx.Rows) (err error) {
+			candidates, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c candidate, err error) {
+				err = row.Scan(&c.kid, &c.certificate, &c.wrapped, &c.notBefore, &c.notAfter)
+				return c, err
+			})
+			return err
+		})
+		b.Queue(`SELECT coalesce(max(version), 0) FROM app.revocation_lists`).
+			QueryRow(func(row pgx.Row) error { return row.Scan(&revocations) })
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the receipt keys: %w", err)
+	}
+	if len(candidates) == 0 {
+		return nil, errNoKey
+	}
+	inUse := -1
+	if h := k.held.Load(); h != nil {
+		inUse = slices.IndexFunc(candidates, func(c candidate) bool { return c.kid == h.signer.kid })
+	}
+	if inUse == 0 || inUse > 0 && now.Before(k.rest) {
+		return k.again(revocations), nil
+	}
+	signer, err := k.open(ctx, &candidates[0], revocations)
+	if err != nil && inUse > 0 {
+		k.log.ErrorContext(ctx, "the receipt key of this turn cannot be unwrapped; the one before stays", "kid", candidates[0].kid, "error", err)
+		k.rest = now.Add(restAfter)
+		return k.again(revocations), nil
+	}
+	return signer, err
+}
+
+// again is the key in use, with what its receipts now say of the revocation list.
+func (k *Keys) again(revocations int64) *Signer {
+	signer := *k.held.Load().signer
+	signer.revocations = revocations
+	return &signer
+}
+
+// open unwraps a key.
+func (k *Keys) open(ctx context.Context, c *candidate, revocations int64) (*Signer, error) {
+	der, err := k.unwrap(ctx, c.kid, c.wrapped)
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		return nil, fmt.Errorf("read receipt key %s: it is no PKCS #8 key", c.kid)
+	}
+	key, ok := parsed.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("read receipt key %s: it is not P-256", c.kid)
+	}
+	signer, err := NewSigner(k.issuer, key, c.certificate, c.notBefore, c.notAfter, revocations)
+	if err == nil && signer.kid != c.kid {
+		err = fmt.Errorf("read receipt key %s: it is key %s", c.kid, signer.kid)
+	}
+	return signer, err
+}
