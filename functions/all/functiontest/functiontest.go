@@ -223,7 +223,7 @@ func (w *World) OperatorKey(t testing.TB, scopes ...identity.Scope) string {
 	t.Helper()
 	verifier, err := identity.Open(w.Getenv("operator"), w.operator)
 	must(t, err)
-	operator, err := identity.NewTenants(w.operator).Operator(t.Context())
+	operator, err := identity.NewTenants(w.operator).EnsureOperator(t.Context(), "Operator")
 	must(t, err)
 	var made string
 	must(t, w.operator.As(t.Context(), operator, func(tx tenancy.Tx) error {
