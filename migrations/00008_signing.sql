@@ -95,7 +95,7 @@ GRANT SELECT (kid, kind, public_key, certificate, issuer_kid, kms_version, wrapp
 GRANT SELECT (kid, kind, public_key, certificate, issuer_kid, kms_version, published_at, activated_at, retired_at, revoked_at)
     ON app.signing_keys TO usher_admin;
 GRANT SELECT (kid, kind, public_key, certificate, issuer_kid, kms_version, not_before, not_after, created_at, published_at, activated_at,
-              retired_at, destroyed_at, revoked_at)
+              retired_at, disabled_at, destroyed_at, revoked_at)
     ON app.signing_keys TO usher_keys;
 GRANT SELECT (kid, kind, public_key, certificate, issuer_kid, kms_version, not_before, not_after, created_at, published_at, activated_at,
               retired_at, disabled_at, destroyed_at, revoked_at, revoked_reason, revoked_by),

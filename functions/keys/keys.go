@@ -50,20 +50,14 @@ type ListQuery struct {
 	Shard *int `query:"shard" minimum:"0" maximum:"2147483647" doc:"One shard of the list too: the first bits of the SHA-256 of the licence id's text, as many as the list has shards."`
 }
 
-// List is the revocation list.
+// List is the revocation list and, when one was asked for, a shard of it.
 type List struct {
-	List    string `json:"list" doc:"Compact JWS, typ usher-revocations+jwt, signed by a root. It holds all that is revoked, or the root of a Merkle tree over shards."`
-	Version int64  `json:"version" doc:"Rises with every change."`
-}
-
-// Shard is the revocation list, and one of its shards.
-type Shard struct {
-	List     string         `json:"list"`
-	Version  int64          `json:"version"`
-	Shard    int            `json:"shard"`
-	Licenses []string       `json:"licenses"`
-	Sessions []string       `json:"sessions"`
-	Proof    []receipt.Hash `json:"proof" doc:"Hashes beside the way to the root that the list names, the lowest first."`
+	List     string         `json:"list" doc:"Compact JWS, typ usher-revocations+jwt, signed by a root. It holds all that is revoked, or the root of a Merkle tree over shards."`
+	Version  int64          `json:"version" doc:"Rises with every change."`
+	Shard    *int           `json:"shard,omitempty" doc:"With the query shard only, as are the others."`
+	Licenses []string       `json:"licenses,omitzero"`
+	Sessions []string       `json:"sessions,omitzero"`
+	Proof    []receipt.Hash `json:"proof,omitzero" doc:"Hashes beside the way to the root that the list names, the lowest first."`
 }
 
 // New is the function on its own.
@@ -111,14 +105,14 @@ func (d Deps) revocations(c *httpx.Call) (httpx.Reply, error) {
 	}
 	header := http.Header{"Cache-Control": {"max-age=60"}}
 	if q.Shard == nil {
-		return httpx.Reply{Body: List{list.Text, list.Version}, Header: header}, nil
+		return httpx.Reply{Body: List{List: list.Text, Version: list.Version}, Header: header}, nil
 	}
 	if *q.Shard >= len(list.Shards) {
 		return httpx.Reply{}, fault.NotFound("not_found", "The list has no such shard. A short list has none: it holds all entries itself.")
 	}
 	s := list.Shards[*q.Shard]
-	return httpx.Reply{Header: header, Body: Shard{
-		List: list.Text, Version: list.Version, Shard: s.Number,
+	return httpx.Reply{Header: header, Body: List{
+		List: list.Text, Version: list.Version, Shard: &s.Number,
 		Licenses: append([]string{}, s.Licenses...), Sessions: append([]string{}, s.Sessions...), Proof: append([]receipt.Hash{}, s.Proof...),
 	}}, nil
 }

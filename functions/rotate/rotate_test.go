@@ -38,7 +38,7 @@ func TestTheScheduledRunTellsWhatItDidInNumbers(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := functiontest.Read[rotate.Answer](t, door.Send(t, functiontest.Message{Token: good, Body: "{}"}).Want(t, http.StatusOK))
-	if got.Done["make_receipt_key"] != 1 || got.Steps != 1 {
+	if got.Done["make_receipt_key"] != 1 || got.Steps < 1 {
 		t.Errorf("a day later it did %+v", got)
 	}
 	again := functiontest.Read[rotate.Answer](t, door.Send(t, functiontest.Message{Token: good}).Want(t, http.StatusOK))

@@ -262,6 +262,19 @@ var nouns = []struct {
 		},
 		{name: "revoke", short: "Revoke an API key, at once and for good", method: "DELETE", path: "/v1/api-keys/{id}", ofTenant: true},
 	}},
+	{"signing-keys", "Keys that sign receipts, licence files and seat tokens", []operation{
+		{
+			name: "revoke", short: "Revoke a signing key, at once and for good", method: "POST", path: "/v1/signing-keys/{kid}/revoke",
+			long: "Revokes a key in wrong hands: nothing that it signed is believed any more. With a root go the receipt keys that it certified. " +
+				"The next key signs at once.",
+			fields: []field{reason},
+		},
+		{
+			name: "rotate", short: "Replace the signing key of a kind now", method: "POST", path: "/v1/signing-keys/rotate",
+			long:   "Retires the key that signs, and lets the next sign at once. What was signed before stays good.",
+			fields: []field{{name: "kind", help: "which: root, receipt or mac (of seat tokens)", required: true}},
+		},
+	}},
 	{"products", "The catalogue: what can be licensed", []operation{
 		{name: "show", short: "Show a product", method: "GET", path: "/v1/catalog/products/{code}"},
 		{

@@ -229,6 +229,34 @@ func TestReceiptVerifyHasAnExitCodeForEachRefusal(t *testing.T) {
 	w.usher(t, "receipt", "verify", good, "--jwks=http://127.0.0.1:1/").want(t, exitUnreachable)
 }
 
+func TestAReceiptOfTheServiceIsGoodOfflineAndAfterARotation(t *testing.T) {
+	t.Parallel()
+	w := operator(t)
+	h := w.holder(w.sell(t, 1, time.Minute))
+	dir := t.TempDir()
+	validated := read[struct{ Receipt string }](t, h.usher(t, "validate", "--json", "--hardware-id", "laptop"))
+	file := filepath.Join(dir, "receipt.jwt")
+	if err := os.WriteFile(file, []byte(validated.Receipt+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	verify := []string{
+		"receipt", "verify", file, "--product", service.Product, "--hardware-id", "laptop", "--revocations", service.BaseURL + "/v1/revocations",
+	}
+	h.usher(t, verify...).want(t, exitOK).shows(t, "this receipt is good until")
+	w.usher(t, "admin", "signing-keys", "rotate", "--kind", "receipt").want(t, exitOK)
+	h.usher(t, verify...).want(t, exitOK).shows(t, "this receipt is good until")
+	h.usher(t, append(verify, "--hardware-id", "desktop")...).want(t, exitWrongHardware)
+
+	tampered := strings.Replace(validated.Receipt, ".", ".e", 1)
+	if err := os.WriteFile(file, []byte(tampered), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := h.usher(t, verify...); r.code != exitSignature && r.code != exitMalformed {
+		t.Errorf("an altered receipt: %d %s", r.code, r.out)
+	}
+	h.usher(t, "admin", "signing-keys", "rotate", "--kind", "receipt").want(t, exitUsage) // without an API key
+}
+
 func TestABorrowedSeatStaysTakenUntilItIsBroughtBack(t *testing.T) {
 	t.Parallel()
 	if _, ok := readDocument(t).Paths["/v1/borrow"]; !ok {
