@@ -153,6 +153,11 @@ func (c *Client) ask(ctx context.Context, q *quest, d *drawer) (*grant, error) {
 			}
 		default:
 			pause = max(min(retryAfter(err), longestPause), min(soonest/2<<min(try, 10), latest))
+			if refusal, ok := errors.AsType[*Refusal](err); ok && refusal.withdrawn() {
+				if r, err := d.glance(); err == nil {
+					d.discard(r.Session)
+				}
+			}
 			if !c.worthwhile(err, q.line.now().add(pause)-began) {
 				q.giveUp(ctx)
 				return nil, err

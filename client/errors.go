@@ -62,6 +62,11 @@ func (r *Refusal) final() bool {
 	}
 }
 
+// withdrawn says that what the licence promised before is not to be believed any more either.
+func (r *Refusal) withdrawn() bool {
+	return r.Code == "license_revoked" || r.Code == "license_suspended" || r.Code == "tenant_suspended"
+}
+
 // silence is an ErrUnreachable, with what happened instead of an answer.
 type silence struct {
 	cause error

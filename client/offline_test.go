@@ -215,6 +215,28 @@ func TestAWithdrawnBorrowIsRefusedAtTheNextContact(t *testing.T) {
 	})
 }
 
+func TestABorrowThatWasWithdrawnBeforeTheProgramStartsIsDiscarded(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t inside, s *script, c *Client) {
+		borrow(t, s, c, time.Now().Add(48*time.Hour))
+		for _, code := range []string{"version_not_entitled", "license_revoked"} {
+			s.says(func(asked) reply { return problem(403, code, nil) })
+			var refusal *Refusal
+			if _, err := c.Acquire(t.Context()); !errors.As(err, &refusal) || refusal.Code != code {
+				t.Errorf("it answered %v", err)
+			}
+			s.says(down)
+			seat, err := c.Acquire(t.Context())
+			if kept := err == nil; kept != (code == "version_not_entitled") {
+				t.Errorf("after %s, offline: %v", code, err)
+			}
+			if err == nil {
+				seat.Release()
+			}
+		}
+	})
+}
+
 func TestOfflineNothingIsBelievedThatIsNotProved(t *testing.T) {
 	t.Parallel()
 	for name, spoil := range map[string]func(t inside, c *Client, i *issuer){
