@@ -83,7 +83,7 @@ func (d Deps) caller(c *httpx.Call, r rule) (caller, error) {
 	}
 	p, err := d.Keys.APIKey(c.Context(), bearer)
 	if err != nil {
-		d.refuse(c, p, "credential.used", err)
+		d.refuseCredential(c, err)
 		return caller{}, err
 	}
 	c.Note(slog.String("api_key", p.APIKey.String()))
@@ -94,7 +94,7 @@ func (d Deps) caller(c *httpx.Call, r rule) (caller, error) {
 		err = p.Allow(r.scope)
 	}
 	if err != nil {
-		d.refuse(c, p, "access.tried", err)
+		d.recordRefusal(c, p, "access.tried", err)
 		return caller{}, err
 	}
 	who := caller{Principal: p, tenant: p.Tenant}
