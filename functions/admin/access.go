@@ -126,13 +126,13 @@ func (d Deps) caller(c *httpx.Call, r rule) (caller, error) {
 	}
 	p, err := d.principal(c, bearer)
 	if err != nil {
-		d.refuse(c, p, "credential.used", err)
+		d.refuseCredential(c, err)
 		return caller{}, err
 	}
 	who := caller{Principal: p, tenant: p.Tenant}
 	if err := p.Allow(r.Need); err != nil {
 		if r.own == "" || !p.IsPerson() || !p.Role.AtLeast(r.own) {
-			d.refuse(c, p, "access.tried", err)
+			d.recordRefusal(c, p, "access.tried", err)
 			return caller{}, err
 		}
 		who.onlyOwn = true

@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"log/slog"
 	"net/http"
 	"time"
@@ -70,11 +71,18 @@ func (who caller) onTenant(c *httpx.Call, reason string) identity.Recorder {
 // the database.
 const refusalsRest = time.Hour
 
-// refuse records that somebody who is known was refused, in the chain of their tenant. A credential that nobody has is in
-// the log of requests alone: there is no tenant to tell, and no end to them.
-func (d Deps) refuse(c *httpx.Call, p identity.Principal, action string, because error) {
+// refuseCredential records that a credential was refused, in the chain of the tenant that it was made for. One that nobody
+// has is in the log of requests alone: there is no tenant to tell, and no end to them.
+func (d Deps) refuseCredential(c *httpx.Call, because error) {
+	if r, ok := errors.AsType[*identity.Refused](because); ok {
+		d.recordRefusal(c, identity.Principal{Tenant: r.Tenant, APIKey: r.APIKey, Operator: r.Operator}, "credential.used", because)
+	}
+}
+
+// recordRefusal records that somebody who is known was refused, once in a while.
+func (d Deps) recordRefusal(c *httpx.Call, p identity.Principal, action string, because error) {
 	f := fault.As(because)
-	if f == nil || f.Kind != fault.KindUnauthenticated && f.Kind != fault.KindForbidden || p.Tenant.UUID() == uuid.Nil {
+	if f == nil {
 		return
 	}
 	who := caller{Principal: p, tenant: p.Tenant}

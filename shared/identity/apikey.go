@@ -45,9 +45,8 @@ func New(cfg Config, db *tenancy.DB) *Verifier { return &Verifier{db: db, pepper
 
 // APIKey says whose key a bearer credential is. One that is no key, unknown,
 // revoked or expired is fault.Unauthenticated, after the same look-ups; a
-// suspended tenant's is fault.Forbidden. With the error of a key that was known
-// once comes whose it was, to be recorded and nothing else: it may do nothing.
-// Whether it expired is the database's clock's to say.
+// suspended tenant's is fault.Forbidden; both are Refused when the key was known
+// once. Whether it expired is the database's clock's to say.
 func (v *Verifier) APIKey(ctx context.Context, bearer string) (Principal, error) {
 	hashes := v.peppers.HashesOfText(bearer)
 	if key, err := apiKeys.Parse(bearer); err == nil {
@@ -86,19 +85,33 @@ func (v *Verifier) read(ctx context.Context, tenant tenancy.ID, id uuid.UUID) (P
 			tenant.UUID(), id)
 	})
 	p.Operator = kind == kindOperator
+	refused := &Refused{Tenant: tenant, APIKey: id, Operator: p.Operator}
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return Principal{}, fault.Unauthenticated("api_key_invalid", "The API key is not known.")
 	case err != nil:
 		return Principal{}, fmt.Errorf("read API key %s: %w", id, err)
 	case revoked:
-		return p, fault.Unauthenticated("api_key_invalid", "The API key was revoked.")
+		return Principal{}, fault.Unauthenticated("api_key_invalid", "The API key was revoked.").Because(refused)
 	case expired:
-		return p, fault.Unauthenticated("api_key_invalid", "The API key has expired.")
+		return Principal{}, fault.Unauthenticated("api_key_invalid", "The API key has expired.").Because(refused)
 	case status != "active":
-		return p, errSuspended
+		return Principal{}, errSuspended.Because(refused)
 	}
 	return p, nil
+}
+
+// Refused is the reason of an error that refuses a credential of somebody who is
+// known: whose it is, to be recorded and nothing else.
+type Refused struct {
+	Tenant   tenancy.ID
+	APIKey   uuid.UUID
+	Operator bool
+}
+
+// Error names the credential.
+func (r *Refused) Error() string {
+	return "API key " + r.APIKey.String() + " of tenant " + r.Tenant.String() + " is refused"
 }
 
 // APIKey is what is kept of an API key.
