@@ -423,6 +423,7 @@ CREATE TABLE app.api_keys (
     expires_at timestamp with time zone,
     revoked_at timestamp with time zone,
     last_used_at timestamp with time zone,
+    rotated_at timestamp with time zone,
     CONSTRAINT api_keys_key_hash_check CHECK ((octet_length(key_hash) = 32)),
     CONSTRAINT api_keys_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200)))
 );
@@ -438,6 +439,10 @@ COMMENT ON TABLE app.api_keys IS 'Credentials of automation: a tenant''s, or the
 -- COMMENT COLUMN api_keys.last_used_at
 
 COMMENT ON COLUMN app.api_keys.last_used_at IS 'Exact to the minute.';
+
+-- COMMENT COLUMN api_keys.rotated_at
+
+COMMENT ON COLUMN app.api_keys.rotated_at IS 'When another key took its place. It lives on until expires_at.';
 
 -- TABLE devices
 
@@ -1550,6 +1555,11 @@ GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_rotate;
 GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(last_used_at) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_rotate;
+
+-- ACL COLUMN api_keys.rotated_at
+
+GRANT SELECT(rotated_at),UPDATE(rotated_at) ON TABLE app.api_keys TO usher_admin;
+GRANT SELECT(rotated_at) ON TABLE app.api_keys TO usher_operator;
 
 -- ACL TABLE devices
 

@@ -981,7 +981,7 @@ func TestBadInputIsAProblemAndChangesNothing(t *testing.T) {
 			`{"email":"x","role":"owner"}`:                     "email too_short",
 			`{"email":"ada","role":"owner"}`:                   "email bad_format",
 			`{"email":"@ada","role":"owner"}`:                  "email bad_format",
-			`{"email":"a@","role":"owner"}`:                    "email bad_format",
+			`{"email":"ab@","role":"owner"}`:                   "email bad_format",
 			`{"email":"a b@example.com","role":"owner"}`:       "email bad_format",
 			`{"email":"a@example.com","role":"operator"}`:      "role not_allowed",
 			`{"email":"a@example.com","role":"Owner"}`:         "role not_allowed",

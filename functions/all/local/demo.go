@@ -200,8 +200,10 @@ func idTokens(issuer *localenv.Issuer, base string) (made IDTokens, err error) {
 		role, name string
 		token      *string
 	}{
-		{"owner", "Olivia Owner", &made.Owner}, {"admin", "Adam Admin", &made.Admin},
-		{"member", "Mara Member", &made.Member}, {"viewer", "Victor Viewer", &made.Viewer},
+		{"owner", "Olivia Owner", &made.Owner},
+		{"admin", "Adam Admin", &made.Admin},
+		{"member", "Mara Member", &made.Member},
+		{"viewer", "Victor Viewer", &made.Viewer},
 	} {
 		*p.token, err = issuer.Token(map[string]any{
 			"aud": idAudience, "sub": "demo-" + p.role, "name": p.name, "email": demoEmail(p.role, base), "email_verified": true,
