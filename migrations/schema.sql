@@ -313,38 +313,35 @@ CREATE FUNCTION app.seats_open(p_licenses uuid[], p_sessions uuid[], p_seats int
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off'
     AS $$
 DECLARE
     verdicts text[] := array_fill('busy'::text, ARRAY[cardinality(p_sessions)]);
-    locked int[];
-    plain int[];
+    locked uuid[];
+    displacing bigint[] := '{}';
     opened uuid[];
     new_devices boolean;
     revived uuid[];
 BEGIN
-    SELECT array_agg(x.n) INTO locked FROM (
-        SELECT a.n FROM unnest(p_licenses) WITH ORDINALITY AS a (license_id, n)
-          JOIN app.licenses l ON l.tenant_id = (SELECT app.tenant()) AND l.id = a.license_id FOR SHARE OF l SKIP LOCKED) x;
-    plain := locked;
+    SELECT array_agg(a.id) INTO locked FROM unnest(p_licenses) AS a (id)
+     CROSS JOIN LATERAL (SELECT FROM app.licenses l WHERE l.tenant_id = (SELECT app.tenant()) AND l.id = a.id FOR SHARE SKIP LOCKED) l;
     IF cardinality(p_gone_ids) > 0 THEN
         -- Most rows of those who sat there before are closed already: the pool does not hear of that.
-        SELECT array_agg(i) INTO plain FROM unnest(locked) AS i
-         WHERE NOT EXISTS (SELECT FROM unnest(p_gone_of, p_gone_ids) AS g (n, id)
-                             JOIN app.open_sessions o ON o.tenant_id = (SELECT app.tenant()) AND o.id = g.id WHERE g.n = i);
+        SELECT coalesce(array_agg(g.n), '{}') INTO displacing FROM unnest(p_gone_of, p_gone_ids) AS g (n, id)
+         CROSS JOIN LATERAL (SELECT FROM app.open_sessions o WHERE o.tenant_id = (SELECT app.tenant()) AND o.id = g.id OFFSET 0) o;
     END IF;
     WITH asked AS (
         SELECT a.*, l.tenant_id, a.seat > l.max_seats AS overdraft, coalesce(d.last_seen_at < now() - interval '1 hour', true) AS new_device
           FROM unnest(p_licenses, p_sessions, p_seats, p_epochs, p_counters, p_holders, p_hardware, p_hostnames, p_users, p_instances,
                    p_versions, p_metadata) WITH ORDINALITY
                AS a (license_id, id, seat, epoch, counter, holder, hardware, hostname, user_name, instance_id, version, metadata, n)
-          JOIN app.licenses l ON l.tenant_id = (SELECT app.tenant()) AND l.id = a.license_id
-          JOIN app.tenants t ON t.id = l.tenant_id
-          LEFT JOIN app.devices d ON d.tenant_id = (SELECT app.tenant()) AND d.license_id = a.license_id AND d.hardware_id = a.hardware
-         WHERE a.n = ANY (plain) AND l.seat_epoch = a.epoch AND a.seat <= l.max_seats + l.overdraft_seats
-           AND app.license_state(t.status, l.status, l.starts_at, l.expires_at, l.grace_until, now()) = 'active'
-           AND (d.id IS NOT NULL OR l.max_devices IS NULL)
+         CROSS JOIN LATERAL (SELECT x.* FROM app.licenses x WHERE x.tenant_id = (SELECT app.tenant()) AND x.id = a.license_id OFFSET 0) l
+          LEFT JOIN LATERAL (SELECT x.last_seen_at FROM app.devices x
+             WHERE x.tenant_id = (SELECT app.tenant()) AND x.license_id = a.license_id AND x.hardware_id = a.hardware OFFSET 0) d ON true
+         WHERE a.license_id = ANY (locked) AND a.n <> ALL (displacing)
+           AND l.seat_epoch = a.epoch AND a.seat <= l.max_seats + l.overdraft_seats
+           AND app.license_state((SELECT t.status FROM app.tenants t WHERE t.id = (SELECT app.tenant())), l.status, l.starts_at, l.expires_at,
+                   l.grace_until, now()) = 'active'
+           AND (d.last_seen_at IS NOT NULL OR l.max_devices IS NULL)
     ), opened AS (
         INSERT INTO app.open_sessions (tenant_id, id, license_id, seat_no, fence_epoch, fence_counter, overdraft, holder, hardware_id,
             hostname, user_name, instance_id, version, metadata)
@@ -354,7 +351,8 @@ BEGIN
     )
     SELECT array_agg(o.id), bool_or(a.new_device) INTO opened, new_devices FROM opened o JOIN asked a USING (id);
     -- Two callers may open one session; if the other's was opened and ended meanwhile, ours must not revive it.
-    SELECT array_agg(e.id) INTO revived FROM app.ended_sessions e WHERE e.tenant_id = (SELECT app.tenant()) AND e.id = ANY (opened);
+    SELECT array_agg(a.id) INTO revived FROM unnest(opened) AS a (id)
+     CROSS JOIN LATERAL (SELECT FROM app.ended_sessions e WHERE e.tenant_id = (SELECT app.tenant()) AND e.id = a.id OFFSET 0) e;
     IF revived IS NOT NULL THEN
         DELETE FROM app.open_sessions o WHERE o.tenant_id = (SELECT app.tenant()) AND o.id = ANY (revived);
     END IF;
@@ -373,7 +371,7 @@ BEGIN
             verdicts[i] := 'ended';
         ELSIF p_sessions[i] = ANY (opened) THEN
             verdicts[i] := 'ok';
-        ELSIF i = ANY (locked) THEN
+        ELSIF p_licenses[i] = ANY (locked) THEN
             verdicts[i] := (
                 SELECT app.seat_open(p_licenses[i], p_sessions[i], p_seats[i], p_epochs[i], p_counters[i], p_holders[i], p_hardware[i],
                            p_hostnames[i], p_users[i], p_instances[i], p_versions[i], p_metadata[i]::json,
@@ -438,33 +436,37 @@ CREATE FUNCTION app.sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off'
     AS $$
 #variable_conflict use_column
 DECLARE
-    closed int;
+    o app.open_sessions;
+    gone app.open_sessions[];
+    which int[];
 BEGIN
-    RETURN QUERY WITH gone AS (
-        DELETE FROM app.open_sessions o
-         USING unnest(p_licenses, p_ids, p_statuses, p_reasons, p_bys, p_ats) AS e (license_id, id, status, reason, ended_by, ended_at)
-         WHERE o.tenant_id = (SELECT app.tenant()) AND o.license_id = e.license_id AND o.id = e.id
-        RETURNING o.*, e.status, e.reason, e.ended_by, e.ended_at
-    )
-    INSERT INTO app.ended_sessions AS s (tenant_id, id, license_id, seat_no, overdraft, holder, hardware_id, hostname, user_name,
-        instance_id, version, metadata, acquired_at, status, end_reason, ended_by, ended_at)
-    SELECT g.tenant_id, g.id, g.license_id, g.seat_no, g.overdraft, g.holder, g.hardware_id, g.hostname, g.user_name,
-        g.instance_id, g.version, g.metadata, g.acquired_at,
-        CASE WHEN g.evicted_at IS NULL THEN g.status ELSE 'evicted' END,
-        coalesce(g.evict_reason, g.reason),
-        CASE WHEN g.evicted_at IS NULL THEN g.ended_by ELSE coalesce(g.evicted_by, '') END,
-        coalesce(g.evicted_at, g.ended_at, now())
-      FROM gone g
-    RETURNING s.id, s.status, s.end_reason, s.ended_by, s.ended_at;
-    GET DIAGNOSTICS closed = ROW_COUNT;
-    IF closed < cardinality(p_ids) THEN -- some had ended
-        RETURN QUERY SELECT s.id, s.status, s.end_reason, s.ended_by, s.ended_at FROM app.ended_sessions s
-          WHERE s.tenant_id = (SELECT app.tenant()) AND s.id = ANY (p_ids);
+    FOR i IN 1..cardinality(p_ids) LOOP
+        DELETE FROM app.open_sessions x WHERE x.tenant_id = (SELECT app.tenant()) AND x.license_id = p_licenses[i] AND x.id = p_ids[i]
+            RETURNING x.* INTO o;
+        IF FOUND THEN
+            gone := gone || o;
+            which := which || i;
+        END IF;
+    END LOOP;
+    IF gone IS NOT NULL THEN
+        RETURN QUERY INSERT INTO app.ended_sessions AS s (tenant_id, id, license_id, seat_no, overdraft, holder, hardware_id, hostname, user_name,
+            instance_id, version, metadata, acquired_at, status, end_reason, ended_by, ended_at)
+        SELECT g.tenant_id, g.id, g.license_id, g.seat_no, g.overdraft, g.holder, g.hardware_id, g.hostname, g.user_name,
+            g.instance_id, g.version, g.metadata, g.acquired_at,
+            CASE WHEN g.evicted_at IS NULL THEN p_statuses[w.i] ELSE 'evicted' END,
+            coalesce(g.evict_reason, p_reasons[w.i]),
+            CASE WHEN g.evicted_at IS NULL THEN p_bys[w.i] ELSE coalesce(g.evicted_by, '') END,
+            coalesce(g.evicted_at, p_ats[w.i], now())
+          FROM unnest(gone) WITH ORDINALITY AS g JOIN unnest(which) WITH ORDINALITY AS w (i, ordinality) USING (ordinality)
+        RETURNING s.id, s.status, s.end_reason, s.ended_by, s.ended_at;
+    END IF;
+    IF cardinality(which) IS DISTINCT FROM cardinality(p_ids) THEN -- some had ended
+        RETURN QUERY SELECT s.* FROM unnest(p_ids) AS a (id) CROSS JOIN LATERAL (
+            SELECT s.id, s.status, s.end_reason, s.ended_by, s.ended_at FROM app.ended_sessions s
+             WHERE s.tenant_id = (SELECT app.tenant()) AND s.id = a.id OFFSET 0) s;
     END IF;
 END
 $$;
