@@ -9,10 +9,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 const (
-	// commitsAtOnce is how many shared transactions may be under way: while one waits for its commit, the next is filled.
+	// patience is how long a shared transaction is waited for before another leaves beside it. The more come together in
+	// one, the less each of them costs.
+	patience = 20 * time.Millisecond
+	// commitsAtOnce is how many shared transactions may be under way: one that stalls does not keep everybody.
 	commitsAtOnce = 2
 	// shareMost is how many calls one transaction may carry, so that the last does not make the first wait for long.
 	shareMost = 64
@@ -23,6 +27,7 @@ type commits struct {
 	mu       sync.Mutex
 	waiting  []*sharer
 	underWay int
+	left     time.Time // the latest
 }
 
 // Joint is work that is done for many calls at once. Together queues it for calls of one tenant: for all that a shared
@@ -67,9 +72,10 @@ func (db *DB) share(s *sharer) error {
 	c := &db.commits
 	c.mu.Lock()
 	c.waiting = append(c.waiting, s)
-	leaves := c.underWay < commitsAtOnce
+	leaves := c.underWay == 0 || c.underWay < commitsAtOnce && time.Since(c.left) > patience
 	if leaves {
 		c.underWay++
+		c.left = time.Now()
 	}
 	c.mu.Unlock()
 	if leaves {
@@ -97,6 +103,7 @@ func (db *DB) commit() {
 			c.mu.Unlock()
 			return
 		}
+		c.left = time.Now()
 		c.mu.Unlock()
 		db.commitTogether(aboard)
 	}
