@@ -75,7 +75,6 @@ func (db *DB) share(s *sharer) error {
 	leaves := c.underWay == 0 || c.underWay < commitsAtOnce && time.Since(c.left) > patience
 	if leaves {
 		c.underWay++
-		c.left = time.Now()
 	}
 	c.mu.Unlock()
 	if leaves {
@@ -105,7 +104,23 @@ func (db *DB) commit() {
 		}
 		c.left = time.Now()
 		c.mu.Unlock()
+		impatient := time.AfterFunc(patience, db.another)
 		db.commitTogether(aboard)
+		impatient.Stop()
+	}
+}
+
+// another starts a transaction beside one that keeps somebody waiting.
+func (db *DB) another() {
+	c := &db.commits
+	c.mu.Lock()
+	leaves := len(c.waiting) > 0 && c.underWay < commitsAtOnce
+	if leaves {
+		c.underWay++
+	}
+	c.mu.Unlock()
+	if leaves {
+		db.commit()
 	}
 }
 

@@ -2,6 +2,7 @@ package tenancy_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -178,5 +179,50 @@ func TestASharingCallWaitsNoLongerThanItsDeadline(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestAStalledTransactionKeepsNobodyElse(t *testing.T) {
+	t.Parallel()
+	store := testenv.Postgres(t)
+	store.Exec(t, note)
+	// Nothing ends what stalls.
+	patient := store.URL("usher_acquire") + "&options=-c%20lock_timeout%3D0%20-c%20statement_timeout%3D0%20-c%20idle_in_transaction_session_timeout%3D0"
+	b := open(t, patient, tenancy.Config{Timeout: time.Minute})
+	if err := b.db.As(t.Context(), b.a, write(t.Context(), b.a, "one")); err != nil {
+		t.Fatal(err)
+	}
+	stall := &tenancy.Joint[string]{Together: func(b *tenancy.Batch, calls []string) { b.Queue(`update app.notes set body = $1`, calls[0]) }}
+	stalled := make(chan error, 1)
+	err := b.db.As(t.Context(), b.a, func(tx tenancy.Tx) error {
+		if _, err := tx.Exec(t.Context(), `select from app.notes for update`); err != nil {
+			return err
+		}
+		go func() { stalled <- tenancy.Share(t.Context(), b.db, b.a, stall, "", "two") }()
+		testenv.Eventually(t, 4*time.Second, func() error {
+			if testenv.Value[int](t, store, `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`) == 0 {
+				return errors.New("nobody waits for the row")
+			}
+			return nil
+		})
+		var all sync.WaitGroup
+		for n := range 10 {
+			all.Go(func() {
+				if _, err := share(t.Context(), b.db, b.b, fmt.Sprint("note ", n)); err != nil {
+					t.Errorf("call %d: %v", n, err)
+				}
+			})
+		}
+		all.Wait()
+		if len(stalled) > 0 {
+			t.Error("the one that stalls ended first")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-stalled; err != nil {
+		t.Error(err)
 	}
 }
