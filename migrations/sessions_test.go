@@ -182,6 +182,7 @@ func (s *seats) openSessions() int {
 func TestSeatOpenSaysWhyNot(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, s *seats) {
+		t.Helper()
 		one, two := newID(), newID()
 		s.open("epoch", one, 1, epoch-1, "h1")
 		s.open("epoch", one, 1, epoch+1, "h1")
@@ -234,6 +235,7 @@ func TestSeatOpenSaysWhyNot(t *testing.T) {
 func TestSeatOpenIsIdempotentAndNeverReopens(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, s *seats) {
+		t.Helper()
 		one, two := newID(), newID()
 		s.open("ok", one, 1, epoch, "h1")
 		s.open("ok", one, 1, epoch, "h1")
@@ -322,6 +324,7 @@ func together(t *testing.T, times int, fn func(n int) (string, error)) map[strin
 func TestOneOfTwoOpenersGetsTheSeat(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, s *seats) {
+		t.Helper()
 		for round := range 10 {
 			got := together(t, 8, func(n int) (string, error) {
 				return s.try(t.Context(), newID(), 1, epoch, fmt.Sprint("h", n))
@@ -337,6 +340,7 @@ func TestOneOfTwoOpenersGetsTheSeat(t *testing.T) {
 func TestOpenersOfOneSessionAllHearYesOnce(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, s *seats) {
+		t.Helper()
 		for round := range 10 {
 			session := newID()
 			got := together(t, 8, func(int) (string, error) { return s.try(t.Context(), session, 1, epoch, "h") })
@@ -351,6 +355,7 @@ func TestOpenersOfOneSessionAllHearYesOnce(t *testing.T) {
 func TestNoOpenerRevivesASessionThatAnotherEnds(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, s *seats) {
+		t.Helper()
 		for round := range 30 {
 			session := newID()
 			got := together(t, 6, func(n int) (string, error) {
@@ -371,6 +376,7 @@ func TestNoOpenerRevivesASessionThatAnotherEnds(t *testing.T) {
 func TestNoTwoNewDevicesAreTheLastOne(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, s *seats) {
+		t.Helper()
 		s.alter("licenses", `max_devices = 3, max_seats = 100`)
 		for round := range 8 {
 			got := together(t, 10, func(n int) (string, error) {
@@ -532,6 +538,7 @@ func TestOpeningAndReleasingReadByKeyAlone(t *testing.T) {
 func TestNothingOfAnOldEpochIsWrittenAfterItsBump(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, s *seats) {
+		t.Helper()
 		s.alter("licenses", `max_seats = 99999`)
 		ctx := t.Context()
 		var (
@@ -618,6 +625,7 @@ func TestNothingOfAnOldEpochIsWrittenAfterItsBump(t *testing.T) {
 func TestADeviceIsRememberedByTheHour(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, s *seats) {
+		t.Helper()
 		s.open("ok", newID(), 1, epoch, "h")
 		id := testenv.Value[uuid.UUID](t, s.db, `SELECT id FROM app.devices`)
 		if id.Version() != 7 || time.Since(time.Unix(id.Time().UnixTime())).Abs() > time.Minute {
