@@ -604,7 +604,7 @@ func TestTheSiegeFindsEachPlantedHole(t *testing.T) {
 	}
 }
 
-// The functions that look across tenants answer what they are for; the two that write sessions act for one tenant.
+// The functions that look across tenants answer what they are for; those that write sessions act for one tenant.
 func TestSessionFunctionsLeaveAnotherTenantAlone(t *testing.T) {
 	t.Parallel()
 	w := settle(t, testenv.Postgres(t))
@@ -617,6 +617,9 @@ func TestSessionFunctionsLeaveAnotherTenantAlone(t *testing.T) {
 			fmt.Sprintf(`SELECT app.session_close('%s', 0, '{%s}', '{released}', '{x}', '{x}', '{now}')`, license, session):    "epoch",
 			fmt.Sprintf(`SELECT app.seat_open('%s', gen_random_uuid(), 7, 0, 1, 'x', 'x', NULL, NULL, NULL, '', NULL, '{%s}', '{released}', '{x}', '{x}', '{now}')`,
 				license, session): "epoch",
+			fmt.Sprintf(`SELECT app.seats_open('{%s}', ARRAY[gen_random_uuid()], '{7}', '{0}', '{1}', '{x}', '{x}', '{NULL}', '{NULL}', '{NULL}', '{x}', '{NULL}',
+				'{1}', '{%s}', '{released}', '{x}', '{x}', '{now}')`, license, session): "{busy}",
+			fmt.Sprintf(`SELECT count(*)::text FROM app.sessions_release('{%s}', '{%s}', '{released}', '{x}', '{x}', '{now}')`, license, session): "0",
 		} {
 			if o := v.try(s, true, sql); len(o.rows) != 1 || o.rows[0] != want {
 				t.Errorf("%s: %s answers %q (SQLSTATE %q), want %s", s.name, sql, o.rows, o.code, want)

@@ -268,44 +268,84 @@ func (p *Pools) reserve(ctx context.Context, l pool, id uuid.UUID, holder string
 	return r, rep.err
 }
 
-// open writes who sits: seat_open, committed before it answers, in one round trip that other openings may share. It answers
-// seat_open's verdict.
+// open writes who sits: one of seat_open's verdicts, committed before it answers, in one round trip that other openings may
+// share.
 func (p *Pools) open(ctx context.Context, l pool, r reservation, h Holder) (string, error) {
-	var metadata *string
-	if len(h.Metadata) > 0 {
-		m := string(h.Metadata)
-		metadata = &m
-	}
-	ids, statuses, reasons, bys, ats := columns(r.from)
-	args := []any{
-		l.license.String(), r.session.String(), r.seat, r.epoch, r.fence.Counter,
-		h.Key, h.HardwareID, nullable(h.Hostname), nullable(h.User), nullable(h.InstanceID), h.Version, metadata,
-		ids, statuses, reasons, bys, ats,
-	}
-	var verdict string
-	queue := func(sql string) func(b *tenancy.Batch) {
-		return func(b *tenancy.Batch) {
-			b.Queue(sql, args...).QueryRow(func(row pgx.Row) error { return row.Scan(&verdict) })
-		}
-	}
-	err := p.db.Share(ctx, l.tenant, l.license.String()+h.HardwareID, queue(openUnlessBusy))
-	if err == nil && verdict == "busy" {
-		err = p.db.Batch(ctx, l.tenant, queue(openNow))
+	o := &opening{pool: l, reservation: r, holder: h}
+	err := tenancy.Share(ctx, p.db, l.tenant, openings, l.license.String()+h.HardwareID, o)
+	if err == nil && o.verdict == "busy" {
+		// Somebody holds the licence's row, as a rebuild does. It is waited for alone.
+		err = p.db.Batch(ctx, l.tenant, o.alone)
 	}
 	if err != nil {
 		return "", fmt.Errorf("open session %s: %w", r.session, err)
 	}
-	return verdict, nil
+	return o.verdict, nil
 }
 
-const (
-	openNow = `SELECT app.seat_open($1::uuid, $2::uuid, $3::int, $4::bigint, $5::bigint, $6::text, $7::text, $8::text, $9::text,
-	       $10::text, $11::text, $12::json, $13::text[]::uuid[], $14::text[], $15::text[], $16::text[], $17::timestamptz[])`
-	// openUnlessBusy does not wait for a rebuild or a change of the licence, nor for one that is not there: it answers busy.
-	openUnlessBusy = `SELECT CASE WHEN EXISTS (SELECT FROM app.licenses l
-	         WHERE l.tenant_id = (SELECT app.tenant()) AND l.id = $1::uuid FOR SHARE SKIP LOCKED)
-	  THEN (` + openNow + `) ELSE 'busy' END`
-)
+// opening is a session that is to be opened.
+type opening struct {
+	pool
+	reservation
+	holder  Holder
+	verdict string
+}
+
+func (o *opening) metadata() *string {
+	if len(o.holder.Metadata) == 0 {
+		return nil
+	}
+	m := string(o.holder.Metadata)
+	return &m
+}
+
+// alone opens the session, and waits for the licence's row.
+func (o *opening) alone(b *tenancy.Batch) {
+	h := &o.holder
+	ids, statuses, reasons, bys, ats := columns(o.from)
+	b.Queue(`SELECT app.seat_open($1::uuid, $2::uuid, $3::int, $4::bigint, $5::bigint, $6::text, $7::text, $8::text, $9::text,
+	       $10::text, $11::text, $12::json, $13::text[]::uuid[], $14::text[], $15::text[], $16::text[], $17::timestamptz[])`,
+		o.license.String(), o.session.String(), o.seat, o.epoch, o.fence.Counter,
+		h.Key, h.HardwareID, nullable(h.Hostname), nullable(h.User), nullable(h.InstanceID), h.Version, o.metadata(),
+		ids, statuses, reasons, bys, ats,
+	).QueryRow(func(row pgx.Row) error { return row.Scan(&o.verdict) })
+}
+
+// openings opens sessions together. It does not wait for a rebuild or a change of a licence, nor for a licence that is not
+// there: that is busy.
+var openings = &tenancy.Joint[*opening]{Together: func(b *tenancy.Batch, all []*opening) {
+	var licenses, sessions, holders, hardware, versions []string
+	var seats, epochs, counters, goneOf []int64
+	var hostnames, users, instances, metadata []*string
+	var from []gone
+	for i, o := range all {
+		h := &o.holder
+		licenses, sessions = append(licenses, o.license.String()), append(sessions, o.session.String())
+		seats, epochs, counters = append(seats, int64(o.seat)), append(epochs, o.epoch), append(counters, o.fence.Counter)
+		holders, hardware, versions = append(holders, h.Key), append(hardware, h.HardwareID), append(versions, h.Version)
+		hostnames, users, instances = append(hostnames, nullable(h.Hostname)), append(users, nullable(h.User)), append(instances, nullable(h.InstanceID))
+		metadata = append(metadata, o.metadata())
+		for _, g := range o.from {
+			from, goneOf = append(from, g), append(goneOf, int64(i+1))
+		}
+	}
+	ids, statuses, reasons, bys, ats := columns(from)
+	b.Queue(`SELECT app.seats_open($1::text[]::uuid[], $2::text[]::uuid[], $3::bigint[]::int[], $4::bigint[], $5::bigint[], $6::text[],
+	       $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
+	       $13::bigint[]::int[], $14::text[]::uuid[], $15::text[], $16::text[], $17::text[], $18::timestamptz[])`,
+		licenses, sessions, seats, epochs, counters, holders, hardware, hostnames, users, instances, versions, metadata,
+		goneOf, ids, statuses, reasons, bys, ats,
+	).QueryRow(func(row pgx.Row) error {
+		var verdicts []string
+		if err := row.Scan(&verdicts); err != nil {
+			return err
+		}
+		for i, o := range all {
+			o.verdict = verdicts[i]
+		}
+		return nil
+	})
+}}
 
 func nullable(s string) *string {
 	if s == "" {

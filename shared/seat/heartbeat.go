@@ -196,17 +196,47 @@ func (p *Pools) Release(ctx context.Context, ref Ref) (Ending, error) {
 		return Ending{}, rep.err
 	}
 	// The holder's own word needs no epoch: whatever the pool forgot, the row of this session may be closed.
-	var verdict string
-	var stored rowState
-	err = p.db.Share(ctx, ref.Tenant, l.license.String()+ref.Session.String(), func(b *tenancy.Batch) {
-		queueClose(b, l, 0, []gone{{ref.Session, ending}}, &verdict)
-		stored.queue(b, ref.Session)
-	})
-	if err != nil {
+	c := &closing{license: l.license, gone: gone{ref.Session, ending}, ended: known}
+	if err := tenancy.Share(ctx, p.db, ref.Tenant, closings, l.license.String()+ref.Session.String(), c); err != nil {
 		return Ending{}, fmt.Errorf("close session %s: %w", ref.Session, err)
 	}
-	return stored.endingOr(known), nil
+	return c.ended, nil
 }
+
+// closing is a session whose row is to be closed on its holder's word. What PostgreSQL knows of its end becomes ended.
+type closing struct {
+	license uuid.UUID
+	gone    gone
+	ended   Ending
+}
+
+// closings closes the rows of sessions together.
+var closings = &tenancy.Joint[*closing]{Together: func(b *tenancy.Batch, all []*closing) {
+	licenses, sessions := make([]string, len(all)), make([]gone, len(all))
+	for i, c := range all {
+		licenses[i], sessions[i] = c.license.String(), c.gone
+	}
+	ids, statuses, reasons, bys, ats := columns(sessions)
+	b.Queue(`SELECT session_id, status, end_reason, ended_by, ended_at
+	       FROM app.sessions_release($1::text[]::uuid[], $2::text[]::uuid[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])`,
+		licenses, ids, statuses, reasons, bys, ats,
+	).Query(func(rows pgx.Rows) error {
+		for rows.Next() {
+			var session uuid.UUID
+			var e Ending
+			if err := rows.Scan(&session, &e.Status, &e.Reason, &e.By, &e.At); err != nil {
+				return err
+			}
+			e.At = e.At.UTC()
+			for _, c := range all {
+				if c.gone.session == session {
+					c.ended = e
+				}
+			}
+		}
+		return rows.Err()
+	})
+}}
 
 // Leave gives up a waiter's place in the queue and says whether it had one.
 func (p *Pools) Leave(ctx context.Context, tenant tenancy.ID, license uuid.UUID, holder string) (bool, error) {

@@ -271,8 +271,8 @@ func TestProofRacesAreLostByAFunctionWithoutItsSafeguard(t *testing.T) {
 	t.Parallel()
 	const lock, compare = "without the lock", "without the comparison"
 	for name, mutant := range map[string]struct{ function, was, is, finds string }{
-		"opening " + lock:    {"app.seat_open", "x.id = p_license FOR SHARE;", "x.id = p_license;", "had opened"},
-		"opening " + compare: {"app.seat_open", "l.seat_epoch IS DISTINCT FROM p_epoch", "false", "had opened"},
+		"opening " + lock:    {"app.seats_open", " FOR SHARE SKIP LOCKED", " OFFSET 0", "had opened"},
+		"opening " + compare: {"app.seats_open", "l.seat_epoch = a.epoch", "true", "had opened"},
 		"closing " + lock:    {"app.session_close", "l.seat_epoch = p_epoch FOR SHARE;", "l.seat_epoch = p_epoch;", "had closed"},
 		"closing " + compare: {"app.session_close", " AND l.seat_epoch = p_epoch FOR SHARE;", " FOR SHARE;", "had closed"},
 	} {

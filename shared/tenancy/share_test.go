@@ -2,6 +2,7 @@ package tenancy_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -15,18 +16,39 @@ import (
 	"github.com/coditect/usher/shared/tenancy"
 )
 
-// share writes a note and reads what it sees and in which transaction, as the statements of one shared call.
-func share(ctx context.Context, db *tenancy.DB, id tenancy.ID, body string) (seen, transaction string, err error) {
-	var s, x string
-	err = db.Share(ctx, id, body, func(b *tenancy.Batch) {
-		b.Queue(`insert into app.notes (tenant_id, id, body) values ($1, $2, $3)`, id.UUID(), uuid.Must(uuid.NewV7()), body)
-		b.Queue(`select string_agg(distinct tenant_id::text, ' '), pg_current_xact_id()::text from app.notes`).
-			QueryRow(func(row pgx.Row) error { return row.Scan(&s, &x) })
-	})
-	if err != nil {
-		return "", "", err
+// noting is a call that writes a note and reads what it sees and in which transaction, among how many done together.
+type noting struct {
+	tenant            tenancy.ID
+	body              string
+	seen, transaction string
+	together          int
+}
+
+var notes = &tenancy.Joint[*noting]{Together: func(b *tenancy.Batch, calls []*noting) {
+	var bodies []string
+	for _, n := range calls {
+		bodies = append(bodies, n.body)
 	}
-	return s, x, nil
+	b.Queue(`insert into app.notes (tenant_id, id, body) select $1, gen_random_uuid(), * from unnest($2::text[])`, calls[0].tenant.UUID(), bodies)
+	b.Queue(`select string_agg(distinct tenant_id::text, ' '), pg_current_xact_id()::text from app.notes`).QueryRow(func(row pgx.Row) error {
+		var seen, transaction string
+		if err := row.Scan(&seen, &transaction); err != nil {
+			return err
+		}
+		for _, n := range calls {
+			n.seen, n.transaction, n.together = seen, transaction, len(calls)
+		}
+		return nil
+	})
+}}
+
+// share shares a note.
+func share(ctx context.Context, db *tenancy.DB, id tenancy.ID, body string) (noting, error) {
+	n := &noting{tenant: id, body: body}
+	if err := tenancy.Share(ctx, db, id, notes, body, n); err != nil {
+		return noting{}, err
+	}
+	return *n, nil
 }
 
 func TestCallsOfManyTenantsShareCommitsAndSeeTheirOwnRowsAlone(t *testing.T) {
@@ -43,24 +65,28 @@ func TestCallsOfManyTenantsShareCommitsAndSeeTheirOwnRowsAlone(t *testing.T) {
 				t.Parallel()
 				const calls = 120
 				b := open(t, url, tenancy.Config{ExecMode: mode, Timeout: time.Minute})
-				transactions := map[string]bool{}
+				transactions, most := map[string]bool{}, 0
 				var mu sync.Mutex
 				var all sync.WaitGroup
 				for n := range calls {
 					id := []tenancy.ID{b.a, b.b}[n%2]
 					all.Go(func() {
-						seen, transaction, err := share(t.Context(), b.db, id, uuid.NewString())
-						if err != nil || seen != id.String() {
-							t.Errorf("as %s, seen: %s, %v", id, seen, err)
+						n, err := share(t.Context(), b.db, id, uuid.NewString())
+						if err != nil || n.seen != id.String() {
+							t.Errorf("as %s, seen: %s, %v", id, n.seen, err)
 						}
 						mu.Lock()
 						defer mu.Unlock()
-						transactions[transaction] = true
+						transactions[n.transaction] = true
+						most = max(most, n.together)
 					})
 				}
 				all.Wait()
 				if n := len(transactions); n > calls/2 {
 					t.Errorf("%d concurrent calls took %d transactions", calls, n)
+				}
+				if most < 2 {
+					t.Error("no two calls of a tenant were done together")
 				}
 				if n := len(b.read(t, b.a)) + len(b.read(t, b.b)); n != calls {
 					t.Errorf("%d notes were kept, want %d", n, calls)
@@ -77,6 +103,9 @@ func TestAFailingCallSpoilsNobodyElses(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	const calls = 60
+	failing := &tenancy.Joint[int]{Together: func(b *tenancy.Batch, calls []int) {
+		b.Queue(`select 1`).QueryRow(func(pgx.Row) error { return fmt.Errorf("callback %d", calls[0]) })
+	}}
 	if err := b.db.As(t.Context(), b.b, write(t.Context(), b.b, "taken")); err != nil {
 		t.Fatal(err)
 	}
@@ -86,13 +115,11 @@ func TestAFailingCallSpoilsNobodyElses(t *testing.T) {
 		all.Go(func() {
 			switch n % 10 {
 			case 3: // breaks a constraint
-				_, _, errs[n] = share(t.Context(), b.db, b.a, "taken")
+				_, errs[n] = share(t.Context(), b.db, b.a, "taken")
 			case 7: // its own callback fails
-				errs[n] = b.db.Share(t.Context(), b.a, "", func(b *tenancy.Batch) {
-					b.Queue(`select 1`).QueryRow(func(pgx.Row) error { return fmt.Errorf("callback %d", n) })
-				})
+				errs[n] = tenancy.Share(t.Context(), b.db, b.a, failing, "", n)
 			default:
-				_, _, errs[n] = share(t.Context(), b.db, b.a, fmt.Sprint("note ", n))
+				_, errs[n] = share(t.Context(), b.db, b.a, fmt.Sprint("note ", n))
 			}
 		})
 	}
@@ -124,6 +151,9 @@ func TestASharingCallWaitsNoLongerThanItsDeadline(t *testing.T) {
 	if err := b.db.As(t.Context(), b.a, write(t.Context(), b.a, "one")); err != nil {
 		t.Fatal(err)
 	}
+	update := &tenancy.Joint[int]{Together: func(b *tenancy.Batch, calls []int) {
+		b.Queue(`update app.notes set body = $1`, fmt.Sprint(calls))
+	}}
 	// Somebody holds the row that a shared transaction wants, so that everybody aboard waits.
 	err := b.db.As(t.Context(), b.a, func(tx tenancy.Tx) error {
 		if _, err := tx.Exec(t.Context(), `select from app.notes for update`); err != nil {
@@ -135,7 +165,7 @@ func TestASharingCallWaitsNoLongerThanItsDeadline(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 				defer cancel()
 				began := time.Now()
-				err := b.db.Share(ctx, b.a, "", func(b *tenancy.Batch) { b.Queue(`update app.notes set body = $1`, fmt.Sprint(n)) })
+				err := tenancy.Share(ctx, b.db, b.a, update, "", n)
 				if f := fault.As(err); f == nil || f.Kind != fault.KindUnavailable {
 					t.Errorf("call %d: %v, want unavailable", n, err)
 				}
@@ -149,5 +179,50 @@ func TestASharingCallWaitsNoLongerThanItsDeadline(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestAStalledTransactionKeepsNobodyElse(t *testing.T) {
+	t.Parallel()
+	store := testenv.Postgres(t)
+	store.Exec(t, note)
+	// Nothing ends what stalls.
+	patient := store.URL("usher_acquire") + "&options=-c%20lock_timeout%3D0%20-c%20statement_timeout%3D0%20-c%20idle_in_transaction_session_timeout%3D0"
+	b := open(t, patient, tenancy.Config{Timeout: time.Minute})
+	if err := b.db.As(t.Context(), b.a, write(t.Context(), b.a, "one")); err != nil {
+		t.Fatal(err)
+	}
+	stall := &tenancy.Joint[string]{Together: func(b *tenancy.Batch, calls []string) { b.Queue(`update app.notes set body = $1`, calls[0]) }}
+	stalled := make(chan error, 1)
+	err := b.db.As(t.Context(), b.a, func(tx tenancy.Tx) error {
+		if _, err := tx.Exec(t.Context(), `select from app.notes for update`); err != nil {
+			return err
+		}
+		go func() { stalled <- tenancy.Share(t.Context(), b.db, b.a, stall, "", "two") }()
+		testenv.Eventually(t, 4*time.Second, func() error {
+			if testenv.Value[int](t, store, `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`) == 0 {
+				return errors.New("nobody waits for the row")
+			}
+			return nil
+		})
+		var all sync.WaitGroup
+		for n := range 10 {
+			all.Go(func() {
+				if _, err := share(t.Context(), b.db, b.b, fmt.Sprint("note ", n)); err != nil {
+					t.Errorf("call %d: %v", n, err)
+				}
+			})
+		}
+		all.Wait()
+		if len(stalled) > 0 {
+			t.Error("the one that stalls ended first")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-stalled; err != nil {
+		t.Error(err)
 	}
 }

@@ -74,7 +74,9 @@ func digest(text string) string {
 // statement names what decides in what is sent to PostgreSQL.
 func statement(sql string) string {
 	for _, known := range []struct{ part, name string }{
-		{"app.seat_open(", "opening the row"},
+		{"app.seats_open(", "opening the row"},
+		{"app.seat_open(", "opening the row alone"},
+		{"app.sessions_release(", "closing the row"},
 		{"app.session_close(", "closing the row"},
 		{"SET seat_epoch", "the new epoch"},
 		{"FOR NO KEY UPDATE", "locking the licence"},
