@@ -10,6 +10,24 @@ ALTER SCHEMA app OWNER TO usher_owner;
 
 COMMENT ON SCHEMA app IS 'Usher: tenants, what they were sold, and who sits.';
 
+-- FUNCTION borrow_withdrawn()
+
+CREATE FUNCTION app.borrow_withdrawn() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO app.revocations (kind, subject, license_id, ends_at) VALUES ('session', OLD.id, OLD.license_id, OLD.borrowed_until);
+    RETURN NULL;
+END
+$$;
+
+ALTER FUNCTION app.borrow_withdrawn() OWNER TO usher_owner;
+
+-- COMMENT FUNCTION borrow_withdrawn()
+
+COMMENT ON FUNCTION app.borrow_withdrawn() IS 'A borrow that ends before its time, because it was returned or taken away, leaves a receipt that verifies offline: the revocation list says that it is void. Once for each session: what was evicted is on the list before its row is closed.';
+
 -- FUNCTION expire_idempotency_keys()
 
 CREATE FUNCTION app.expire_idempotency_keys() RETURNS bigint
@@ -312,6 +330,74 @@ ALTER FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_e
 -- COMMENT FUNCTION seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata json, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[])
 
 COMMENT ON FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata json, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) IS 'Opens a session on the seat that the pool reserved for it in p_epoch, after closing the sessions it displaces, and records the device. ok (also when it is open already), epoch, seat_held, limit, suspended, ended or too_many_devices; only ok writes the session and the device.';
+
+-- FUNCTION session_borrow(uuid, uuid, bigint, bigint, timestamp with time zone, boolean)
+
+CREATE FUNCTION app.session_borrow(p_license uuid, p_session uuid, p_fence_epoch bigint, p_fence_counter bigint, p_until timestamp with time zone, p_beyond_longest boolean, OUT verdict text, OUT epoch bigint, OUT borrowed_until timestamp with time zone, OUT remaining_ms bigint, OUT hardware_id text, OUT reason text, OUT ended_by text, OUT ended_at timestamp with time zone) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    l record;
+    s record;
+    tenant record;
+    ends timestamptz := date_trunc('milliseconds', p_until);
+BEGIN
+    -- Two borrows wait for each other here, so that they cannot pass the mark together; and so does a rebuild, which reads
+    -- this borrow or begins an epoch that the pool is asked for in vain.
+    SELECT x.* INTO l FROM app.licenses x WHERE x.tenant_id = (SELECT app.tenant()) AND x.id = p_license FOR NO KEY UPDATE;
+    SELECT o.* INTO s FROM app.open_sessions o
+     WHERE o.tenant_id = l.tenant_id AND o.license_id = l.id AND o.id = p_session
+       AND o.fence_epoch = p_fence_epoch AND o.fence_counter = p_fence_counter FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        verdict := 'ended';
+        RETURN;
+    END IF;
+    epoch := l.seat_epoch;
+    hardware_id := s.hardware_id;
+    IF s.evicted_at IS NOT NULL THEN
+        verdict := 'evicted';
+        reason := s.evict_reason;
+        ended_by := s.evicted_by;
+        ended_at := s.evicted_at;
+        RETURN;
+    END IF;
+    SELECT t.status, t.status_by INTO tenant FROM app.tenants t WHERE t.id = l.tenant_id;
+    reason := app.license_state(tenant.status, l.status, l.starts_at, l.expires_at, l.grace_until, now());
+    IF reason <> 'active' THEN
+        verdict := 'evicted';
+        ended_by := CASE WHEN tenant.status <> 'active' THEN tenant.status_by WHEN l.status <> 'active' THEN l.status_by END;
+        RETURN;
+    END IF;
+    reason := NULL;
+    IF ends <= now() THEN
+        verdict := 'past';
+        RETURN;
+    END IF;
+    ends := least(ends, greatest(l.expires_at, l.grace_until),
+        CASE WHEN NOT p_beyond_longest THEN now() + make_interval(secs => l.offline_grace_seconds) END);
+    ends := date_trunc('milliseconds', ends);
+    IF s.borrowed_until > now() AND s.borrowed_until >= ends THEN
+        ends := s.borrowed_until;
+    ELSIF ends <= now() OR s.seat_no > l.max_seats + l.overdraft_seats
+        OR (SELECT count(*) FROM app.open_sessions o WHERE o.tenant_id = l.tenant_id AND o.license_id = l.id AND o.id <> s.id
+               AND o.borrowed_until > now()) >= l.max_seats - l.borrow_reserve_seats THEN
+        verdict := 'limit';
+        RETURN;
+    ELSE
+        UPDATE app.open_sessions o SET borrowed_until = ends WHERE o.tenant_id = l.tenant_id AND o.id = s.id;
+    END IF;
+    verdict := 'ok';
+    borrowed_until := ends;
+    remaining_ms := ceil(extract(epoch FROM ends - now()) * 1000);
+END
+$$;
+
+ALTER FUNCTION app.session_borrow(p_license uuid, p_session uuid, p_fence_epoch bigint, p_fence_counter bigint, p_until timestamp with time zone, p_beyond_longest boolean, OUT verdict text, OUT epoch bigint, OUT borrowed_until timestamp with time zone, OUT remaining_ms bigint, OUT hardware_id text, OUT reason text, OUT ended_by text, OUT ended_at timestamp with time zone) OWNER TO usher_owner;
+
+-- COMMENT FUNCTION session_borrow(p_license uuid, p_session uuid, p_fence_epoch bigint, p_fence_counter bigint, p_until timestamp with time zone, p_beyond_longest boolean, OUT verdict text, OUT epoch bigint, OUT borrowed_until timestamp with time zone, OUT remaining_ms bigint, OUT hardware_id text, OUT reason text, OUT ended_by text, OUT ended_at timestamp with time zone)
+
+COMMENT ON FUNCTION app.session_borrow(p_license uuid, p_session uuid, p_fence_epoch bigint, p_fence_counter bigint, p_until timestamp with time zone, p_beyond_longest boolean, OUT verdict text, OUT epoch bigint, OUT borrowed_until timestamp with time zone, OUT remaining_ms bigint, OUT hardware_id text, OUT reason text, OUT ended_by text, OUT ended_at timestamp with time zone) IS 'Writes that a session is borrowed: until p_until, or the licence''s longest borrow from now (unless p_beyond_longest), or when the licence stops granting, and never earlier than the borrow that lasts. ok, with the epoch in which the pool is to be asked; past, limit (the mark, or a seat that the licence has no more), evicted (also when the licence grants nothing now), ended.';
 
 -- FUNCTION session_close(uuid, bigint, uuid[], text[], text[], text[], timestamp with time zone[])
 
@@ -631,7 +717,9 @@ CREATE TABLE app.licenses (
     ttl_floor_seconds integer DEFAULT 0 NOT NULL,
     ttl_floor_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
     drain_until timestamp with time zone,
+    borrow_reserve_seats integer DEFAULT 0 NOT NULL,
     CONSTRAINT grace_after_expiry CHECK (((grace_until IS NULL) OR ((expires_at IS NOT NULL) AND (grace_until >= expires_at)))),
+    CONSTRAINT licenses_borrow_reserve_seats_check CHECK (((borrow_reserve_seats >= 0) AND (borrow_reserve_seats <= 100000))),
     CONSTRAINT licenses_drain_seconds_check CHECK (((drain_seconds >= 0) AND (drain_seconds <= 31536000))),
     CONSTRAINT licenses_max_devices_check CHECK (((max_devices >= 1) AND (max_devices <= 1000000))),
     CONSTRAINT licenses_max_seats_check CHECK (((max_seats >= 1) AND (max_seats <= 100000))),
@@ -685,6 +773,10 @@ COMMENT ON COLUMN app.licenses.ttl_floor_seconds IS 'The longest lease that some
 
 COMMENT ON COLUMN app.licenses.drain_until IS 'When sessions on seats above a reduced number of seats are evicted.';
 
+-- COMMENT COLUMN licenses.borrow_reserve_seats
+
+COMMENT ON COLUMN app.licenses.borrow_reserve_seats IS 'The low-water mark: at most max_seats less these are borrowed at once. What is borrowed already stays so when it rises.';
+
 -- TABLE open_sessions
 
 CREATE TABLE app.open_sessions (
@@ -734,6 +826,10 @@ COMMENT ON COLUMN app.open_sessions.holder IS 'device:…, user:… or instance:
 
 COMMENT ON COLUMN app.open_sessions.metadata IS 'The holder''s own JSON object, kept byte for byte.';
 
+-- COMMENT COLUMN open_sessions.borrowed_until
+
+COMMENT ON COLUMN app.open_sessions.borrowed_until IS 'Its holder may believe, without heartbeats, until then. Written before the holder is told; never made earlier while it lasts.';
+
 -- COMMENT COLUMN open_sessions.evicted_at
 
 COMMENT ON COLUMN app.open_sessions.evicted_at IS 'Evicted, but its holder may still believe: the seat stays taken until the holder heard or its lease ran out.';
@@ -774,6 +870,8 @@ CREATE TABLE app.plans (
     drain_seconds integer DEFAULT 86400 NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    borrow_reserve_seats integer DEFAULT 0 NOT NULL,
+    CONSTRAINT plans_borrow_reserve_seats_check CHECK (((borrow_reserve_seats >= 0) AND (borrow_reserve_seats <= 100000))),
     CONSTRAINT plans_code_check CHECK ((code ~ '^[a-z0-9][a-z0-9_-]{0,62}$'::text)),
     CONSTRAINT plans_drain_seconds_check CHECK (((drain_seconds >= 0) AND (drain_seconds <= 31536000))),
     CONSTRAINT plans_max_devices_check CHECK (((max_devices >= 1) AND (max_devices <= 1000000))),
@@ -805,6 +903,10 @@ COMMENT ON COLUMN app.plans.offline_grace_seconds IS 'Life of a validate receipt
 
 COMMENT ON COLUMN app.plans.drain_seconds IS 'How long sessions above a reduced number of seats may go on.';
 
+-- COMMENT COLUMN plans.borrow_reserve_seats
+
+COMMENT ON COLUMN app.plans.borrow_reserve_seats IS 'The low-water mark: so many of max_seats are never borrowed.';
+
 -- TABLE products
 
 CREATE TABLE app.products (
@@ -827,12 +929,10 @@ COMMENT ON TABLE app.products IS 'What the operator sells. The catalogue has no 
 CREATE TABLE app.revocation_lists (
     version bigint NOT NULL,
     list text NOT NULL,
-    content bytea NOT NULL,
     signer text NOT NULL,
     cutoff timestamp with time zone NOT NULL,
     last_id bigint NOT NULL,
     signed_at timestamp with time zone NOT NULL,
-    CONSTRAINT revocation_lists_content_check CHECK ((octet_length(content) = 32)),
     CONSTRAINT revocation_lists_last_id_check CHECK ((last_id >= 0)),
     CONSTRAINT revocation_lists_version_check CHECK ((version > 0))
 );
@@ -842,10 +942,6 @@ ALTER TABLE app.revocation_lists OWNER TO usher_owner;
 -- COMMENT TABLE revocation_lists
 
 COMMENT ON TABLE app.revocation_lists IS 'The signed revocation lists, so that every instance serves the same and Cloud KMS signs once. The newest counts.';
-
--- COMMENT COLUMN revocation_lists.content
-
-COMMENT ON COLUMN app.revocation_lists.content IS 'SHA-256 of what the list says, without its times and its version: another content is another list.';
 
 -- COMMENT COLUMN revocation_lists.cutoff
 
@@ -916,7 +1012,8 @@ CREATE TABLE app.signing_keys (
     revoked_by text,
     CONSTRAINT active_was_published CHECK (((activated_at IS NULL) OR (published_at IS NOT NULL))),
     CONSTRAINT certified_by_somebody CHECK (((certificate IS NULL) = (issuer_kid IS NULL))),
-    CONSTRAINT destroyed_was_used_no_more CHECK (((destroyed_at IS NULL) OR (retired_at IS NOT NULL) OR (revoked_at IS NOT NULL))),
+    CONSTRAINT destroyed_is_not_here CHECK (((destroyed_at IS NULL) OR (wrapped_key IS NULL))),
+    CONSTRAINT destroyed_was_used_no_more CHECK (((destroyed_at IS NULL) OR (kind = 'receipt'::text) OR (retired_at IS NOT NULL) OR (revoked_at IS NOT NULL))),
     CONSTRAINT kid_fits_kind CHECK (
 CASE kind
     WHEN 'mac'::text THEN (kid ~ '^[A-Za-z0-9_-]{1,8}$'::text)
@@ -985,7 +1082,7 @@ COMMENT ON COLUMN app.signing_keys.disabled_at IS 'Of a root: since when Cloud K
 
 -- COMMENT COLUMN signing_keys.destroyed_at
 
-COMMENT ON COLUMN app.signing_keys.destroyed_at IS 'Of a root: its destruction was asked for. Of a mac key: taken off the ring.';
+COMMENT ON COLUMN app.signing_keys.destroyed_at IS 'Of a root: its destruction was asked for. Of a receipt key: forgotten. Of a mac key: off the ring.';
 
 -- COMMENT COLUMN signing_keys.revoked_at
 
@@ -1213,9 +1310,17 @@ ALTER INDEX app.ended_sessions_by_license ATTACH PARTITION app.ended_sessions_de
 
 ALTER INDEX app.ended_sessions_by_status ATTACH PARTITION app.ended_sessions_default_tenant_id_status_id_idx;
 
+-- TRIGGER open_sessions borrow_closed
+
+CREATE TRIGGER borrow_closed AFTER DELETE ON app.open_sessions FOR EACH ROW WHEN (((old.evicted_at IS NULL) AND (old.borrowed_until > now()))) EXECUTE FUNCTION app.borrow_withdrawn();
+
+-- TRIGGER open_sessions borrow_evicted
+
+CREATE TRIGGER borrow_evicted AFTER UPDATE OF evicted_at ON app.open_sessions FOR EACH ROW WHEN (((old.evicted_at IS NULL) AND (new.evicted_at IS NOT NULL) AND (old.borrowed_until > now()))) EXECUTE FUNCTION app.borrow_withdrawn();
+
 -- TRIGGER licenses changed
 
-CREATE TRIGGER changed BEFORE UPDATE OF product_code, plan_code, status, status_reason, status_by, max_seats, overdraft_seats, ttl_seconds, seat_per, features, versions, max_devices, allowed_hardware, offline_grace_seconds, drain_seconds, starts_at, expires_at, grace_until ON app.licenses FOR EACH ROW EXECUTE FUNCTION app.license_changed();
+CREATE TRIGGER changed BEFORE UPDATE OF product_code, plan_code, status, status_reason, status_by, max_seats, overdraft_seats, borrow_reserve_seats, ttl_seconds, seat_per, features, versions, max_devices, allowed_hardware, offline_grace_seconds, drain_seconds, starts_at, expires_at, grace_until ON app.licenses FOR EACH ROW EXECUTE FUNCTION app.license_changed();
 
 -- TRIGGER license_keys keys_changed
 
@@ -1407,10 +1512,15 @@ GRANT USAGE ON SCHEMA app TO usher_operator;
 GRANT USAGE ON SCHEMA app TO usher_signers;
 GRANT USAGE ON SCHEMA app TO usher_keys;
 GRANT USAGE ON SCHEMA app TO usher_rotate;
+GRANT USAGE ON SCHEMA app TO usher_borrow;
 
 -- ACL SCHEMA public
 
 REVOKE USAGE ON SCHEMA public FROM PUBLIC;
+
+-- ACL FUNCTION borrow_withdrawn()
+
+REVOKE ALL ON FUNCTION app.borrow_withdrawn() FROM PUBLIC;
 
 -- ACL FUNCTION expire_idempotency_keys()
 
@@ -1462,6 +1572,12 @@ GRANT ALL ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) TO ush
 
 REVOKE ALL ON FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata json, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata json, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) TO usher_seats;
+
+-- ACL FUNCTION session_borrow(p_license uuid, p_session uuid, p_fence_epoch bigint, p_fence_counter bigint, p_until timestamp with time zone, p_beyond_longest boolean, OUT verdict text, OUT epoch bigint, OUT borrowed_until timestamp with time zone, OUT remaining_ms bigint, OUT hardware_id text, OUT reason text, OUT ended_by text, OUT ended_at timestamp with time zone)
+
+REVOKE ALL ON FUNCTION app.session_borrow(p_license uuid, p_session uuid, p_fence_epoch bigint, p_fence_counter bigint, p_until timestamp with time zone, p_beyond_longest boolean, OUT verdict text, OUT epoch bigint, OUT borrowed_until timestamp with time zone, OUT remaining_ms bigint, OUT hardware_id text, OUT reason text, OUT ended_by text, OUT ended_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.session_borrow(p_license uuid, p_session uuid, p_fence_epoch bigint, p_fence_counter bigint, p_until timestamp with time zone, p_beyond_longest boolean, OUT verdict text, OUT epoch bigint, OUT borrowed_until timestamp with time zone, OUT remaining_ms bigint, OUT hardware_id text, OUT reason text, OUT ended_by text, OUT ended_at timestamp with time zone) TO usher_borrow;
+GRANT ALL ON FUNCTION app.session_borrow(p_license uuid, p_session uuid, p_fence_epoch bigint, p_fence_counter bigint, p_until timestamp with time zone, p_beyond_longest boolean, OUT verdict text, OUT epoch bigint, OUT borrowed_until timestamp with time zone, OUT remaining_ms bigint, OUT hardware_id text, OUT reason text, OUT ended_by text, OUT ended_at timestamp with time zone) TO usher_admin;
 
 -- ACL FUNCTION session_close(p_license uuid, p_epoch bigint, p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[])
 
@@ -1757,6 +1873,10 @@ GRANT UPDATE(lock_stamp) ON TABLE app.licenses TO usher_seats;
 
 GRANT UPDATE(ttl_floor_until) ON TABLE app.licenses TO usher_seats;
 
+-- ACL COLUMN licenses.borrow_reserve_seats
+
+GRANT INSERT(borrow_reserve_seats),UPDATE(borrow_reserve_seats) ON TABLE app.licenses TO usher_admin;
+
 -- ACL TABLE open_sessions
 
 GRANT SELECT ON TABLE app.open_sessions TO usher_pools;
@@ -1775,6 +1895,12 @@ GRANT SELECT(license_id) ON TABLE app.open_sessions TO usher_resolver;
 -- ACL COLUMN open_sessions.seat_no
 
 GRANT SELECT(seat_no) ON TABLE app.open_sessions TO usher_resolver;
+
+-- ACL COLUMN open_sessions.borrowed_until
+
+GRANT UPDATE(borrowed_until) ON TABLE app.open_sessions TO usher_borrow;
+GRANT UPDATE(borrowed_until) ON TABLE app.open_sessions TO usher_admin;
+GRANT UPDATE(borrowed_until) ON TABLE app.open_sessions TO usher_sweep;
 
 -- ACL COLUMN open_sessions.evicted_at
 
@@ -1871,6 +1997,10 @@ GRANT UPDATE(drain_seconds) ON TABLE app.plans TO usher_operator;
 
 GRANT UPDATE(updated_at) ON TABLE app.plans TO usher_operator;
 
+-- ACL COLUMN plans.borrow_reserve_seats
+
+GRANT UPDATE(borrow_reserve_seats) ON TABLE app.plans TO usher_operator;
+
 -- ACL TABLE products
 
 GRANT SELECT ON TABLE app.products TO usher_facts;
@@ -1915,36 +2045,42 @@ GRANT SELECT(ends_at) ON TABLE app.revocations TO usher_keys;
 -- ACL COLUMN signing_keys.kid
 
 GRANT SELECT(kid) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(kid) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(kid) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(kid),INSERT(kid) ON TABLE app.signing_keys TO usher_rotate;
 
 -- ACL COLUMN signing_keys.kind
 
 GRANT SELECT(kind) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(kind) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(kind) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(kind),INSERT(kind) ON TABLE app.signing_keys TO usher_rotate;
 
 -- ACL COLUMN signing_keys.public_key
 
 GRANT SELECT(public_key) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(public_key) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(public_key) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(public_key),INSERT(public_key) ON TABLE app.signing_keys TO usher_rotate;
 
 -- ACL COLUMN signing_keys.certificate
 
 GRANT SELECT(certificate) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(certificate) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(certificate) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(certificate),INSERT(certificate) ON TABLE app.signing_keys TO usher_rotate;
 
 -- ACL COLUMN signing_keys.issuer_kid
 
 GRANT SELECT(issuer_kid) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(issuer_kid) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(issuer_kid) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(issuer_kid),INSERT(issuer_kid) ON TABLE app.signing_keys TO usher_rotate;
 
 -- ACL COLUMN signing_keys.kms_version
 
 GRANT SELECT(kms_version) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(kms_version) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(kms_version) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(kms_version),INSERT(kms_version) ON TABLE app.signing_keys TO usher_rotate;
 
@@ -1973,18 +2109,21 @@ GRANT SELECT(created_at),INSERT(created_at) ON TABLE app.signing_keys TO usher_r
 -- ACL COLUMN signing_keys.published_at
 
 GRANT SELECT(published_at) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(published_at) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(published_at) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(published_at),INSERT(published_at),UPDATE(published_at) ON TABLE app.signing_keys TO usher_rotate;
 
 -- ACL COLUMN signing_keys.activated_at
 
 GRANT SELECT(activated_at) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(activated_at) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(activated_at) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(activated_at),INSERT(activated_at),UPDATE(activated_at) ON TABLE app.signing_keys TO usher_rotate;
 
 -- ACL COLUMN signing_keys.retired_at
 
 GRANT SELECT(retired_at) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(retired_at) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(retired_at) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(retired_at),UPDATE(retired_at) ON TABLE app.signing_keys TO usher_rotate;
 
@@ -2000,6 +2139,7 @@ GRANT SELECT(destroyed_at),UPDATE(destroyed_at) ON TABLE app.signing_keys TO ush
 -- ACL COLUMN signing_keys.revoked_at
 
 GRANT SELECT(revoked_at) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(revoked_at) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(revoked_at) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(revoked_at),UPDATE(revoked_at) ON TABLE app.signing_keys TO usher_rotate;
 
@@ -2088,6 +2228,7 @@ ALTER DEFAULT PRIVILEGES FOR ROLE usher_resolver REVOKE ALL ON FUNCTIONS  FROM P
 
 CREATE ROLE usher_acquire LOGIN;
 CREATE ROLE usher_admin LOGIN;
+CREATE ROLE usher_borrow LOGIN;
 CREATE ROLE usher_facts NOLOGIN;
 CREATE ROLE usher_heartbeat LOGIN;
 CREATE ROLE usher_keys LOGIN;
@@ -2110,6 +2251,10 @@ ALTER ROLE usher_admin SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_admin SET lock_timeout=1s;
 ALTER ROLE usher_admin SET search_path=app;
 ALTER ROLE usher_admin SET statement_timeout=3s;
+ALTER ROLE usher_borrow SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_borrow SET lock_timeout=1s;
+ALTER ROLE usher_borrow SET search_path=app;
+ALTER ROLE usher_borrow SET statement_timeout=3s;
 ALTER ROLE usher_heartbeat SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_heartbeat SET lock_timeout=1s;
 ALTER ROLE usher_heartbeat SET search_path=app;
@@ -2140,8 +2285,10 @@ ALTER ROLE usher_validate SET search_path=app;
 ALTER ROLE usher_validate SET statement_timeout=3s;
 GRANT usher_facts TO usher_acquire;
 GRANT usher_facts TO usher_admin;
+GRANT usher_facts TO usher_borrow;
 GRANT usher_facts TO usher_release;
 GRANT usher_facts TO usher_validate;
+GRANT usher_pools TO usher_borrow;
 GRANT usher_pools TO usher_heartbeat;
 GRANT usher_pools TO usher_seats;
 GRANT usher_replays TO usher_acquire;
@@ -2151,4 +2298,5 @@ GRANT usher_seats TO usher_admin;
 GRANT usher_seats TO usher_release;
 GRANT usher_seats TO usher_sweep;
 GRANT usher_signers TO usher_acquire;
+GRANT usher_signers TO usher_borrow;
 GRANT usher_signers TO usher_validate;

@@ -22,6 +22,8 @@ var (
 	acquireSource string
 	//go:embed touch.lua
 	touchSource string
+	//go:embed borrow.lua
+	borrowSource string
 	//go:embed release.lua
 	releaseSource string
 	//go:embed leave.lua
@@ -52,6 +54,7 @@ const (
 var (
 	acquireScript = redis.NewScript(refusedWhenFull + libSource + acquireSource)
 	touchScript   = redis.NewScript(TouchScript())
+	borrowScript  = redis.NewScript(allowedWhenFull + libSource + borrowSource)
 	releaseScript = redis.NewScript(allowedWhenFull + libSource + releaseSource)
 	leaveScript   = redis.NewScript(allowedWhenFull + libSource + leaveSource)
 	evictScript   = redis.NewScript(allowedWhenFull + libSource + evictSource)
