@@ -88,7 +88,7 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		"RECEIPT_SIGNING_KEY": signingKey(t), "RECEIPT_ISSUER": audience,
 		"SCHEDULER_AUDIENCE": audience, "SCHEDULER_EMAIL": scheduler,
 	}
-	stores := []string{"validate", "acquire", "heartbeat", "release", "sweep", "admin"}
+	stores := []string{"validate", "acquire", "heartbeat", "release", "borrow", "sweep", "admin"}
 	budgets := []string{"validate", "acquire", "release"}
 	for _, at := range []struct {
 		variable, value string
@@ -112,17 +112,17 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"LICENSE_KEY_PEPPERS", "hunter2", []string{"validate", "acquire", "release", "admin"}},
 		{"LICENSE_MIN_TTL_SECONDS", "-29713", []string{"admin"}},
 		{"API_KEY_PEPPERS", "hunter2", []string{"admin"}},
-		{"SEAT_TOKEN_KEYS", "hunter2", []string{"acquire", "heartbeat", "release"}},
-		{"SEAT_TOKEN_KEYS", "", []string{"acquire", "heartbeat", "release"}},
+		{"SEAT_TOKEN_KEYS", "hunter2", []string{"acquire", "heartbeat", "release", "borrow"}},
+		{"SEAT_TOKEN_KEYS", "", []string{"acquire", "heartbeat", "release", "borrow"}},
 		{"RECEIPT_SIGNING_KEY", "hunter2", []string{"validate", "acquire", "keys"}},
 		{"RECEIPT_PUBLIC_KEYS", "hunter2", []string{"keys"}},
-		{"RECEIPT_ISSUER", "", []string{"validate", "acquire"}},
+		{"RECEIPT_ISSUER", "", []string{"validate", "acquire", "borrow"}},
 		{"BUDGET_REDIS_URL", "hunter2", budgets},
 		{"BUDGET_TIMEOUT", "-29713s", budgets},
 		{"BUDGET_REST", "-29713s", budgets},
-		{"BUDGET_HOLDER_PER_SECOND", "29713000000", append(slices.Clone(budgets), "heartbeat")},
-		{"BUDGET_HOLDER_BURST", "-29713", append(slices.Clone(budgets), "heartbeat")},
-		{"BUDGET_UNKNOWN_BURST", "-29713", append(slices.Clone(budgets), "heartbeat")},
+		{"BUDGET_HOLDER_PER_SECOND", "29713000000", append(slices.Clone(budgets), "heartbeat", "borrow")},
+		{"BUDGET_HOLDER_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
+		{"BUDGET_UNKNOWN_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
 		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep"}},
 		{"SCHEDULER_EMAIL", "", []string{"sweep"}},
 	} {
