@@ -20,7 +20,6 @@ import (
 	"github.com/coditect/usher/functions/all/functiontest"
 	"github.com/coditect/usher/shared/license"
 	"github.com/coditect/usher/shared/platform/testenv"
-	"github.com/coditect/usher/shared/signing"
 )
 
 type (

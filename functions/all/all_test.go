@@ -2,13 +2,9 @@ package all_test
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +19,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/coditect/usher/client/receipt"
 	"github.com/coditect/usher/functions/admin"
 	"github.com/coditect/usher/functions/all"
 	"github.com/coditect/usher/functions/all/local"
@@ -31,7 +28,6 @@ import (
 	"github.com/coditect/usher/shared/platform/httpx/httpxtest"
 	"github.com/coditect/usher/shared/platform/serve"
 	"github.com/coditect/usher/shared/platform/testenv"
-	"github.com/coditect/usher/shared/signing"
 )
 
 func TestOpenAPIDocumentIsWhatTheCodeSays(t *testing.T) {
@@ -85,20 +81,21 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		"DATABASE_URL": "postgres://usher@127.0.0.1:1/usher", "OPERATOR_DATABASE_URL": "postgres://usher@127.0.0.1:1/usher",
 		"REDIS_URL": "redis://127.0.0.1:1/0", "BUDGET_REDIS_URL": "redis://127.0.0.1:1/1",
 		"LICENSE_KEY_PEPPERS": ring(), "API_KEY_PEPPERS": ring(), "SEAT_TOKEN_KEYS": ring(),
-		"RECEIPT_SIGNING_KEY": signingKey(t), "RECEIPT_ISSUER": audience,
+		"KMS_ROOT_KEY": rootKey, "KMS_WRAPPING_KEY": wrappingKey, "SEAT_TOKEN_SECRET": tokenSecret, "RECEIPT_ISSUER": audience,
 		"SCHEDULER_AUDIENCE": audience, "SCHEDULER_EMAIL": scheduler,
 	}
+	databases := []string{"validate", "acquire", "heartbeat", "release", "borrow", "keys", "sweep", "rotate", "admin"}
 	stores := []string{"validate", "acquire", "heartbeat", "release", "borrow", "sweep", "admin"}
 	budgets := []string{"validate", "acquire", "release"}
 	for _, at := range []struct {
 		variable, value string
 		functions       []string // that read it
 	}{
-		{"DATABASE_URL", "postgres://u:hunter2@:no-port/x", stores},
-		{"DATABASE_EXEC_MODE", "hunter2", stores},
-		{"DATABASE_MAX_CONNS", "-29713", stores},
-		{"DATABASE_TIMEOUT", "-29713s", stores},
-		{"DATABASE_CONNECT_TIMEOUT", "-29713s", stores},
+		{"DATABASE_URL", "postgres://u:hunter2@:no-port/x", databases},
+		{"DATABASE_EXEC_MODE", "hunter2", databases},
+		{"DATABASE_MAX_CONNS", "-29713", databases},
+		{"DATABASE_TIMEOUT", "-29713s", databases},
+		{"DATABASE_CONNECT_TIMEOUT", "-29713s", databases},
 		{"OPERATOR_DATABASE_URL", "postgres://u:hunter2@:no-port/x", []string{"admin"}},
 		{"OPERATOR_DATABASE_URL", "", []string{"admin"}},
 		{"REDIS_URL", "hunter2", stores},
@@ -111,20 +108,23 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"SEAT_POLL", "29713us", stores},
 		{"LICENSE_KEY_PEPPERS", "hunter2", []string{"validate", "acquire", "release", "admin"}},
 		{"LICENSE_MIN_TTL_SECONDS", "-29713", []string{"admin"}},
-		{"API_KEY_PEPPERS", "hunter2", []string{"admin"}},
+		{"API_KEY_PEPPERS", "hunter2", []string{"rotate", "admin"}},
 		{"SEAT_TOKEN_KEYS", "hunter2", []string{"acquire", "heartbeat", "release", "borrow"}},
 		{"SEAT_TOKEN_KEYS", "", []string{"acquire", "heartbeat", "release", "borrow"}},
-		{"RECEIPT_SIGNING_KEY", "hunter2", []string{"validate", "acquire", "keys"}},
-		{"RECEIPT_PUBLIC_KEYS", "hunter2", []string{"keys"}},
-		{"RECEIPT_ISSUER", "", []string{"validate", "acquire", "borrow"}},
+		{"KMS_WRAPPING_KEY", "hunter2", []string{"validate", "acquire", "borrow", "rotate"}},
+		{"KMS_ROOT_KEY", "", []string{"rotate"}},
+		{"KMS_TIMEOUT", "-29713s", []string{"validate", "acquire", "borrow", "keys", "rotate"}},
+		{"CLOUD_EMULATOR", "hunter2:1", []string{"validate", "acquire", "borrow", "keys", "rotate"}},
+		{"SEAT_TOKEN_SECRET", "hunter2", []string{"rotate"}},
+		{"RECEIPT_ISSUER", "", []string{"validate", "acquire", "borrow", "keys"}},
 		{"BUDGET_REDIS_URL", "hunter2", budgets},
 		{"BUDGET_TIMEOUT", "-29713s", budgets},
 		{"BUDGET_REST", "-29713s", budgets},
 		{"BUDGET_HOLDER_PER_SECOND", "29713000000", append(slices.Clone(budgets), "heartbeat", "borrow")},
 		{"BUDGET_HOLDER_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
 		{"BUDGET_UNKNOWN_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
-		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep"}},
-		{"SCHEDULER_EMAIL", "", []string{"sweep"}},
+		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate"}},
+		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate"}},
 	} {
 		getenv := func(variable string) string {
 			if variable == at.variable {
@@ -186,7 +186,13 @@ const (
 	allowance = 300 * time.Millisecond
 	audience  = "https://usher.test"
 	scheduler = "scheduler@usher.test"
+
+	rootKey     = "projects/usher/locations/test/keyRings/usher/cryptoKeys/roots"
+	wrappingKey = "projects/usher/locations/test/keyRings/usher/cryptoKeys/receipt-keys"
+	tokenSecret = "projects/usher/secrets/seat-token-keys"
 )
+
+var schedulerClaims = object{"aud": audience, "email": scheduler, "email_verified": true}
 
 func start(t *testing.T) *service {
 	t.Helper()
@@ -199,11 +205,18 @@ func start(t *testing.T) *service {
 		}
 		return token
 	}
+	cloud := testenv.Cloud(t)
+	for _, err := range []error{cloud.MakeSigningKey(rootKey), cloud.MakeEncryptionKey(wrappingKey), cloud.MakeSecret(tokenSecret)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 	settings := map[string]string{
+		"CLOUD_EMULATOR": cloud.Addr(), "KMS_ROOT_KEY": rootKey, "KMS_WRAPPING_KEY": wrappingKey, "SEAT_TOKEN_SECRET": tokenSecret,
 		"OPERATOR_DATABASE_URL": s.postgres.URL("usher_operator"),
 		"REDIS_URL":             s.redis.Database(0), "BUDGET_REDIS_URL": s.redis.Database(1),
 		"LICENSE_KEY_PEPPERS": ring(), "API_KEY_PEPPERS": ring(), "SEAT_TOKEN_KEYS": ring(),
-		"RECEIPT_SIGNING_KEY": signingKey(t), "RECEIPT_ISSUER": audience,
+		"RECEIPT_ISSUER":   audience,
 		"SCHEDULER_ISSUER": issuer.URL(), "SCHEDULER_AUDIENCE": audience, "SCHEDULER_EMAIL": scheduler,
 		"LICENSE_MIN_TTL_SECONDS": "2", "SEAT_POLL": "1s",
 		"SEAT_RESERVATION": "5s", "SEAT_CONNECTION_LIFE": "5s", "SEAT_CLOCK_ALLOWANCE": allowance.String(),
@@ -232,6 +245,7 @@ func start(t *testing.T) *service {
 	server := httptest.NewServer(httpxtest.Check(t, document)(handler))
 	t.Cleanup(server.Close)
 	s.url = server.URL
+	s.must(t, 200, s.token(schedulerClaims), "POST", "/tasks/rotate", nil)
 	return s
 }
 
@@ -408,13 +422,13 @@ func TestAReceiptIsVerifiedWithThePublishedKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, err := signing.ParseKeySet(text)
+	keys, err := receipt.ParseKeySet(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	receipt, err := keys.Verify(seat.Receipt, time.Now())
-	if err != nil || receipt.Session != seat.SessionID || receipt.Product != "editor" || receipt.HardwareHash != signing.HashHardware("laptop") {
-		t.Errorf("the receipt says %+v, %v", receipt, err)
+	r, err := (&receipt.Verifier{Keys: keys, Product: "editor", HardwareID: "laptop"}).Receipt(seat.Receipt)
+	if err != nil || r.Session != seat.SessionID.String() {
+		t.Errorf("the receipt says %+v, %v", r, err)
 	}
 }
 
@@ -423,12 +437,11 @@ func TestTheSweepIsForTheSchedulerAlone(t *testing.T) {
 	s := start(t)
 	key, operator := s.sell(t, 1)
 	s.must(t, 201, "", "POST", "/v1/acquire", question(key, "laptop"))
-	claims := object{"aud": audience, "email": scheduler, "email_verified": true}
 	s.must(t, 401, "", "POST", "/tasks/sweep", nil)
 	s.must(t, 401, operator, "POST", "/tasks/sweep", nil)
 	s.must(t, 401, s.token(object{"aud": audience, "email": "somebody@usher.test", "email_verified": true}), "POST", "/tasks/sweep", nil)
 	testenv.Eventually(t, lease+allowance+10*time.Second, func() error {
-		if swept := s.must(t, 200, s.token(claims), "POST", "/tasks/sweep", nil); swept.Closed != 1 {
+		if swept := s.must(t, 200, s.token(schedulerClaims), "POST", "/tasks/sweep", nil); swept.Closed != 1 {
 			return fmt.Errorf("closed %d sessions", swept.Closed)
 		}
 		return nil
@@ -458,17 +471,4 @@ func ring() string {
 	secret := make([]byte, 32)
 	_, _ = rand.Read(secret)
 	return "1:" + base64.StdEncoding.EncodeToString(secret)
-}
-
-func signingKey(t *testing.T) string {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }

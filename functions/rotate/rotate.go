@@ -43,7 +43,7 @@ type Deps struct {
 // Answer is the body of a 200.
 type Answer struct {
 	// Steps is how many steps were done, Done how often each.
-	Steps int           `json:"steps"`
+	Steps int            `json:"steps"`
 	Done  map[string]int `json:"done" doc:"How often each step was done: create_root, make_receipt_key and so on."`
 }
 

@@ -2,6 +2,10 @@ package seat
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -58,6 +62,26 @@ func (w *world) reapAt(session uuid.UUID) time.Time {
 	return time.UnixMilli(int64(w.redis.Do(w.t, "ZSCORE", w.key("leases"), session.String()).(float64)))
 }
 
+// pass lets time pass for the licence's sessions: whatever ends is so much nearer to its end.
+func (w *world) pass(d time.Duration) {
+	w.t.Helper()
+	w.shift(d)
+	w.db.Exec(w.t, `UPDATE app.open_sessions SET borrowed_until = borrowed_until - make_interval(secs => $2::float8)
+		 WHERE license_id = $1 AND borrowed_until IS NOT NULL`, w.license, d.Seconds())
+}
+
+// shift is pass for the pool.
+func (w *world) shift(d time.Duration) {
+	w.t.Helper()
+	ms := -d.Milliseconds()
+	for _, session := range w.redis.Do(w.t, "ZRANGE", w.key("leases"), 0, -1).([]any) {
+		w.redis.Do(w.t, "ZINCRBY", w.key("leases"), ms, session)
+	}
+	if w.redis.Do(w.t, "EXISTS", w.key("meta")) == int64(1) {
+		w.redis.Do(w.t, "HINCRBY", w.key("meta"), "fu", ms)
+	}
+}
+
 // isTaken checks that the pool keeps the seat of a borrowed session until its borrow has ended, and with it the allowance.
 func (w *world) isTaken(ref Ref, loan Loan) {
 	w.t.Helper()
@@ -67,16 +91,17 @@ func (w *world) isTaken(ref Ref, loan Loan) {
 }
 
 func TestABorrowedSeatStaysTakenWithoutHeartbeats(t *testing.T) {
-	w := newWorld(t, 1, brisk)
+	w := newWorld(t, 1)
 	ref := w.sit("one")
-	loan := w.lends(ref, 3*lease)
+	loan := w.lends(ref, time.Hour)
 	if until := w.borrowedUntil(ref.Session); !until.Equal(loan.Until) || loan.HardwareID != "one" || loan.At.IsZero() {
 		t.Errorf("lent: %+v, and the row says %s", loan, until)
 	}
 	w.isTaken(ref, loan)
-	until(loan.Until)
+	w.pass(50 * time.Minute)
 	w.full()
-	second := w.comesFree("two")
+	w.pass(11 * time.Minute)
+	second := w.sit("two")
 	w.hasRows(second.Session)
 	w.ended(ref.Session, Lapsed, ReasonLeaseExpired, "")
 	if at := w.revoked(ref.Session); !at.IsZero() {
@@ -258,13 +283,14 @@ func TestAnEvictedBorrowerHoldsItsSeatUntilItsEndOrItsWord(t *testing.T) {
 		})
 	}
 	t.Run("over", func(t *testing.T) {
-		w := newWorld(t, 1, brisk)
+		w := newWorld(t, 1)
 		ref := w.sit("one")
-		loan := w.lends(ref, 3*lease)
+		w.lends(ref, time.Hour)
 		w.evict(ref)
-		until(loan.Until)
+		w.pass(50 * time.Minute)
 		w.full()
-		w.comesFree("two")
+		w.pass(11 * time.Minute)
+		w.sit("two")
 		w.ended(ref.Session, Evicted, "abuse", "key:42")
 	})
 }
@@ -342,4 +368,100 @@ func TestWithoutAStoreNothingIsLentAndAskingAgainIs(t *testing.T) {
 	_, err := w.Borrow(dead, ref, Term{Until: time.Now().Add(time.Hour)})
 	w.isUnavailable(err)
 	w.lends(ref, time.Hour)
+}
+
+func TestOfManyWhoBorrowAtOnceAsManyAsTheMarkAllowsDo(t *testing.T) {
+	w := newWorld(t, 6)
+	w.change(`borrow_reserve_seats = 4`)
+	var refs []Ref
+	for i := range 6 {
+		refs = append(refs, w.sit(fmt.Sprint("holder ", i)))
+	}
+	var lent atomic.Int64
+	var all sync.WaitGroup
+	for _, ref := range refs {
+		all.Go(func() {
+			loan, err := w.Borrow(w.ctx(), ref, Term{Until: time.Now().Add(time.Hour)})
+			switch {
+			case err != nil:
+				t.Errorf("borrow: %v", err)
+			case loan.Verdict == Lent:
+				lent.Add(1)
+			case loan.Verdict != LimitReached:
+				t.Errorf("borrow: %+v", loan)
+			}
+		})
+	}
+	all.Wait()
+	if n := lent.Load(); n != 2 {
+		t.Errorf("%d of 6 borrowed, want 2", n)
+	}
+}
+
+// Whatever comes in the way of a borrow, what its holder is told is so afterwards.
+func TestABorrowThatIsRacedIsWhatItsHolderHears(t *testing.T) {
+	t.Parallel()
+	for name, at := range map[string]struct {
+		other func(w *world, ref Ref) error
+		after func(w *world, ref Ref, loan Loan)
+	}{
+		"by its release": {
+			func(w *world, ref Ref) error { _, err := w.Release(w.ctx(), ref); return err },
+			func(w *world, ref Ref, loan Loan) {
+				w.hasRows()
+				if at := w.revoked(ref.Session); loan.Verdict == Lent && !at.Equal(loan.Until) {
+					w.t.Errorf("revoked until %s, and lent until %s", at, loan.Until)
+				}
+			},
+		},
+		"by an eviction": {
+			func(w *world, ref Ref) error { return w.Evict(w.ctx(), w.tenant, ref.Session, "abuse", "admin") },
+			func(w *world, ref Ref, loan Loan) {
+				w.over(ref, Evicted, "abuse")
+				if loan.Verdict == Lent {
+					w.isTaken(ref, loan)
+					if at := w.revoked(ref.Session); !at.Equal(loan.Until) {
+						w.t.Errorf("revoked until %s, and lent until %s", at, loan.Until)
+					}
+				}
+			},
+		},
+		"by a rebuild": {
+			func(w *world, _ Ref) error { return w.rebuild(w.ctx(), w.pool(), w.epoch()) },
+			func(w *world, ref Ref, loan Loan) {
+				if loan.Verdict != Lent || !w.borrowedUntil(ref.Session).Equal(loan.Until) {
+					w.t.Errorf("borrow: %+v, and the row says %s", loan, w.borrowedUntil(ref.Session))
+				}
+				w.isTaken(ref, loan)
+				w.alive(ref)
+			},
+		},
+		"by a loss of Redis": {
+			func(w *world, _ Ref) error { w.redis.Do(w.t, "FLUSHALL"); return nil },
+			func(w *world, ref Ref, loan Loan) {
+				w.alive(ref)
+				if loan.Verdict != Lent {
+					w.t.Errorf("borrow: %+v", loan)
+				}
+				w.isTaken(ref, loan)
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 1)
+			for range 10 {
+				w.license = uuid.New()
+				w.sell(w.license, 1)
+				ref := w.sit("one")
+				var loan Loan
+				var borrowErr, otherErr error
+				var both sync.WaitGroup
+				both.Go(func() { loan, borrowErr = w.Borrow(w.ctx(), ref, Term{Until: time.Now().Add(time.Hour)}) })
+				both.Go(func() { otherErr = at.other(w, ref) })
+				both.Wait()
+				w.must(errors.Join(borrowErr, otherErr))
+				at.after(w, ref, loan)
+			}
+		})
+	}
 }

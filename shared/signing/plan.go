@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/coditect/usher/client/receipt"
 )
 
 // The times of keys.
@@ -25,7 +27,7 @@ const (
 	// Recognised is how long ended sessions are told why they ended, and so how long a retired key of seat tokens stays.
 	Recognised = 31 * 24 * time.Hour
 	// LongestGrace is how long a receipt may outlive the window of its key.
-	LongestGrace = 168 * time.Hour
+	LongestGrace = receipt.Longest
 	// FileLife is how long licence files may outlive the root that signed them.
 	FileLife = 400 * 24 * time.Hour
 	// MostPublished is how many keys the key set may have.
@@ -210,7 +212,7 @@ func planReceiptKeys(keys []Key, now time.Time) (steps []Step) {
 		}
 		issuer := root[k.Issuer]
 		switch {
-		case k.Revoked.IsZero() && issuer != nil && !issuer.Revoked.IsZero():
+		case k.Revoked.IsZero() && issuer != nil && !issuer.Revoked.IsZero() && now.Before(k.NotAfter.Add(LongestGrace)):
 			steps = append(steps, Step{Do: RevokeKey, Key: k.ID})
 			continue
 		case k.Destroyed.IsZero() && (!k.Revoked.IsZero() || !k.Retired.IsZero() || !now.Before(k.NotAfter)):

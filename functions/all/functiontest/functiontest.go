@@ -218,6 +218,22 @@ func (w *World) MakeKeys(t testing.TB) {
 	must(t, err)
 }
 
+// OperatorKey makes an API key of the operator.
+func (w *World) OperatorKey(t testing.TB, scopes ...identity.Scope) string {
+	t.Helper()
+	verifier, err := identity.Open(w.Getenv("operator"), w.operator)
+	must(t, err)
+	operator, err := identity.NewTenants(w.operator).Operator(t.Context())
+	must(t, err)
+	var made string
+	must(t, w.operator.As(t.Context(), operator, func(tx tenancy.Tx) error {
+		_, key, err := verifier.CreateAPIKey(t.Context(), tx, operator, "test", scopes, nil, "test")
+		made = key.Reveal()
+		return err
+	}))
+	return made
+}
+
 // At is the same world, whose functions have another clock.
 func (w *World) At(clock func() time.Time) *World {
 	other := *w

@@ -1,0 +1,530 @@
+package rotation_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/coditect/usher/client/receipt"
+	"github.com/coditect/usher/shared/fault"
+	"github.com/coditect/usher/shared/platform/localenv"
+	"github.com/coditect/usher/shared/platform/testenv"
+	"github.com/coditect/usher/shared/secret/secretmanager"
+	"github.com/coditect/usher/shared/signing"
+	"github.com/coditect/usher/shared/signing/kms"
+	"github.com/coditect/usher/shared/signing/rotation"
+	"github.com/coditect/usher/shared/tenancy"
+)
+
+const (
+	rootKey     = "projects/p/locations/l/keyRings/r/cryptoKeys/roots"
+	wrappingKey = "projects/p/locations/l/keyRings/r/cryptoKeys/receipts"
+	tokenSecret = "projects/p/secrets/ring"
+	issuer      = "https://usher.test"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m, nil) }
+
+// world is a deployment's keys, on a clock that the test moves.
+type world struct {
+	db    *testenv.DB
+	cloud *localenv.Cloud
+	log   *testenv.LogCapture
+
+	mu  sync.Mutex
+	now time.Time
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{
+		db: testenv.Postgres(t), cloud: testenv.Cloud(t), log: testenv.Logs(t), now: time.Date(2026, 3, 1, 15, 4, 5, 0, time.UTC),
+	}
+	must(t, w.cloud.MakeSigningKey(rootKey))
+	must(t, w.cloud.MakeEncryptionKey(wrappingKey))
+	must(t, w.cloud.MakeSecret(tokenSecret))
+	return w
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (w *world) clock() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.now
+}
+
+func (w *world) pass(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.now = w.now.Add(d)
+}
+
+func (w *world) getenv(name string) string {
+	return map[string]string{
+		"CLOUD_EMULATOR": w.cloud.Addr(), "KMS_ROOT_KEY": rootKey, "KMS_WRAPPING_KEY": wrappingKey, "SEAT_TOKEN_SECRET": tokenSecret,
+		"KMS_TIMEOUT": "10s", "SECRET_MANAGER_TIMEOUT": "10s",
+	}[name]
+}
+
+func (w *world) open(t testing.TB, role string) (*tenancy.DB, *kms.Vault) {
+	t.Helper()
+	db, err := tenancy.OpenURL(context.Background(), w.db.URL(role), tenancy.Config{Timeout: 30 * time.Second}, w.log.Logger)
+	must(t, err)
+	t.Cleanup(db.Close)
+	vault, err := kms.Open(w.getenv, kms.Wrap|kms.Rotate)
+	must(t, err)
+	t.Cleanup(func() { _ = vault.Close() })
+	return db, vault
+}
+
+// rotation is that of a new process.
+func (w *world) rotation(t testing.TB) *rotation.Rotation {
+	t.Helper()
+	db, vault := w.open(t, "usher_rotate")
+	ring, err := secretmanager.Open(w.getenv)
+	must(t, err)
+	t.Cleanup(func() { _ = ring.Close() })
+	return rotation.New(rotation.Deps{DB: db, Vault: vault, Ring: ring, Now: w.clock, Log: w.log.Logger})
+}
+
+// keys are those of a new instance that signs.
+func (w *world) keys(t testing.TB) *signing.Keys {
+	t.Helper()
+	db, vault := w.open(t, "usher_acquire")
+	return signing.NewKeys(signing.KeysConfig{Issuer: issuer}, db, vault.Unwrap, w.clock, w.log.Logger)
+}
+
+// publisher is that of a new instance of function keys.
+func (w *world) publisher(t testing.TB) *signing.Publisher {
+	t.Helper()
+	db, vault := w.open(t, "usher_keys")
+	return signing.NewPublisher(signing.KeysConfig{Issuer: issuer}, db, signing.NewRoots(db, vault.Signer), w.clock, w.log.Logger)
+}
+
+func run(t testing.TB, r *rotation.Rotation) rotation.Report {
+	t.Helper()
+	report, err := r.Run(t.Context())
+	must(t, err)
+	return report
+}
+
+// state is what the stores hold in the end, without what chance decides.
+func (w *world) state(t *testing.T) string {
+	t.Helper()
+	return testenv.Value[string](t, w.db, `
+		SELECT string_agg(line, E'\n' ORDER BY line)
+		  FROM (SELECT concat_ws(' ', kind, CASE kind WHEN 'mac' THEN kid END, not_before, not_after, issuer_kid IS NOT NULL, wrapped_key IS NOT NULL,
+		               published_at IS NOT NULL, activated_at IS NOT NULL, retired_at IS NOT NULL, disabled_at IS NOT NULL,
+		               destroyed_at IS NOT NULL, revoked_at IS NOT NULL) AS line
+		          FROM app.signing_keys) AS s`)
+}
+
+func TestAgainNothingIsDue(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first := run(t, w.rotation(t))
+	if first.Done[signing.CreateRoot] != 2 || first.Done[signing.MakeReceiptKey] < 3 || first.Done[signing.MakeMAC] != 1 {
+		t.Errorf("the first run did %v", first.Done)
+	}
+	if again := run(t, w.rotation(t)); len(again.Done) != 0 {
+		t.Errorf("the second run did %v", again.Done)
+	}
+}
+
+// moments are times at which much is due: at first, at the end of a root's life, and long after.
+var moments = []time.Duration{0, 91 * 24 * time.Hour, 2 * time.Hour, 26 * time.Hour, 31 * 24 * time.Hour, 70 * 24 * time.Hour}
+
+// through lives through the moments, and answers how many steps that takes.
+func (w *world) through(t *testing.T, rotate func()) string {
+	t.Helper()
+	for _, d := range moments {
+		w.pass(d)
+		rotate()
+	}
+	return w.state(t)
+}
+
+func TestARunThatEndsAfterAnyStepIsTakenUp(t *testing.T) {
+	t.Parallel()
+	calm := newWorld(t)
+	want := calm.through(t, func() { run(t, calm.rotation(t)) })
+
+	cut := newWorld(t)
+	got := cut.through(t, func() {
+		for range 200 {
+			r := cut.rotation(t) // each step is another process's, which ends after it
+			step, err := r.Next(t.Context())
+			must(t, err)
+			ring, err := r.NextOfRing(t.Context())
+			must(t, err)
+			if step.Do == "" && ring.Do == "" {
+				return
+			}
+		}
+		t.Fatal("it does not end")
+	})
+	if got != want {
+		t.Errorf("cut short after each step it ends as\n%s\nand else as\n%s", got, want)
+	}
+}
+
+func TestAnAnswerThatGotLostIsNoHarm(t *testing.T) {
+	t.Parallel()
+	calm := newWorld(t)
+	want := calm.through(t, func() { run(t, calm.rotation(t)) })
+
+	lossy := newWorld(t)
+	lost := map[string]int{}
+	got := lossy.through(t, func() {
+		seen := map[string]bool{}
+		lossy.cloud.Interfere(func(method string, answered bool) error {
+			lossy.mu.Lock()
+			defer lossy.mu.Unlock()
+			if !answered || seen[method] {
+				return nil
+			}
+			seen[method] = true // once in each run
+			lost[method]++
+			return status.Error(codes.Internal, "the answer was lost")
+		})
+		for range 20 {
+			if _, err := lossy.rotation(t).Run(t.Context()); err == nil {
+				return
+			} else if f := fault.As(err); f == nil || f.Kind != fault.KindUnavailable {
+				t.Fatalf("it is not told to come again: %v", err)
+			}
+		}
+		t.Fatal("it does not end")
+	})
+	for _, method := range []string{"CreateCryptoKeyVersion", "UpdateCryptoKeyVersion", "DestroyCryptoKeyVersion", "AddSecretVersion", "AsymmetricSign", "Encrypt"} {
+		if lost[method] == 0 {
+			t.Errorf("no answer of %s was lost", method)
+		}
+	}
+	if got != want {
+		t.Errorf("with lost answers it ends as\n%s\nand else as\n%s", got, want)
+	}
+}
+
+func TestTwoAtOnceDoTheWorkOnce(t *testing.T) {
+	t.Parallel()
+	calm, both := newWorld(t), newWorld(t)
+	want := calm.through(t, func() { run(t, calm.rotation(t)) })
+	got := both.through(t, func() {
+		var running sync.WaitGroup
+		for range 3 {
+			r := both.rotation(t)
+			running.Go(func() {
+				if _, err := r.Run(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		running.Wait()
+		run(t, both.rotation(t))
+	})
+	// Of the keys of seat tokens one more may wait on the ring: both made one. None of them has signed.
+	if ours, theirs := without(got, "mac"), without(want, "mac"); ours != theirs {
+		t.Errorf("three at once end as\n%s\nand one as\n%s", ours, theirs)
+	}
+}
+
+func without(state, kind string) string {
+	return strings.Join(slices.DeleteFunc(strings.Split(state, "\n"), func(l string) bool { return strings.HasPrefix(l, kind+" ") }), "\n")
+}
+
+// client verifies as one does that reads the key set when an hour has passed, or a key is unknown to it.
+type client struct {
+	w         *world
+	publisher *signing.Publisher
+	read      time.Time
+	set       receipt.KeySet
+	list      *receipt.Revocations
+}
+
+func (c *client) refresh(t *testing.T) {
+	t.Helper()
+	text, err := c.publisher.KeySet(t.Context())
+	must(t, err)
+	c.set, err = receipt.ParseKeySet(text)
+	must(t, err)
+	list, err := c.publisher.List(t.Context())
+	must(t, err)
+	answer, err := json.Marshal(map[string]any{"list": list.Text, "version": list.Version})
+	must(t, err)
+	v := receipt.Verifier{Keys: c.set, Revocations: c.list, Now: c.w.clock}
+	c.list, err = v.RevocationList(answer)
+	must(t, err)
+	c.read = c.w.clock()
+}
+
+func (c *client) verify(t *testing.T, text string) error {
+	t.Helper()
+	if c.w.clock().Sub(c.read) >= time.Hour {
+		c.refresh(t)
+	}
+	_, err := (&receipt.Verifier{Keys: c.set, Revocations: c.list, Now: c.w.clock}).Receipt(text)
+	return err
+}
+
+func (w *world) sign(t *testing.T, keys *signing.Keys) string {
+	t.Helper()
+	s, err := keys.Current(t.Context())
+	must(t, err)
+	now := w.clock()
+	text, err := s.Sign(receipt.Receipt{
+		License: "l", Product: "p", Tenant: "t", HardwareHash: receipt.HashHardware("h"), IssuedAt: now, OfflineUntil: now.Add(receipt.Longest),
+	})
+	must(t, err)
+	return text
+}
+
+// TestRotationDuringTrafficRefusesNobody lets half an hour pass at a time, for a hundred days: keys take turns, roots are
+// replaced, versions are disabled and destroyed, while receipts are signed and verified, also old ones.
+func TestRotationDuringTrafficRefusesNobody(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	run(t, w.rotation(t))
+	r, keys := w.rotation(t), w.keys(t)
+	clients := []*client{{w: w, publisher: w.publisher(t)}, {w: w, publisher: w.publisher(t)}}
+	type promise struct {
+		text  string
+		until time.Time
+	}
+	var old []promise
+	const step = 37 * time.Minute
+	unwraps, days := w.cloud.Calls()["Decrypt"], 0
+	for i := 0; days < 100; i++ {
+		w.pass(step)
+		if elapsed := int(time.Duration(i) * step / (24 * time.Hour)); elapsed > days {
+			days = elapsed
+			run(t, r)
+		}
+		text := w.sign(t, keys)
+		if i%40 == 0 {
+			old = append(old, promise{text, w.clock().Add(receipt.Longest - time.Second)})
+		}
+		old = slices.DeleteFunc(old, func(p promise) bool { return !w.clock().Before(p.until) })
+		for _, c := range clients {
+			if err := c.verify(t, text); err != nil {
+				t.Fatalf("%s: a fresh receipt: %v", w.clock(), err)
+			}
+			for _, p := range old {
+				if err := c.verify(t, p.text); err != nil {
+					t.Fatalf("%s: a receipt that is good until %s: %v", w.clock(), p.until, err)
+				}
+			}
+		}
+	}
+	if n := w.cloud.Calls()["Decrypt"] - unwraps; n > days+2 {
+		t.Errorf("in %d days one instance unwrapped %d keys", days, n)
+	}
+	if n := testenv.Value[int64](t, w.db, `SELECT count(*) FROM app.signing_keys WHERE kind = 'root' AND disabled_at IS NOT NULL`); n == 0 {
+		t.Error("no root was replaced and disabled")
+	}
+	if n := testenv.Value[int64](t, w.db, `SELECT count(*) FROM app.signing_keys WHERE kind = 'receipt' AND not_after < $1 AND wrapped_key IS NOT NULL`, w.clock().Add(-48*time.Hour)); n != 0 {
+		t.Errorf("%d private keys that are over are kept", n)
+	}
+}
+
+func TestWithoutCloudKMSReceiptsGoOnWhileAKeyLives(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	run(t, w.rotation(t))
+	c := &client{w: w, publisher: w.publisher(t)}
+	keys, fresh := w.keys(t), w.keys(t)
+	if err := c.verify(t, w.sign(t, keys)); err != nil {
+		t.Fatal(err)
+	}
+	w.cloud.Interfere(func(string, bool) error { return status.Error(codes.Unavailable, "it is out") })
+	if _, err := fresh.Current(shortly(t)); fault.As(err) == nil || fault.As(err).Kind != fault.KindUnavailable {
+		t.Errorf("an instance without a key answers %v", err)
+	}
+	began, last := w.clock(), time.Time{}
+	for range 60 {
+		s, err := keys.Current(shortly(t))
+		if err != nil {
+			if f := fault.As(err); f == nil || f.Kind != fault.KindUnavailable || !strings.Contains(f.Detail, "Receipts cannot be signed") {
+				t.Fatalf("it answers %v", err)
+			}
+			break
+		}
+		last = w.clock()
+		now := w.clock()
+		text, err := s.Sign(receipt.Receipt{
+			License: "l", Product: "p", Tenant: "t", HardwareHash: "h", IssuedAt: now, OfflineUntil: now.Add(time.Hour),
+		})
+		must(t, err)
+		if err := c.verify(t, text); err != nil {
+			t.Fatalf("a receipt from the time without Cloud KMS: %v", err)
+		}
+		w.pass(30 * time.Minute)
+	}
+	// From 15:04 to the end of the overlap, at 02:00.
+	if lived := last.Sub(began); lived < 10*time.Hour || lived > 11*time.Hour {
+		t.Errorf("it signed for %s", lived)
+	}
+	w.cloud.Interfere(nil)
+	if err := c.verify(t, w.sign(t, keys)); err != nil {
+		t.Errorf("when Cloud KMS is back: %v", err)
+	}
+}
+
+// shortly is a request that does not wait for Cloud KMS for long.
+func shortly(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestAKeyInWrongHandsIsRefusedAtTheNextRefresh(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"receipt", "root"} {
+		w := newWorld(t)
+		r := w.rotation(t)
+		run(t, r)
+		keys, c := w.keys(t), &client{w: w, publisher: w.publisher(t)}
+		leaked, err := keys.Current(t.Context())
+		must(t, err)
+		before := w.sign(t, keys)
+		must(t, c.verify(t, before))
+		kid := leaked.KeyID()
+		if kind == "root" {
+			kid = testenv.Value[string](t, w.db, `SELECT kid FROM app.signing_keys WHERE kind = 'root' AND activated_at IS NOT NULL`)
+		}
+		revoked, err := r.Revoke(t.Context(), kid, "it leaked", "operator:test")
+		must(t, err)
+		run(t, r)
+		if again, err := r.Revoke(t.Context(), kid, "once more", "operator:test"); err != nil || len(again) != 0 || len(revoked) == 0 {
+			t.Errorf("%s: revoked were %v and then %v, %v", kind, revoked, again, err)
+		}
+		w.pass(11 * time.Second) // an instance looks every ten
+		c.refresh(t)
+		if err := c.verify(t, before); err == nil {
+			t.Errorf("%s: a receipt of the key is believed", kind)
+		}
+		after := w.sign(t, keys)
+		if err := c.verify(t, after); err != nil {
+			t.Errorf("%s: the next key's receipt: %v", kind, err)
+		}
+		// With pinned roots the revocation list tells.
+		text, err := signing.PinnedRoots(t.Context(), func() *tenancy.DB { db, _ := w.open(t, "usher_rotate"); return db }())
+		must(t, err)
+		roots, err := receipt.ParseRoots(text)
+		must(t, err)
+		v := &receipt.Verifier{Roots: roots, Keys: c.set, Revocations: c.list, Now: w.clock}
+		if _, err := v.Receipt(before); err == nil {
+			t.Errorf("%s: with pinned roots and the list a receipt of the key is believed", kind)
+		}
+		if _, err := v.Receipt(after); err != nil {
+			t.Errorf("%s: with pinned roots the next key's receipt: %v", kind, err)
+		}
+	}
+	w := newWorld(t)
+	if _, err := w.rotation(t).Revoke(t.Context(), "nobody's", "x", "y"); fault.As(err) == nil || fault.As(err).Kind != fault.KindNotFound {
+		t.Errorf("an unknown key: %v", err)
+	}
+}
+
+func TestAReplacedKeySignsNoMoreAndWhatItSignedIsBelieved(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []signing.Kind{signing.ReceiptKey, signing.RootKey, signing.MACKey} {
+		w := newWorld(t)
+		r := w.rotation(t)
+		run(t, r)
+		keys, c := w.keys(t), &client{w: w, publisher: w.publisher(t)}
+		before := w.sign(t, keys)
+		w.pass(2 * time.Second)
+		retired, err := r.Retire(t.Context(), kind)
+		must(t, err)
+		if len(retired) != 1 {
+			t.Errorf("%s: retired were %v", kind, retired)
+		}
+		run(t, r)
+		w.pass(11 * time.Second)
+		after := w.sign(t, keys)
+		c.refresh(t)
+		for name, text := range map[string]string{"before": before, "after": after} {
+			if err := c.verify(t, text); err != nil {
+				t.Errorf("%s: the receipt of %s: %v", kind, name, err)
+			}
+		}
+	}
+}
+
+func TestInstancesShareASignedListAndSignNoneThatSaysTheSame(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	run(t, w.rotation(t))
+	signed := w.cloud.Calls()["AsymmetricSign"]
+	var texts []string
+	for range 3 {
+		list, err := w.publisher(t).List(t.Context())
+		must(t, err)
+		texts = append(texts, list.Text)
+		w.pass(time.Hour)
+	}
+	if texts[0] != texts[1] || texts[0] != texts[2] {
+		t.Error("instances serve different lists")
+	}
+	if n := w.cloud.Calls()["AsymmetricSign"] - signed; n != 1 {
+		t.Errorf("%d lists were signed", n)
+	}
+	p := w.publisher(t)
+	for i, at := range []struct {
+		entries, shards int
+	}{{0, 0}, {200, 0}, {3000, 16}} {
+		w.db.Exec(t, `
+			INSERT INTO app.revocations (kind, subject, license_id, ends_at)
+			SELECT 'license', id, id, $2 FROM (SELECT app.new_id() AS id FROM generate_series(1, $1)) AS s`,
+			at.entries, w.clock().Add(time.Hour))
+		w.pass(11 * time.Second)
+		c := &client{w: w, publisher: p}
+		c.refresh(t)
+		list, err := p.List(t.Context())
+		must(t, err)
+		if len(list.Shards) != at.shards {
+			t.Errorf("round %d: %d shards", i, len(list.Shards))
+		}
+		again, err := w.publisher(t).List(t.Context()) // an instance that did not sign it
+		must(t, err)
+		if again.Text != list.Text || fmt.Sprint(again.Shards) != fmt.Sprint(list.Shards) {
+			t.Errorf("round %d: another instance serves another list", i)
+		}
+		if len(list.Text) > 14_000 {
+			t.Errorf("round %d: the list has %d bytes", i, len(list.Text))
+		}
+	}
+	// What has run out is forgotten, at the latest when the list is a day old.
+	w.pass(25 * time.Hour)
+	list, err := p.List(t.Context())
+	must(t, err)
+	if len(list.Shards) != 0 {
+		t.Errorf("after a day the list has %d shards", len(list.Shards))
+	}
+	// Without Cloud KMS the last one is served.
+	w.db.Exec(t, `INSERT INTO app.revocations (kind, subject, license_id, ends_at) SELECT 'license', id, id, $1 FROM (SELECT app.new_id() AS id) AS s`,
+		w.clock().Add(time.Hour))
+	w.cloud.Interfere(func(string, bool) error { return status.Error(codes.PermissionDenied, "not now") })
+	w.pass(time.Minute)
+	for _, p := range []*signing.Publisher{p, w.publisher(t)} {
+		if got, err := p.List(t.Context()); err != nil || got.Text != list.Text {
+			t.Errorf("without Cloud KMS: %v", err)
+		}
+	}
+}
