@@ -295,6 +295,8 @@ type answer struct {
 	Receipt     string
 	Valid       bool
 
+	BorrowedUntil time.Time `json:"borrowed_until"`
+
 	Status string
 	Closed int
 }
@@ -367,6 +369,29 @@ func TestASeatIsTakenKeptRefusedAndGivenBack(t *testing.T) {
 	s.must(t, 200, first.SeatToken, "POST", "/v1/release", nil)
 	s.must(t, 200, second.SeatToken, "POST", "/v1/heartbeat", nil)
 	s.log.Hides(t, key, first.SeatToken, second.SeatToken)
+}
+
+func TestABorrowedSeatStaysTakenWithoutHeartbeatsUntilItIsReturned(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	key, _ := s.sell(t, 2)
+	borrower := s.must(t, 201, "", "POST", "/v1/acquire", question(key, "laptop"))
+	lent := s.must(t, 200, borrower.SeatToken, "POST", "/v1/borrow", object{"until": time.Now().Add(time.Hour)})
+	if lent.BorrowedUntil.Before(time.Now().Add(50*time.Minute)) || lent.Receipt == "" {
+		t.Errorf("the borrow was answered %+v", lent)
+	}
+	time.Sleep(lease + allowance)
+	other := s.must(t, 201, "", "POST", "/v1/acquire", question(key, "desktop"))
+	if refused := s.must(t, 409, "", "POST", "/v1/acquire", question(key, "tablet")); refused.Code != "no_seats_available" {
+		t.Errorf("a third client was answered %s", refused.Code)
+	}
+	s.must(t, 422, other.SeatToken, "POST", "/v1/borrow", object{"until": time.Now().Add(-time.Hour)})
+	s.must(t, 200, borrower.SeatToken, "POST", "/v1/release", nil)
+	if over := s.must(t, 410, borrower.SeatToken, "POST", "/v1/borrow", object{"until": time.Now().Add(time.Hour)}); over.Code != "seat_released" {
+		t.Errorf("borrowing what was returned was answered %s", over.Code)
+	}
+	s.must(t, 201, "", "POST", "/v1/acquire", question(key, "tablet"))
+	s.log.Hides(t, key, borrower.SeatToken)
 }
 
 func TestACrashedClientsSeatComesFreeWithoutASweep(t *testing.T) {
