@@ -10,6 +10,24 @@ ALTER SCHEMA app OWNER TO usher_owner;
 
 COMMENT ON SCHEMA app IS 'Usher: tenants, what they were sold, and who sits.';
 
+-- FUNCTION borrow_withdrawn()
+
+CREATE FUNCTION app.borrow_withdrawn() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO app.revocations (kind, subject, license_id, ends_at) VALUES ('session', OLD.id, OLD.license_id, OLD.borrowed_until);
+    RETURN NULL;
+END
+$$;
+
+ALTER FUNCTION app.borrow_withdrawn() OWNER TO usher_owner;
+
+-- COMMENT FUNCTION borrow_withdrawn()
+
+COMMENT ON FUNCTION app.borrow_withdrawn() IS 'A borrow that ends before its time, because it was returned or taken away, leaves a receipt that verifies offline: the revocation list says that it is void. Once for each session: what was evicted is on the list before its row is closed.';
+
 -- FUNCTION expire_idempotency_keys()
 
 CREATE FUNCTION app.expire_idempotency_keys() RETURNS bigint
@@ -313,89 +331,73 @@ ALTER FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_e
 
 COMMENT ON FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata json, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) IS 'Opens a session on the seat that the pool reserved for it in p_epoch, after closing the sessions it displaces, and records the device. ok (also when it is open already), epoch, seat_held, limit, suspended, ended or too_many_devices; only ok writes the session and the device.';
 
--- FUNCTION seats_open(uuid[], uuid[], integer[], bigint[], bigint[], text[], text[], text[], text[], text[], text[], text[], integer[], uuid[], text[], text[], text[], timestamp with time zone[])
+-- FUNCTION session_borrow(uuid, uuid, bigint, bigint, timestamp with time zone, boolean)
 
-CREATE FUNCTION app.seats_open(p_licenses uuid[], p_sessions uuid[], p_seats integer[], p_epochs bigint[], p_counters bigint[], p_holders text[], p_hardware text[], p_hostnames text[], p_users text[], p_instances text[], p_versions text[], p_metadata text[], p_gone_of integer[], p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) RETURNS text[]
+CREATE FUNCTION app.session_borrow(p_license uuid, p_session uuid, p_fence_epoch bigint, p_fence_counter bigint, p_until timestamp with time zone, p_beyond_longest boolean, OUT verdict text, OUT epoch bigint, OUT borrowed_until timestamp with time zone, OUT remaining_ms bigint, OUT hardware_id text, OUT reason text, OUT ended_by text, OUT ended_at timestamp with time zone) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
     AS $$
 DECLARE
-    verdicts text[] := array_fill('busy'::text, ARRAY[cardinality(p_sessions)]);
-    locked uuid[];
-    displacing bigint[] := '{}';
-    opened uuid[];
-    new_devices boolean;
-    revived uuid[];
+    l record;
+    s record;
+    tenant record;
+    ends timestamptz := date_trunc('milliseconds', p_until);
 BEGIN
-    SELECT array_agg(a.id) INTO locked FROM unnest(p_licenses) AS a (id)
-     CROSS JOIN LATERAL (SELECT FROM app.licenses l WHERE l.tenant_id = (SELECT app.tenant()) AND l.id = a.id FOR SHARE SKIP LOCKED) l;
-    IF cardinality(p_gone_ids) > 0 THEN
-        -- Most rows of those who sat there before are closed already: the pool does not hear of that.
-        SELECT coalesce(array_agg(g.n), '{}') INTO displacing FROM unnest(p_gone_of, p_gone_ids) AS g (n, id)
-         CROSS JOIN LATERAL (SELECT FROM app.open_sessions o WHERE o.tenant_id = (SELECT app.tenant()) AND o.id = g.id OFFSET 0) o;
+    -- Two borrows wait for each other here, so that they cannot pass the mark together; and so does a rebuild, which reads
+    -- this borrow or begins an epoch that the pool is asked for in vain.
+    SELECT x.* INTO l FROM app.licenses x WHERE x.tenant_id = (SELECT app.tenant()) AND x.id = p_license FOR NO KEY UPDATE;
+    SELECT o.* INTO s FROM app.open_sessions o
+     WHERE o.tenant_id = l.tenant_id AND o.license_id = l.id AND o.id = p_session
+       AND o.fence_epoch = p_fence_epoch AND o.fence_counter = p_fence_counter FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        verdict := 'ended';
+        RETURN;
     END IF;
-    WITH asked AS (
-        SELECT a.*, l.tenant_id, a.seat > l.max_seats AS overdraft, coalesce(d.last_seen_at < now() - interval '1 hour', true) AS new_device
-          FROM unnest(p_licenses, p_sessions, p_seats, p_epochs, p_counters, p_holders, p_hardware, p_hostnames, p_users, p_instances,
-                   p_versions, p_metadata) WITH ORDINALITY
-               AS a (license_id, id, seat, epoch, counter, holder, hardware, hostname, user_name, instance_id, version, metadata, n)
-         CROSS JOIN LATERAL (SELECT x.* FROM app.licenses x WHERE x.tenant_id = (SELECT app.tenant()) AND x.id = a.license_id OFFSET 0) l
-          LEFT JOIN LATERAL (SELECT x.last_seen_at FROM app.devices x
-             WHERE x.tenant_id = (SELECT app.tenant()) AND x.license_id = a.license_id AND x.hardware_id = a.hardware OFFSET 0) d ON true
-         WHERE a.license_id = ANY (locked) AND a.n <> ALL (displacing)
-           AND l.seat_epoch = a.epoch AND a.seat <= l.max_seats + l.overdraft_seats
-           AND app.license_state((SELECT t.status FROM app.tenants t WHERE t.id = (SELECT app.tenant())), l.status, l.starts_at, l.expires_at,
-                   l.grace_until, now()) = 'active'
-           AND (d.last_seen_at IS NOT NULL OR l.max_devices IS NULL)
-    ), opened AS (
-        INSERT INTO app.open_sessions (tenant_id, id, license_id, seat_no, fence_epoch, fence_counter, overdraft, holder, hardware_id,
-            hostname, user_name, instance_id, version, metadata)
-        SELECT a.tenant_id, a.id, a.license_id, a.seat, a.epoch, a.counter, a.overdraft, a.holder, a.hardware,
-            a.hostname, a.user_name, a.instance_id, a.version, a.metadata::json FROM asked a ORDER BY a.n
-        ON CONFLICT DO NOTHING RETURNING id
-    )
-    SELECT array_agg(o.id), bool_or(a.new_device) INTO opened, new_devices FROM opened o JOIN asked a USING (id);
-    -- Two callers may open one session; if the other's was opened and ended meanwhile, ours must not revive it.
-    SELECT array_agg(a.id) INTO revived FROM unnest(opened) AS a (id)
-     CROSS JOIN LATERAL (SELECT FROM app.ended_sessions e WHERE e.tenant_id = (SELECT app.tenant()) AND e.id = a.id OFFSET 0) e;
-    IF revived IS NOT NULL THEN
-        DELETE FROM app.open_sessions o WHERE o.tenant_id = (SELECT app.tenant()) AND o.id = ANY (revived);
+    epoch := l.seat_epoch;
+    hardware_id := s.hardware_id;
+    IF s.evicted_at IS NOT NULL THEN
+        verdict := 'evicted';
+        reason := s.evict_reason;
+        ended_by := s.evicted_by;
+        ended_at := s.evicted_at;
+        RETURN;
     END IF;
-    IF new_devices THEN
-        INSERT INTO app.devices AS d (tenant_id, license_id, hardware_id, hostname)
-        SELECT DISTINCT ON (a.license_id, a.hardware) (SELECT app.tenant()), a.license_id, a.hardware, a.hostname
-          FROM unnest(p_licenses, p_sessions, p_hardware, p_hostnames) AS a (license_id, id, hardware, hostname)
-         WHERE a.id = ANY (opened) AND a.id <> ALL (coalesce(revived, '{}'))
-         ORDER BY a.license_id, a.hardware
-        ON CONFLICT (tenant_id, license_id, hardware_id) DO UPDATE SET last_seen_at = now(), hostname = coalesce(excluded.hostname, d.hostname)
-         WHERE d.last_seen_at < now() - interval '1 hour';
+    SELECT t.status, t.status_by INTO tenant FROM app.tenants t WHERE t.id = l.tenant_id;
+    reason := app.license_state(tenant.status, l.status, l.starts_at, l.expires_at, l.grace_until, now());
+    IF reason <> 'active' THEN
+        verdict := 'evicted';
+        ended_by := CASE WHEN tenant.status <> 'active' THEN tenant.status_by WHEN l.status <> 'active' THEN l.status_by END;
+        RETURN;
     END IF;
-    -- Whatever is not plain, and every refusal, is seat_open's.
-    FOR i IN 1..cardinality(p_sessions) LOOP
-        IF p_sessions[i] = ANY (revived) THEN
-            verdicts[i] := 'ended';
-        ELSIF p_sessions[i] = ANY (opened) THEN
-            verdicts[i] := 'ok';
-        ELSIF p_licenses[i] = ANY (locked) THEN
-            verdicts[i] := (
-                SELECT app.seat_open(p_licenses[i], p_sessions[i], p_seats[i], p_epochs[i], p_counters[i], p_holders[i], p_hardware[i],
-                           p_hostnames[i], p_users[i], p_instances[i], p_versions[i], p_metadata[i]::json,
-                           coalesce(array_agg(g.id), '{}'), array_agg(g.status), array_agg(g.reason), array_agg(g.ended_by), array_agg(g.ended_at))
-                  FROM unnest(p_gone_of, p_gone_ids, p_gone_statuses, p_gone_reasons, p_gone_bys, p_gone_ats)
-                       AS g (n, id, status, reason, ended_by, ended_at) WHERE g.n = i);
-        END IF;
-    END LOOP;
-    RETURN verdicts;
+    reason := NULL;
+    IF ends <= now() THEN
+        verdict := 'past';
+        RETURN;
+    END IF;
+    ends := least(ends, greatest(l.expires_at, l.grace_until),
+        CASE WHEN NOT p_beyond_longest THEN now() + make_interval(secs => l.offline_grace_seconds) END);
+    ends := date_trunc('milliseconds', ends);
+    IF s.borrowed_until > now() AND s.borrowed_until >= ends THEN
+        ends := s.borrowed_until;
+    ELSIF ends <= now() OR s.seat_no > l.max_seats + l.overdraft_seats
+        OR (SELECT count(*) FROM app.open_sessions o WHERE o.tenant_id = l.tenant_id AND o.license_id = l.id AND o.id <> s.id
+               AND o.borrowed_until > now()) >= l.max_seats - l.borrow_reserve_seats THEN
+        verdict := 'limit';
+        RETURN;
+    ELSE
+        UPDATE app.open_sessions o SET borrowed_until = ends WHERE o.tenant_id = l.tenant_id AND o.id = s.id;
+    END IF;
+    verdict := 'ok';
+    borrowed_until := ends;
+    remaining_ms := ceil(extract(epoch FROM ends - now()) * 1000);
 END
 $$;
 
-ALTER FUNCTION app.seats_open(p_licenses uuid[], p_sessions uuid[], p_seats integer[], p_epochs bigint[], p_counters bigint[], p_holders text[], p_hardware text[], p_hostnames text[], p_users text[], p_instances text[], p_versions text[], p_metadata text[], p_gone_of integer[], p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) OWNER TO usher_owner;
+ALTER FUNCTION app.session_borrow(p_license uuid, p_session uuid, p_fence_epoch bigint, p_fence_counter bigint, p_until timestamp with time zone, p_beyond_longest boolean, OUT verdict text, OUT epoch bigint, OUT borrowed_until timestamp with time zone, OUT remaining_ms bigint, OUT hardware_id text, OUT reason text, OUT ended_by text, OUT ended_at timestamp with time zone) OWNER TO usher_owner;
 
--- COMMENT FUNCTION seats_open(p_licenses uuid[], p_sessions uuid[], p_seats integer[], p_epochs bigint[], p_counters bigint[], p_holders text[], p_hardware text[], p_hostnames text[], p_users text[], p_instances text[], p_versions text[], p_metadata text[], p_gone_of integer[], p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[])
+-- COMMENT FUNCTION session_borrow(p_license uuid, p_session uuid, p_fence_epoch bigint, p_fence_counter bigint, p_until timestamp with time zone, p_beyond_longest boolean, OUT verdict text, OUT epoch bigint, OUT borrowed_until timestamp with time zone, OUT remaining_ms bigint, OUT hardware_id text, OUT reason text, OUT ended_by text, OUT ended_at timestamp with time zone)
 
-COMMENT ON FUNCTION app.seats_open(p_licenses uuid[], p_sessions uuid[], p_seats integer[], p_epochs bigint[], p_counters bigint[], p_holders text[], p_hardware text[], p_hostnames text[], p_users text[], p_instances text[], p_versions text[], p_metadata text[], p_gone_of integer[], p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) IS 'seat_open for many sessions of one tenant, by a few statements; the verdicts are in their order. p_gone_of says by number whose place each of the displaced was. A licence that somebody holds, or that is not there, is not waited for: busy.';
+COMMENT ON FUNCTION app.session_borrow(p_license uuid, p_session uuid, p_fence_epoch bigint, p_fence_counter bigint, p_until timestamp with time zone, p_beyond_longest boolean, OUT verdict text, OUT epoch bigint, OUT borrowed_until timestamp with time zone, OUT remaining_ms bigint, OUT hardware_id text, OUT reason text, OUT ended_by text, OUT ended_at timestamp with time zone) IS 'Writes that a session is borrowed: until p_until, or the licence''s longest borrow from now (unless p_beyond_longest), or when the licence stops granting, and never earlier than the borrow that lasts. ok, with the epoch in which the pool is to be asked; past, limit (the mark, or a seat that the licence has no more), evicted (also when the licence grants nothing now), ended.';
 
 -- FUNCTION session_close(uuid, bigint, uuid[], text[], text[], text[], timestamp with time zone[])
 
@@ -435,54 +437,6 @@ ALTER FUNCTION app.session_close(p_license uuid, p_epoch bigint, p_ids uuid[], p
 -- COMMENT FUNCTION session_close(p_license uuid, p_epoch bigint, p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[])
 
 COMMENT ON FUNCTION app.session_close(p_license uuid, p_epoch bigint, p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) IS 'Moves the open sessions among p_ids to history; those already ended are left as they are. With p_epoch the close rests on evidence of that epoch and is refused (epoch) in another; without, it is the holder''s own word. An eviction that was answered outranks every other way to end.';
-
--- FUNCTION sessions_release(uuid[], uuid[], text[], text[], text[], timestamp with time zone[])
-
-CREATE FUNCTION app.sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) RETURNS TABLE(session_id uuid, status text, end_reason text, ended_by text, ended_at timestamp with time zone)
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
-    AS $$
-#variable_conflict use_column
-DECLARE
-    o app.open_sessions;
-    gone app.open_sessions[];
-    which int[];
-BEGIN
-    FOR i IN 1..cardinality(p_ids) LOOP
-        DELETE FROM app.open_sessions x WHERE x.tenant_id = (SELECT app.tenant()) AND x.license_id = p_licenses[i] AND x.id = p_ids[i]
-            RETURNING x.* INTO o;
-        IF FOUND THEN
-            gone := gone || o;
-            which := which || i;
-        END IF;
-    END LOOP;
-    IF gone IS NOT NULL THEN
-        RETURN QUERY INSERT INTO app.ended_sessions AS s (tenant_id, id, license_id, seat_no, overdraft, holder, hardware_id, hostname, user_name,
-            instance_id, version, metadata, acquired_at, status, end_reason, ended_by, ended_at)
-        SELECT g.tenant_id, g.id, g.license_id, g.seat_no, g.overdraft, g.holder, g.hardware_id, g.hostname, g.user_name,
-            g.instance_id, g.version, g.metadata, g.acquired_at,
-            CASE WHEN g.evicted_at IS NULL THEN p_statuses[w.i] ELSE 'evicted' END,
-            coalesce(g.evict_reason, p_reasons[w.i]),
-            CASE WHEN g.evicted_at IS NULL THEN p_bys[w.i] ELSE coalesce(g.evicted_by, '') END,
-            coalesce(g.evicted_at, p_ats[w.i], now())
-          FROM unnest(gone) WITH ORDINALITY AS g JOIN unnest(which) WITH ORDINALITY AS w (i, ordinality) USING (ordinality)
-        RETURNING s.id, s.status, s.end_reason, s.ended_by, s.ended_at;
-    END IF;
-    IF cardinality(which) IS DISTINCT FROM cardinality(p_ids) THEN -- some had ended
-        RETURN QUERY SELECT s.* FROM unnest(p_ids) AS a (id) CROSS JOIN LATERAL (
-            SELECT s.id, s.status, s.end_reason, s.ended_by, s.ended_at FROM app.ended_sessions s
-             WHERE s.tenant_id = (SELECT app.tenant()) AND s.id = a.id OFFSET 0) s;
-    END IF;
-END
-$$;
-
-ALTER FUNCTION app.sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) OWNER TO usher_owner;
-
--- COMMENT FUNCTION sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[])
-
-COMMENT ON FUNCTION app.sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) IS 'session_close on the word of the holders, for many sessions of one tenant. It answers how each ended, by this call or before, twice perhaps, and nothing of those that nobody knows.';
 
 -- FUNCTION sweep_licenses(uuid, uuid, integer)
 
@@ -555,7 +509,6 @@ CREATE TABLE app.api_keys (
     expires_at timestamp with time zone,
     revoked_at timestamp with time zone,
     last_used_at timestamp with time zone,
-    rotated_at timestamp with time zone,
     CONSTRAINT api_keys_key_hash_check CHECK ((octet_length(key_hash) = 32)),
     CONSTRAINT api_keys_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200)))
 );
@@ -571,10 +524,6 @@ COMMENT ON TABLE app.api_keys IS 'Credentials of automation: a tenant''s, or the
 -- COMMENT COLUMN api_keys.last_used_at
 
 COMMENT ON COLUMN app.api_keys.last_used_at IS 'Exact to the minute.';
-
--- COMMENT COLUMN api_keys.rotated_at
-
-COMMENT ON COLUMN app.api_keys.rotated_at IS 'When another key took its place. It lives on until expires_at.';
 
 -- TABLE devices
 
@@ -768,7 +717,9 @@ CREATE TABLE app.licenses (
     ttl_floor_seconds integer DEFAULT 0 NOT NULL,
     ttl_floor_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
     drain_until timestamp with time zone,
+    borrow_reserve_seats integer DEFAULT 0 NOT NULL,
     CONSTRAINT grace_after_expiry CHECK (((grace_until IS NULL) OR ((expires_at IS NOT NULL) AND (grace_until >= expires_at)))),
+    CONSTRAINT licenses_borrow_reserve_seats_check CHECK (((borrow_reserve_seats >= 0) AND (borrow_reserve_seats <= 100000))),
     CONSTRAINT licenses_drain_seconds_check CHECK (((drain_seconds >= 0) AND (drain_seconds <= 31536000))),
     CONSTRAINT licenses_max_devices_check CHECK (((max_devices >= 1) AND (max_devices <= 1000000))),
     CONSTRAINT licenses_max_seats_check CHECK (((max_seats >= 1) AND (max_seats <= 100000))),
@@ -822,6 +773,10 @@ COMMENT ON COLUMN app.licenses.ttl_floor_seconds IS 'The longest lease that some
 
 COMMENT ON COLUMN app.licenses.drain_until IS 'When sessions on seats above a reduced number of seats are evicted.';
 
+-- COMMENT COLUMN licenses.borrow_reserve_seats
+
+COMMENT ON COLUMN app.licenses.borrow_reserve_seats IS 'The low-water mark: at most max_seats less these are borrowed at once. What is borrowed already stays so when it rises.';
+
 -- TABLE open_sessions
 
 CREATE TABLE app.open_sessions (
@@ -871,6 +826,10 @@ COMMENT ON COLUMN app.open_sessions.holder IS 'device:…, user:… or instance:
 
 COMMENT ON COLUMN app.open_sessions.metadata IS 'The holder''s own JSON object, kept byte for byte.';
 
+-- COMMENT COLUMN open_sessions.borrowed_until
+
+COMMENT ON COLUMN app.open_sessions.borrowed_until IS 'Its holder may believe, without heartbeats, until then. Written before the holder is told; never made earlier while it lasts.';
+
 -- COMMENT COLUMN open_sessions.evicted_at
 
 COMMENT ON COLUMN app.open_sessions.evicted_at IS 'Evicted, but its holder may still believe: the seat stays taken until the holder heard or its lease ran out.';
@@ -911,6 +870,8 @@ CREATE TABLE app.plans (
     drain_seconds integer DEFAULT 86400 NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    borrow_reserve_seats integer DEFAULT 0 NOT NULL,
+    CONSTRAINT plans_borrow_reserve_seats_check CHECK (((borrow_reserve_seats >= 0) AND (borrow_reserve_seats <= 100000))),
     CONSTRAINT plans_code_check CHECK ((code ~ '^[a-z0-9][a-z0-9_-]{0,62}$'::text)),
     CONSTRAINT plans_drain_seconds_check CHECK (((drain_seconds >= 0) AND (drain_seconds <= 31536000))),
     CONSTRAINT plans_max_devices_check CHECK (((max_devices >= 1) AND (max_devices <= 1000000))),
@@ -942,6 +903,10 @@ COMMENT ON COLUMN app.plans.offline_grace_seconds IS 'Life of a validate receipt
 
 COMMENT ON COLUMN app.plans.drain_seconds IS 'How long sessions above a reduced number of seats may go on.';
 
+-- COMMENT COLUMN plans.borrow_reserve_seats
+
+COMMENT ON COLUMN app.plans.borrow_reserve_seats IS 'The low-water mark: so many of max_seats are never borrowed.';
+
 -- TABLE products
 
 CREATE TABLE app.products (
@@ -964,12 +929,10 @@ COMMENT ON TABLE app.products IS 'What the operator sells. The catalogue has no 
 CREATE TABLE app.revocation_lists (
     version bigint NOT NULL,
     list text NOT NULL,
-    content bytea NOT NULL,
     signer text NOT NULL,
     cutoff timestamp with time zone NOT NULL,
     last_id bigint NOT NULL,
     signed_at timestamp with time zone NOT NULL,
-    CONSTRAINT revocation_lists_content_check CHECK ((octet_length(content) = 32)),
     CONSTRAINT revocation_lists_last_id_check CHECK ((last_id >= 0)),
     CONSTRAINT revocation_lists_version_check CHECK ((version > 0))
 );
@@ -979,10 +942,6 @@ ALTER TABLE app.revocation_lists OWNER TO usher_owner;
 -- COMMENT TABLE revocation_lists
 
 COMMENT ON TABLE app.revocation_lists IS 'The signed revocation lists, so that every instance serves the same and Cloud KMS signs once. The newest counts.';
-
--- COMMENT COLUMN revocation_lists.content
-
-COMMENT ON COLUMN app.revocation_lists.content IS 'SHA-256 of what the list says, without its times and its version: another content is another list.';
 
 -- COMMENT COLUMN revocation_lists.cutoff
 
@@ -1053,7 +1012,8 @@ CREATE TABLE app.signing_keys (
     revoked_by text,
     CONSTRAINT active_was_published CHECK (((activated_at IS NULL) OR (published_at IS NOT NULL))),
     CONSTRAINT certified_by_somebody CHECK (((certificate IS NULL) = (issuer_kid IS NULL))),
-    CONSTRAINT destroyed_was_used_no_more CHECK (((destroyed_at IS NULL) OR (retired_at IS NOT NULL) OR (revoked_at IS NOT NULL))),
+    CONSTRAINT destroyed_is_not_here CHECK (((destroyed_at IS NULL) OR (wrapped_key IS NULL))),
+    CONSTRAINT destroyed_was_used_no_more CHECK (((destroyed_at IS NULL) OR (kind = 'receipt'::text) OR (retired_at IS NOT NULL) OR (revoked_at IS NOT NULL))),
     CONSTRAINT kid_fits_kind CHECK (
 CASE kind
     WHEN 'mac'::text THEN (kid ~ '^[A-Za-z0-9_-]{1,8}$'::text)
@@ -1122,7 +1082,7 @@ COMMENT ON COLUMN app.signing_keys.disabled_at IS 'Of a root: since when Cloud K
 
 -- COMMENT COLUMN signing_keys.destroyed_at
 
-COMMENT ON COLUMN app.signing_keys.destroyed_at IS 'Of a root: its destruction was asked for. Of a mac key: taken off the ring.';
+COMMENT ON COLUMN app.signing_keys.destroyed_at IS 'Of a root: its destruction was asked for. Of a receipt key: forgotten. Of a mac key: off the ring.';
 
 -- COMMENT COLUMN signing_keys.revoked_at
 
@@ -1350,9 +1310,17 @@ ALTER INDEX app.ended_sessions_by_license ATTACH PARTITION app.ended_sessions_de
 
 ALTER INDEX app.ended_sessions_by_status ATTACH PARTITION app.ended_sessions_default_tenant_id_status_id_idx;
 
+-- TRIGGER open_sessions borrow_closed
+
+CREATE TRIGGER borrow_closed AFTER DELETE ON app.open_sessions FOR EACH ROW WHEN (((old.evicted_at IS NULL) AND (old.borrowed_until > now()))) EXECUTE FUNCTION app.borrow_withdrawn();
+
+-- TRIGGER open_sessions borrow_evicted
+
+CREATE TRIGGER borrow_evicted AFTER UPDATE OF evicted_at ON app.open_sessions FOR EACH ROW WHEN (((old.evicted_at IS NULL) AND (new.evicted_at IS NOT NULL) AND (old.borrowed_until > now()))) EXECUTE FUNCTION app.borrow_withdrawn();
+
 -- TRIGGER licenses changed
 
-CREATE TRIGGER changed BEFORE UPDATE OF product_code, plan_code, status, status_reason, status_by, max_seats, overdraft_seats, ttl_seconds, seat_per, features, versions, max_devices, allowed_hardware, offline_grace_seconds, drain_seconds, starts_at, expires_at, grace_until ON app.licenses FOR EACH ROW EXECUTE FUNCTION app.license_changed();
+CREATE TRIGGER changed BEFORE UPDATE OF product_code, plan_code, status, status_reason, status_by, max_seats, overdraft_seats, borrow_reserve_seats, ttl_seconds, seat_per, features, versions, max_devices, allowed_hardware, offline_grace_seconds, drain_seconds, starts_at, expires_at, grace_until ON app.licenses FOR EACH ROW EXECUTE FUNCTION app.license_changed();
 
 -- TRIGGER license_keys keys_changed
 
@@ -1544,10 +1512,15 @@ GRANT USAGE ON SCHEMA app TO usher_operator;
 GRANT USAGE ON SCHEMA app TO usher_signers;
 GRANT USAGE ON SCHEMA app TO usher_keys;
 GRANT USAGE ON SCHEMA app TO usher_rotate;
+GRANT USAGE ON SCHEMA app TO usher_borrow;
 
 -- ACL SCHEMA public
 
 REVOKE USAGE ON SCHEMA public FROM PUBLIC;
+
+-- ACL FUNCTION borrow_withdrawn()
+
+REVOKE ALL ON FUNCTION app.borrow_withdrawn() FROM PUBLIC;
 
 -- ACL FUNCTION expire_idempotency_keys()
 
@@ -1600,20 +1573,16 @@ GRANT ALL ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) TO ush
 REVOKE ALL ON FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata json, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata json, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) TO usher_seats;
 
--- ACL FUNCTION seats_open(p_licenses uuid[], p_sessions uuid[], p_seats integer[], p_epochs bigint[], p_counters bigint[], p_holders text[], p_hardware text[], p_hostnames text[], p_users text[], p_instances text[], p_versions text[], p_metadata text[], p_gone_of integer[], p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[])
+-- ACL FUNCTION session_borrow(p_license uuid, p_session uuid, p_fence_epoch bigint, p_fence_counter bigint, p_until timestamp with time zone, p_beyond_longest boolean, OUT verdict text, OUT epoch bigint, OUT borrowed_until timestamp with time zone, OUT remaining_ms bigint, OUT hardware_id text, OUT reason text, OUT ended_by text, OUT ended_at timestamp with time zone)
 
-REVOKE ALL ON FUNCTION app.seats_open(p_licenses uuid[], p_sessions uuid[], p_seats integer[], p_epochs bigint[], p_counters bigint[], p_holders text[], p_hardware text[], p_hostnames text[], p_users text[], p_instances text[], p_versions text[], p_metadata text[], p_gone_of integer[], p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) FROM PUBLIC;
-GRANT ALL ON FUNCTION app.seats_open(p_licenses uuid[], p_sessions uuid[], p_seats integer[], p_epochs bigint[], p_counters bigint[], p_holders text[], p_hardware text[], p_hostnames text[], p_users text[], p_instances text[], p_versions text[], p_metadata text[], p_gone_of integer[], p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) TO usher_seats;
+REVOKE ALL ON FUNCTION app.session_borrow(p_license uuid, p_session uuid, p_fence_epoch bigint, p_fence_counter bigint, p_until timestamp with time zone, p_beyond_longest boolean, OUT verdict text, OUT epoch bigint, OUT borrowed_until timestamp with time zone, OUT remaining_ms bigint, OUT hardware_id text, OUT reason text, OUT ended_by text, OUT ended_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.session_borrow(p_license uuid, p_session uuid, p_fence_epoch bigint, p_fence_counter bigint, p_until timestamp with time zone, p_beyond_longest boolean, OUT verdict text, OUT epoch bigint, OUT borrowed_until timestamp with time zone, OUT remaining_ms bigint, OUT hardware_id text, OUT reason text, OUT ended_by text, OUT ended_at timestamp with time zone) TO usher_borrow;
+GRANT ALL ON FUNCTION app.session_borrow(p_license uuid, p_session uuid, p_fence_epoch bigint, p_fence_counter bigint, p_until timestamp with time zone, p_beyond_longest boolean, OUT verdict text, OUT epoch bigint, OUT borrowed_until timestamp with time zone, OUT remaining_ms bigint, OUT hardware_id text, OUT reason text, OUT ended_by text, OUT ended_at timestamp with time zone) TO usher_admin;
 
 -- ACL FUNCTION session_close(p_license uuid, p_epoch bigint, p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[])
 
 REVOKE ALL ON FUNCTION app.session_close(p_license uuid, p_epoch bigint, p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.session_close(p_license uuid, p_epoch bigint, p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) TO usher_seats;
-
--- ACL FUNCTION sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[])
-
-REVOKE ALL ON FUNCTION app.sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) FROM PUBLIC;
-GRANT ALL ON FUNCTION app.sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) TO usher_seats;
 
 -- ACL FUNCTION sweep_licenses(p_after_tenant uuid, p_after_license uuid, p_limit integer)
 
@@ -1697,11 +1666,6 @@ GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_rotate;
 GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(last_used_at) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_rotate;
-
--- ACL COLUMN api_keys.rotated_at
-
-GRANT SELECT(rotated_at),UPDATE(rotated_at) ON TABLE app.api_keys TO usher_admin;
-GRANT SELECT(rotated_at) ON TABLE app.api_keys TO usher_operator;
 
 -- ACL TABLE devices
 
@@ -1909,6 +1873,10 @@ GRANT UPDATE(lock_stamp) ON TABLE app.licenses TO usher_seats;
 
 GRANT UPDATE(ttl_floor_until) ON TABLE app.licenses TO usher_seats;
 
+-- ACL COLUMN licenses.borrow_reserve_seats
+
+GRANT INSERT(borrow_reserve_seats),UPDATE(borrow_reserve_seats) ON TABLE app.licenses TO usher_admin;
+
 -- ACL TABLE open_sessions
 
 GRANT SELECT ON TABLE app.open_sessions TO usher_pools;
@@ -1927,6 +1895,12 @@ GRANT SELECT(license_id) ON TABLE app.open_sessions TO usher_resolver;
 -- ACL COLUMN open_sessions.seat_no
 
 GRANT SELECT(seat_no) ON TABLE app.open_sessions TO usher_resolver;
+
+-- ACL COLUMN open_sessions.borrowed_until
+
+GRANT UPDATE(borrowed_until) ON TABLE app.open_sessions TO usher_borrow;
+GRANT UPDATE(borrowed_until) ON TABLE app.open_sessions TO usher_admin;
+GRANT UPDATE(borrowed_until) ON TABLE app.open_sessions TO usher_sweep;
 
 -- ACL COLUMN open_sessions.evicted_at
 
@@ -2023,6 +1997,10 @@ GRANT UPDATE(drain_seconds) ON TABLE app.plans TO usher_operator;
 
 GRANT UPDATE(updated_at) ON TABLE app.plans TO usher_operator;
 
+-- ACL COLUMN plans.borrow_reserve_seats
+
+GRANT UPDATE(borrow_reserve_seats) ON TABLE app.plans TO usher_operator;
+
 -- ACL TABLE products
 
 GRANT SELECT ON TABLE app.products TO usher_facts;
@@ -2067,36 +2045,42 @@ GRANT SELECT(ends_at) ON TABLE app.revocations TO usher_keys;
 -- ACL COLUMN signing_keys.kid
 
 GRANT SELECT(kid) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(kid) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(kid) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(kid),INSERT(kid) ON TABLE app.signing_keys TO usher_rotate;
 
 -- ACL COLUMN signing_keys.kind
 
 GRANT SELECT(kind) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(kind) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(kind) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(kind),INSERT(kind) ON TABLE app.signing_keys TO usher_rotate;
 
 -- ACL COLUMN signing_keys.public_key
 
 GRANT SELECT(public_key) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(public_key) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(public_key) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(public_key),INSERT(public_key) ON TABLE app.signing_keys TO usher_rotate;
 
 -- ACL COLUMN signing_keys.certificate
 
 GRANT SELECT(certificate) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(certificate) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(certificate) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(certificate),INSERT(certificate) ON TABLE app.signing_keys TO usher_rotate;
 
 -- ACL COLUMN signing_keys.issuer_kid
 
 GRANT SELECT(issuer_kid) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(issuer_kid) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(issuer_kid) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(issuer_kid),INSERT(issuer_kid) ON TABLE app.signing_keys TO usher_rotate;
 
 -- ACL COLUMN signing_keys.kms_version
 
 GRANT SELECT(kms_version) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(kms_version) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(kms_version) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(kms_version),INSERT(kms_version) ON TABLE app.signing_keys TO usher_rotate;
 
@@ -2125,18 +2109,21 @@ GRANT SELECT(created_at),INSERT(created_at) ON TABLE app.signing_keys TO usher_r
 -- ACL COLUMN signing_keys.published_at
 
 GRANT SELECT(published_at) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(published_at) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(published_at) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(published_at),INSERT(published_at),UPDATE(published_at) ON TABLE app.signing_keys TO usher_rotate;
 
 -- ACL COLUMN signing_keys.activated_at
 
 GRANT SELECT(activated_at) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(activated_at) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(activated_at) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(activated_at),INSERT(activated_at),UPDATE(activated_at) ON TABLE app.signing_keys TO usher_rotate;
 
 -- ACL COLUMN signing_keys.retired_at
 
 GRANT SELECT(retired_at) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(retired_at) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(retired_at) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(retired_at),UPDATE(retired_at) ON TABLE app.signing_keys TO usher_rotate;
 
@@ -2152,6 +2139,7 @@ GRANT SELECT(destroyed_at),UPDATE(destroyed_at) ON TABLE app.signing_keys TO ush
 -- ACL COLUMN signing_keys.revoked_at
 
 GRANT SELECT(revoked_at) ON TABLE app.signing_keys TO usher_signers;
+GRANT SELECT(revoked_at) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(revoked_at) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(revoked_at),UPDATE(revoked_at) ON TABLE app.signing_keys TO usher_rotate;
 
@@ -2240,6 +2228,7 @@ ALTER DEFAULT PRIVILEGES FOR ROLE usher_resolver REVOKE ALL ON FUNCTIONS  FROM P
 
 CREATE ROLE usher_acquire LOGIN;
 CREATE ROLE usher_admin LOGIN;
+CREATE ROLE usher_borrow LOGIN;
 CREATE ROLE usher_facts NOLOGIN;
 CREATE ROLE usher_heartbeat LOGIN;
 CREATE ROLE usher_keys LOGIN;
@@ -2262,6 +2251,10 @@ ALTER ROLE usher_admin SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_admin SET lock_timeout=1s;
 ALTER ROLE usher_admin SET search_path=app;
 ALTER ROLE usher_admin SET statement_timeout=3s;
+ALTER ROLE usher_borrow SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_borrow SET lock_timeout=1s;
+ALTER ROLE usher_borrow SET search_path=app;
+ALTER ROLE usher_borrow SET statement_timeout=3s;
 ALTER ROLE usher_heartbeat SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_heartbeat SET lock_timeout=1s;
 ALTER ROLE usher_heartbeat SET search_path=app;
@@ -2292,8 +2285,10 @@ ALTER ROLE usher_validate SET search_path=app;
 ALTER ROLE usher_validate SET statement_timeout=3s;
 GRANT usher_facts TO usher_acquire;
 GRANT usher_facts TO usher_admin;
+GRANT usher_facts TO usher_borrow;
 GRANT usher_facts TO usher_release;
 GRANT usher_facts TO usher_validate;
+GRANT usher_pools TO usher_borrow;
 GRANT usher_pools TO usher_heartbeat;
 GRANT usher_pools TO usher_seats;
 GRANT usher_replays TO usher_acquire;
@@ -2303,4 +2298,5 @@ GRANT usher_seats TO usher_admin;
 GRANT usher_seats TO usher_release;
 GRANT usher_seats TO usher_sweep;
 GRANT usher_signers TO usher_acquire;
+GRANT usher_signers TO usher_borrow;
 GRANT usher_signers TO usher_validate;

@@ -276,15 +276,15 @@ func TestTheCatalogueIsMadeShownAndChanged(t *testing.T) {
 	}
 	plan := w.operate("PUT", "/v1/catalog/plans/free", `{"product":"viewer","max_devices":null}`).want(t, http.StatusOK)
 	for member, want := range map[string]any{
-		"code": "free", "product": "viewer", "name": "free", "max_seats": 1.0, "overdraft_seats": 0.0, "ttl_seconds": 360.0, "seat_per": "device",
+		"code": "free", "product": "viewer", "name": "free", "max_seats": 1.0, "overdraft_seats": 0.0, "borrow_reserve_seats": 0.0, "ttl_seconds": 360.0, "seat_per": "device",
 		"versions": "", "max_devices": nil, "offline_grace_seconds": 86400.0, "drain_seconds": 86400.0,
 	} {
 		if plan.at(member) != want {
 			t.Errorf("%s of a plan with defaults is %v", member, plan.at(member))
 		}
 	}
-	plan = w.operate("PUT", "/v1/catalog/plans/free", `{"product":"viewer","max_seats":7,"max_devices":9,"seat_per":"user","features":["a"]}`).want(t, http.StatusOK)
-	if plan.number("max_seats") != 7 || plan.number("max_devices") != 9 || plan.text("seat_per") != "user" || plan.text("features.0") != "a" {
+	plan = w.operate("PUT", "/v1/catalog/plans/free", `{"product":"viewer","max_seats":7,"borrow_reserve_seats":2,"max_devices":9,"seat_per":"user","features":["a"]}`).want(t, http.StatusOK)
+	if plan.number("max_seats") != 7 || plan.number("borrow_reserve_seats") != 2 || plan.number("max_devices") != 9 || plan.text("seat_per") != "user" || plan.text("features.0") != "a" {
 		t.Errorf("changed %s", plan.raw)
 	}
 	if shown := w.operate("GET", "/v1/catalog/plans/free", ""); shown.raw != plan.raw {
@@ -297,7 +297,7 @@ func TestTheCatalogueIsMadeShownAndChanged(t *testing.T) {
 func TestALicenceIsSoldShownAndChanged(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	sold := w.operate("POST", "/v1/licenses?tenant_id="+w.a.id, `{"plan":"team","max_seats":5,"overdraft_seats":2,"ttl_seconds":120,"seat_per":"user",
+	sold := w.operate("POST", "/v1/licenses?tenant_id="+w.a.id, `{"plan":"team","max_seats":5,"overdraft_seats":2,"borrow_reserve_seats":3,"ttl_seconds":120,"seat_per":"user",
 		"features":["export","print"],"versions":"<9","max_devices":4,"allowed_hardware":["hw-1","hw-2"],
 		"starts_at":"2024-01-01T00:00:00Z","expires_at":"2024-06-01T02:00:00+02:00","grace_until":"2999-01-01T00:00:00.5Z"}`).want(t, http.StatusCreated)
 	key := w.hidden(sold.text("license_key"))
@@ -305,7 +305,7 @@ func TestALicenceIsSoldShownAndChanged(t *testing.T) {
 	shown := w.call(w.a.key, "GET", path, "").want(t, http.StatusOK)
 	for member, want := range map[string]any{
 		"tenant_id": w.a.id, "product": "editor", "plan": "team", "status": "active", "effective_status": "in_grace", "status_reason": nil,
-		"max_seats": 5.0, "overdraft_seats": 2.0, "active_seats": 0.0, "ttl_seconds": 120.0, "seat_per": "user", "features.1": "print",
+		"max_seats": 5.0, "overdraft_seats": 2.0, "borrow_reserve_seats": 3.0, "active_seats": 0.0, "ttl_seconds": 120.0, "seat_per": "user", "features.1": "print",
 		"versions": "<9", "max_devices": 4.0, "allowed_hardware.1": "hw-2", "starts_at": "2024-01-01T00:00:00.000Z",
 		"expires_at": "2024-06-01T00:00:00.000Z", "grace_until": "2999-01-01T00:00:00.500Z", "key_hint": key[:8] + "…" + key[len(key)-4:],
 	} {
@@ -316,8 +316,8 @@ func TestALicenceIsSoldShownAndChanged(t *testing.T) {
 			t.Errorf("%s was sold as %v, want %v", member, sold.at("license."+member), want)
 		}
 	}
-	changed := w.operate("PATCH", path+"?tenant_id="+w.a.id, `{"max_seats":6,"max_devices":null,"grace_until":null,"allowed_hardware":[],"features":[]}`).want(t, http.StatusOK)
-	if changed.number("max_seats") != 6 || changed.at("max_devices") != nil || changed.at("grace_until") != nil || changed.text("effective_status") != "expired" ||
+	changed := w.operate("PATCH", path+"?tenant_id="+w.a.id, `{"max_seats":6,"borrow_reserve_seats":1,"max_devices":null,"grace_until":null,"allowed_hardware":[],"features":[]}`).want(t, http.StatusOK)
+	if changed.number("max_seats") != 6 || changed.number("borrow_reserve_seats") != 1 || changed.at("max_devices") != nil || changed.at("grace_until") != nil || changed.text("effective_status") != "expired" ||
 		len(changed.at("allowed_hardware").([]any)) != 0 || changed.text("expires_at") != "2024-06-01T00:00:00.000Z" || changed.text("versions") != "<9" {
 		t.Errorf("changed %s", changed.raw)
 	}

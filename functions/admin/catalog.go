@@ -33,6 +33,7 @@ type Plan struct {
 	Name                string     `json:"name"`
 	MaxSeats            int        `json:"max_seats"`
 	OverdraftSeats      int        `json:"overdraft_seats"`
+	BorrowReserveSeats  int        `json:"borrow_reserve_seats" doc:"So many of max_seats are never borrowed."`
 	TTLSeconds          int64      `json:"ttl_seconds"`
 	SeatPer             string     `json:"seat_per" enum:"device,user,instance"`
 	Features            []string   `json:"features"`
@@ -50,12 +51,13 @@ type PlanRequest struct {
 	Name                string   `json:"name,omitempty" minLength:"1" maxLength:"200" doc:"The code when left out."`
 	MaxSeats            *int     `json:"max_seats,omitempty" minimum:"1" maximum:"1000000" doc:"1 when left out."`
 	OverdraftSeats      *int     `json:"overdraft_seats,omitempty" minimum:"0" maximum:"1000000" doc:"0 when left out."`
+	BorrowReserveSeats  *int     `json:"borrow_reserve_seats,omitempty" minimum:"0" maximum:"1000000" doc:"So many of max_seats are never borrowed; 0 when left out."`
 	TTLSeconds          *int64   `json:"ttl_seconds,omitempty" minimum:"1" maximum:"86400" doc:"The life of a lease; 360 when left out."`
 	SeatPer             string   `json:"seat_per,omitempty" enum:"device,user,instance" doc:"Who holds a seat; device when left out."`
 	Features            []string `json:"features,omitempty" maxItems:"200"`
 	Versions            string   `json:"versions,omitempty" maxLength:"255" doc:"A range such as >=2.0 <4.0; every version when left out."`
 	MaxDevices          *int     `json:"max_devices,omitempty" nullable:"true" minimum:"1" maximum:"1000000" doc:"No limit when null or left out."`
-	OfflineGraceSeconds *int64   `json:"offline_grace_seconds,omitempty" minimum:"0" maximum:"31536000" doc:"The life of a validate receipt; 86400 when left out."`
+	OfflineGraceSeconds *int64   `json:"offline_grace_seconds,omitempty" minimum:"0" maximum:"31536000" doc:"The life of a validate receipt, and the longest borrow; 86400 when left out."`
 	DrainSeconds        *int64   `json:"drain_seconds,omitempty" minimum:"0" maximum:"31536000" doc:"How long sessions above a reduced number of seats may go on; 86400 when left out."`
 }
 
@@ -93,7 +95,7 @@ func productOf(p *license.Product) Product {
 
 func planOf(p *license.Plan) Plan {
 	return Plan{
-		Code: p.Code, Product: p.Product, Name: p.Name, MaxSeats: p.MaxSeats, OverdraftSeats: p.OverdraftSeats,
+		Code: p.Code, Product: p.Product, Name: p.Name, MaxSeats: p.MaxSeats, OverdraftSeats: p.OverdraftSeats, BorrowReserveSeats: p.BorrowReserve,
 		TTLSeconds: seconds(p.TTL), SeatPer: p.SeatPer, Features: p.Features, Versions: p.Versions, MaxDevices: orUnlimited(p.MaxDevices),
 		OfflineGraceSeconds: seconds(p.OfflineGrace), DrainSeconds: seconds(p.Drain),
 		CreatedAt: httpx.At(p.CreatedAt), UpdatedAt: httpx.At(p.UpdatedAt),
@@ -189,7 +191,7 @@ func (d Deps) putPlan(c *httpx.Call, who caller) (httpx.Reply, error) {
 	}
 	p := license.Plan{
 		Code: c.PathValue("code"), Product: q.Product, Name: cmp.Or(q.Name, c.PathValue("code")),
-		MaxSeats: or(q.MaxSeats, 1), OverdraftSeats: or(q.OverdraftSeats, 0), TTL: duration(q.TTLSeconds, 6*time.Minute),
+		MaxSeats: or(q.MaxSeats, 1), OverdraftSeats: or(q.OverdraftSeats, 0), BorrowReserve: or(q.BorrowReserveSeats, 0), TTL: duration(q.TTLSeconds, 6*time.Minute),
 		SeatPer: cmp.Or(q.SeatPer, license.PerDevice), Features: q.Features, Versions: q.Versions, MaxDevices: or(q.MaxDevices, 0),
 		OfflineGrace: duration(q.OfflineGraceSeconds, 24*time.Hour), Drain: duration(q.DrainSeconds, 24*time.Hour),
 	}

@@ -20,28 +20,29 @@ import (
 
 // License is what a tenant was sold.
 type License struct {
-	ID              uuid.UUID   `json:"id"`
-	TenantID        uuid.UUID   `json:"tenant_id"`
-	Product         string      `json:"product"`
-	Plan            string      `json:"plan"`
-	Status          string      `json:"status" enum:"active,suspended,revoked"`
-	StatusReason    *string     `json:"status_reason" doc:"Why the status is what it is, when somebody said so."`
-	EffectiveStatus string      `json:"effective_status" enum:"active,not_started,in_grace,expired,suspended,revoked" doc:"The status, or what the dates make of an active licence."`
-	MaxSeats        int         `json:"max_seats"`
-	OverdraftSeats  int         `json:"overdraft_seats"`
-	ActiveSeats     int         `json:"active_seats" doc:"How many sessions hold a seat now."`
-	TTLSeconds      int64       `json:"ttl_seconds" doc:"The life of a lease."`
-	SeatPer         string      `json:"seat_per" enum:"device,user,instance"`
-	Features        []string    `json:"features"`
-	Versions        string      `json:"versions" doc:"A range such as >=2.0 <4.0; empty: every version."`
-	MaxDevices      *int        `json:"max_devices" doc:"Null: no limit."`
-	AllowedHardware []string    `json:"allowed_hardware" doc:"Empty: every device."`
-	StartsAt        *httpx.Time `json:"starts_at"`
-	ExpiresAt       *httpx.Time `json:"expires_at"`
-	GraceUntil      *httpx.Time `json:"grace_until"`
-	KeyHint         string      `json:"key_hint" doc:"The first and last characters of the newest key."`
-	CreatedAt       httpx.Time  `json:"created_at"`
-	UpdatedAt       httpx.Time  `json:"updated_at"`
+	ID                 uuid.UUID   `json:"id"`
+	TenantID           uuid.UUID   `json:"tenant_id"`
+	Product            string      `json:"product"`
+	Plan               string      `json:"plan"`
+	Status             string      `json:"status" enum:"active,suspended,revoked"`
+	StatusReason       *string     `json:"status_reason" doc:"Why the status is what it is, when somebody said so."`
+	EffectiveStatus    string      `json:"effective_status" enum:"active,not_started,in_grace,expired,suspended,revoked" doc:"The status, or what the dates make of an active licence."`
+	MaxSeats           int         `json:"max_seats"`
+	OverdraftSeats     int         `json:"overdraft_seats"`
+	BorrowReserveSeats int         `json:"borrow_reserve_seats" doc:"So many of max_seats are never borrowed."`
+	ActiveSeats        int         `json:"active_seats" doc:"How many sessions hold a seat now."`
+	TTLSeconds         int64       `json:"ttl_seconds" doc:"The life of a lease."`
+	SeatPer            string      `json:"seat_per" enum:"device,user,instance"`
+	Features           []string    `json:"features"`
+	Versions           string      `json:"versions" doc:"A range such as >=2.0 <4.0; empty: every version."`
+	MaxDevices         *int        `json:"max_devices" doc:"Null: no limit."`
+	AllowedHardware    []string    `json:"allowed_hardware" doc:"Empty: every device."`
+	StartsAt           *httpx.Time `json:"starts_at"`
+	ExpiresAt          *httpx.Time `json:"expires_at"`
+	GraceUntil         *httpx.Time `json:"grace_until"`
+	KeyHint            string      `json:"key_hint" doc:"The first and last characters of the newest key."`
+	CreatedAt          httpx.Time  `json:"created_at"`
+	UpdatedAt          httpx.Time  `json:"updated_at"`
 }
 
 // LicenseAndKey is a licence and its new key.
@@ -52,16 +53,17 @@ type LicenseAndKey struct {
 
 // LicenseTerms are what may be said of a licence and need not. Null is no limit, or no date.
 type LicenseTerms struct {
-	OverdraftSeats  *int                     `json:"overdraft_seats,omitempty" minimum:"0" maximum:"1000000"`
-	TTLSeconds      *int64                   `json:"ttl_seconds,omitempty" minimum:"1" maximum:"86400" doc:"The life of a lease."`
-	SeatPer         *string                  `json:"seat_per,omitempty" enum:"device,user,instance"`
-	Features        *[]string                `json:"features,omitempty" maxItems:"200"`
-	Versions        *string                  `json:"versions,omitempty" maxLength:"255" doc:"A range such as >=2.0 <4.0; empty: every version."`
-	MaxDevices      httpx.Change[int]        `json:"max_devices,omitzero" minimum:"1" maximum:"1000000"`
-	AllowedHardware *[]string                `json:"allowed_hardware,omitempty" doc:"Empty: every device."`
-	StartsAt        httpx.Change[httpx.Time] `json:"starts_at,omitzero"`
-	ExpiresAt       httpx.Change[httpx.Time] `json:"expires_at,omitzero"`
-	GraceUntil      httpx.Change[httpx.Time] `json:"grace_until,omitzero"`
+	OverdraftSeats     *int                     `json:"overdraft_seats,omitempty" minimum:"0" maximum:"1000000"`
+	BorrowReserveSeats *int                     `json:"borrow_reserve_seats,omitempty" minimum:"0" maximum:"1000000" doc:"So many of max_seats are never borrowed."`
+	TTLSeconds         *int64                   `json:"ttl_seconds,omitempty" minimum:"1" maximum:"86400" doc:"The life of a lease."`
+	SeatPer            *string                  `json:"seat_per,omitempty" enum:"device,user,instance"`
+	Features           *[]string                `json:"features,omitempty" maxItems:"200"`
+	Versions           *string                  `json:"versions,omitempty" maxLength:"255" doc:"A range such as >=2.0 <4.0; empty: every version."`
+	MaxDevices         httpx.Change[int]        `json:"max_devices,omitzero" minimum:"1" maximum:"1000000"`
+	AllowedHardware    *[]string                `json:"allowed_hardware,omitempty" doc:"Empty: every device."`
+	StartsAt           httpx.Change[httpx.Time] `json:"starts_at,omitzero"`
+	ExpiresAt          httpx.Change[httpx.Time] `json:"expires_at,omitzero"`
+	GraceUntil         httpx.Change[httpx.Time] `json:"grace_until,omitzero"`
 }
 
 // LicenseRequest makes a licence. What is left out is as the plan says.
@@ -157,7 +159,7 @@ func licenseOf(l *license.License, activeSeats int, now time.Time) License {
 	return License{
 		ID: l.ID, TenantID: l.Tenant.UUID(), Product: l.Product, Plan: l.Plan,
 		Status: l.Status, StatusReason: orNull(l.StatusReason), EffectiveStatus: l.EffectiveStatus(now),
-		MaxSeats: l.MaxSeats, OverdraftSeats: l.OverdraftSeats, ActiveSeats: activeSeats, TTLSeconds: seconds(l.TTL), SeatPer: l.SeatPer,
+		MaxSeats: l.MaxSeats, OverdraftSeats: l.OverdraftSeats, BorrowReserveSeats: l.BorrowReserve, ActiveSeats: activeSeats, TTLSeconds: seconds(l.TTL), SeatPer: l.SeatPer,
 		Features: l.Features, Versions: l.Versions, MaxDevices: orUnlimited(l.MaxDevices), AllowedHardware: l.AllowedHardware,
 		StartsAt: httpx.AtOrNull(l.StartsAt), ExpiresAt: httpx.AtOrNull(l.ExpiresAt), GraceUntil: httpx.AtOrNull(l.GraceUntil),
 		KeyHint: l.KeyHint, CreatedAt: httpx.At(l.CreatedAt), UpdatedAt: httpx.At(l.UpdatedAt),
@@ -258,6 +260,7 @@ func (d Deps) createLicense(c *httpx.Call, who caller) (httpx.Reply, error) {
 // apply alters the terms by what was said.
 func (q *LicenseTerms) apply(t *license.Terms) {
 	t.OverdraftSeats = or(q.OverdraftSeats, t.OverdraftSeats)
+	t.BorrowReserve = or(q.BorrowReserveSeats, t.BorrowReserve)
 	t.TTL = duration(q.TTLSeconds, t.TTL)
 	t.SeatPer = or(q.SeatPer, t.SeatPer)
 	t.Features = or(q.Features, t.Features)

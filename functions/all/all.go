@@ -17,6 +17,7 @@ import (
 
 	"github.com/coditect/usher/functions/acquire"
 	"github.com/coditect/usher/functions/admin"
+	"github.com/coditect/usher/functions/borrow"
 	"github.com/coditect/usher/functions/heartbeat"
 	"github.com/coditect/usher/functions/keys"
 	"github.com/coditect/usher/functions/register"
@@ -43,6 +44,7 @@ var functions = []function{
 	{"acquire", acquire.Open},
 	{"heartbeat", heartbeat.Open},
 	{"release", release.Open},
+	{"borrow", borrow.Open},
 	{"keys", keys.Open},
 	{"register", register.Open},
 	{"sweep", sweep.Open},

@@ -84,7 +84,7 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		"KMS_ROOT_KEY": rootKey, "KMS_WRAPPING_KEY": wrappingKey, "SEAT_TOKEN_SECRET": tokenSecret, "RECEIPT_ISSUER": audience,
 		"SCHEDULER_AUDIENCE": audience, "SCHEDULER_EMAIL": scheduler, "IDENTITY_ISSUER": audience, "IDENTITY_AUDIENCE": audience,
 	}
-	stores := []string{"validate", "acquire", "heartbeat", "release", "sweep", "admin"}
+	stores := []string{"validate", "acquire", "heartbeat", "release", "borrow", "sweep", "admin"}
 	databases := append(slices.Clone(stores), "keys", "rotate", "register")
 	budgets := []string{"validate", "acquire", "release"}
 	for _, at := range []struct {
@@ -109,20 +109,20 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"LICENSE_KEY_PEPPERS", "hunter2", []string{"validate", "acquire", "release", "admin", "register"}},
 		{"LICENSE_MIN_TTL_SECONDS", "-29713", []string{"admin", "register"}},
 		{"API_KEY_PEPPERS", "hunter2", []string{"rotate", "admin"}},
-		{"SEAT_TOKEN_KEYS", "hunter2", []string{"acquire", "heartbeat", "release"}},
-		{"SEAT_TOKEN_KEYS", "", []string{"acquire", "heartbeat", "release"}},
-		{"KMS_WRAPPING_KEY", "hunter2", []string{"validate", "acquire", "rotate"}},
+		{"SEAT_TOKEN_KEYS", "hunter2", []string{"acquire", "heartbeat", "release", "borrow"}},
+		{"SEAT_TOKEN_KEYS", "", []string{"acquire", "heartbeat", "release", "borrow"}},
+		{"KMS_WRAPPING_KEY", "hunter2", []string{"validate", "acquire", "borrow", "rotate"}},
 		{"KMS_ROOT_KEY", "", []string{"rotate"}},
-		{"KMS_TIMEOUT", "-29713s", []string{"validate", "acquire", "keys", "rotate"}},
-		{"CLOUD_EMULATOR", "hunter2:1", []string{"validate", "acquire", "keys", "rotate"}},
+		{"KMS_TIMEOUT", "-29713s", []string{"validate", "acquire", "borrow", "keys", "rotate"}},
+		{"CLOUD_EMULATOR", "hunter2:1", []string{"validate", "acquire", "borrow", "keys", "rotate"}},
 		{"SEAT_TOKEN_SECRET", "hunter2", []string{"rotate"}},
-		{"RECEIPT_ISSUER", "", []string{"validate", "acquire", "keys"}},
+		{"RECEIPT_ISSUER", "", []string{"validate", "acquire", "borrow", "keys"}},
 		{"BUDGET_REDIS_URL", "hunter2", budgets},
 		{"BUDGET_TIMEOUT", "-29713s", budgets},
 		{"BUDGET_REST", "-29713s", budgets},
-		{"BUDGET_HOLDER_PER_SECOND", "29713000000", append(slices.Clone(budgets), "heartbeat")},
-		{"BUDGET_HOLDER_BURST", "-29713", append(slices.Clone(budgets), "heartbeat")},
-		{"BUDGET_UNKNOWN_BURST", "-29713", append(slices.Clone(budgets), "heartbeat")},
+		{"BUDGET_HOLDER_PER_SECOND", "29713000000", append(slices.Clone(budgets), "heartbeat", "borrow")},
+		{"BUDGET_HOLDER_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
+		{"BUDGET_UNKNOWN_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
 		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate"}},
 		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate"}},
 		{"IDENTITY_ISSUER", "hunter2", []string{"admin", "register"}},
@@ -300,6 +300,8 @@ type answer struct {
 	Receipt     string
 	Valid       bool
 
+	BorrowedUntil time.Time `json:"borrowed_until"`
+
 	Status string
 	Closed int
 }
@@ -372,6 +374,29 @@ func TestASeatIsTakenKeptRefusedAndGivenBack(t *testing.T) {
 	s.must(t, 200, first.SeatToken, "POST", "/v1/release", nil)
 	s.must(t, 200, second.SeatToken, "POST", "/v1/heartbeat", nil)
 	s.log.Hides(t, key, first.SeatToken, second.SeatToken)
+}
+
+func TestABorrowedSeatStaysTakenWithoutHeartbeatsUntilItIsReturned(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	key, _ := s.sell(t, 2)
+	borrower := s.must(t, 201, "", "POST", "/v1/acquire", question(key, "laptop"))
+	lent := s.must(t, 200, borrower.SeatToken, "POST", "/v1/borrow", object{"until": time.Now().Add(time.Hour)})
+	if lent.BorrowedUntil.Before(time.Now().Add(50*time.Minute)) || lent.Receipt == "" {
+		t.Errorf("the borrow was answered %+v", lent)
+	}
+	time.Sleep(lease + allowance)
+	other := s.must(t, 201, "", "POST", "/v1/acquire", question(key, "desktop"))
+	if refused := s.must(t, 409, "", "POST", "/v1/acquire", question(key, "tablet")); refused.Code != "no_seats_available" {
+		t.Errorf("a third client was answered %s", refused.Code)
+	}
+	s.must(t, 422, other.SeatToken, "POST", "/v1/borrow", object{"until": time.Now().Add(-time.Hour)})
+	s.must(t, 200, borrower.SeatToken, "POST", "/v1/release", nil)
+	if over := s.must(t, 410, borrower.SeatToken, "POST", "/v1/borrow", object{"until": time.Now().Add(time.Hour)}); over.Code != "seat_released" {
+		t.Errorf("borrowing what was returned was answered %s", over.Code)
+	}
+	s.must(t, 201, "", "POST", "/v1/acquire", question(key, "tablet"))
+	s.log.Hides(t, key, borrower.SeatToken)
 }
 
 func TestACrashedClientsSeatComesFreeWithoutASweep(t *testing.T) {

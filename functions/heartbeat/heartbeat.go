@@ -85,7 +85,7 @@ func (d Deps) beat(c *httpx.Call) (httpx.Reply, error) {
 		return httpx.Reply{}, err
 	}
 	if !beat.Alive {
-		return httpx.Reply{}, gone(beat.Ending)
+		return httpx.Reply{}, beat.Ending.Gone()
 	}
 	answer := &Answer{
 		SessionID: claims.Session, SeatNo: beat.Seat, ExpiresAt: httpx.At(beat.ExpiresAt), TTLSeconds: int64(beat.TTL / time.Second),
@@ -97,25 +97,4 @@ func (d Deps) beat(c *httpx.Call) (httpx.Reply, error) {
 		answer.Draining, answer.DrainUntil = true, &until
 	}
 	return httpx.Reply{Body: answer}, nil
-}
-
-// sentences say what a holder that lost its seat can do.
-var sentences = map[string]string{
-	seat.Released: "This session was released. Acquire a seat to start another.",
-	seat.Lapsed:   "This session's lease ran out before a heartbeat arrived, and its seat may have been given to somebody else. Acquire a seat to start another.",
-	seat.Evicted:  "This session was ended by somebody else; the reason says why. Its seat stays taken until its lease has run out: release it to free the seat at once.",
-}
-
-// gone tells a holder that it lost its seat: why, by whom and when.
-func gone(e seat.Ending) error {
-	var at *httpx.Time
-	if !e.At.IsZero() {
-		t := httpx.At(e.At)
-		at = &t
-	}
-	var by *string
-	if e.By != "" {
-		by = &e.By
-	}
-	return fault.Gone("seat_"+e.Status, sentences[e.Status]).With("reason", e.Reason).With("ended_at", at).With("ended_by", by)
 }

@@ -24,6 +24,8 @@ type Product struct {
 type Plan struct {
 	Code, Product, Name      string
 	MaxSeats, OverdraftSeats int
+	// BorrowReserve means what it means in a License.
+	BorrowReserve int
 	// TTL, OfflineGrace and Drain are whole seconds, and mean what they mean in a License.
 	TTL      time.Duration
 	SeatPer  string
@@ -47,7 +49,7 @@ func (p *Product) Faults() []fault.Field { return nameFaults(p.Code, p.Name) }
 // in a request; nil is nothing. ShortestTTL is the shortest lease that may be sold.
 func (p *Plan) Faults(shortestTTL time.Duration) []fault.Field {
 	faults := nameFaults(p.Code, p.Name)
-	faults = append(faults, limitFaults(p.MaxSeats, p.OverdraftSeats, p.TTL, p.SeatPer, p.Features, p.Versions, p.MaxDevices, shortestTTL)...)
+	faults = append(faults, limitFaults(p.MaxSeats, p.OverdraftSeats, p.BorrowReserve, p.TTL, p.SeatPer, p.Features, p.Versions, p.MaxDevices, shortestTTL)...)
 	for _, d := range []struct {
 		field string
 		value time.Duration
@@ -104,7 +106,7 @@ func readProduct(row pgx.Row, code string) (Product, error) {
 
 // planColumns are what readPlan reads.
 const planColumns = `
-	code, product_code, name, max_seats, overdraft_seats, ttl_seconds, seat_per, features, versions,
+	code, product_code, name, max_seats, overdraft_seats, borrow_reserve_seats, ttl_seconds, seat_per, features, versions,
 	coalesce(max_devices, 0), offline_grace_seconds, drain_seconds, created_at, updated_at`
 
 // ReadPlan answers a plan; fault.NotFound when there is none of that code.
@@ -122,16 +124,17 @@ func PutPlan(ctx context.Context, tx tenancy.Tx, p Plan, shortestTTL time.Durati
 	}
 	put, err := readPlan(tx.QueryRow(ctx, `
 		INSERT INTO app.plans (code, product_code, name, max_seats, overdraft_seats, ttl_seconds, seat_per, features, versions,
-		                       max_devices, offline_grace_seconds, drain_seconds)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, nullif($10, 0), $11, $12)
+		                       max_devices, offline_grace_seconds, drain_seconds, borrow_reserve_seats)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, nullif($10, 0), $11, $12, $13)
 		ON CONFLICT (code) DO UPDATE SET
 		    product_code = excluded.product_code, name = excluded.name, max_seats = excluded.max_seats,
 		    overdraft_seats = excluded.overdraft_seats, ttl_seconds = excluded.ttl_seconds, seat_per = excluded.seat_per,
 		    features = excluded.features, versions = excluded.versions, max_devices = excluded.max_devices,
-		    offline_grace_seconds = excluded.offline_grace_seconds, drain_seconds = excluded.drain_seconds, updated_at = now()
+		    offline_grace_seconds = excluded.offline_grace_seconds, drain_seconds = excluded.drain_seconds,
+		    borrow_reserve_seats = excluded.borrow_reserve_seats, updated_at = now()
 		RETURNING`+planColumns,
 		p.Code, p.Product, p.Name, p.MaxSeats, p.OverdraftSeats, inSeconds(p.TTL), p.SeatPer, list(p.Features), p.Versions,
-		p.MaxDevices, inSeconds(p.OfflineGrace), inSeconds(p.Drain)), p.Code)
+		p.MaxDevices, inSeconds(p.OfflineGrace), inSeconds(p.Drain), p.BorrowReserve), p.Code)
 	if tenancy.Code(err) == foreignKeyViolation {
 		return Plan{}, fault.Invalid("The plan is not valid.", fault.Field{Field: "product", Code: "not_allowed", Detail: "There is no such product."}).Because(err)
 	}
@@ -140,7 +143,7 @@ func PutPlan(ctx context.Context, tx tenancy.Tx, p Plan, shortestTTL time.Durati
 
 func readPlan(row pgx.Row, code string) (Plan, error) {
 	var p Plan
-	err := row.Scan(&p.Code, &p.Product, &p.Name, &p.MaxSeats, &p.OverdraftSeats, seconds{&p.TTL}, &p.SeatPer, &p.Features, &p.Versions,
+	err := row.Scan(&p.Code, &p.Product, &p.Name, &p.MaxSeats, &p.OverdraftSeats, &p.BorrowReserve, seconds{&p.TTL}, &p.SeatPer, &p.Features, &p.Versions,
 		&p.MaxDevices, seconds{&p.OfflineGrace}, seconds{&p.Drain}, &p.CreatedAt, &p.UpdatedAt)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):

@@ -205,7 +205,7 @@ func (d *Directory) resolve(ctx context.Context, macs [][]byte) (tenancy.ID, uui
 // columns are what License.fields reads, of licenses l and tenants t.
 const columns = `
 	l.id, l.product_code, l.plan_code, l.status, coalesce(l.status_reason, ''), coalesce(l.status_by, ''), t.status,
-	l.max_seats, l.overdraft_seats, l.ttl_seconds, l.seat_per, l.features, l.versions, coalesce(l.max_devices, 0),
+	l.max_seats, l.overdraft_seats, l.borrow_reserve_seats, l.ttl_seconds, l.seat_per, l.features, l.versions, coalesce(l.max_devices, 0),
 	l.allowed_hardware, l.offline_grace_seconds, l.drain_seconds, l.starts_at, l.expires_at, l.grace_until,
 	l.pool_version, l.created_at, l.updated_at`
 
@@ -213,7 +213,7 @@ const columns = `
 func (l *License) fields() []any {
 	return []any{
 		&l.ID, &l.Product, &l.Plan, &l.Status, &l.StatusReason, &l.StatusBy, &l.TenantStatus,
-		&l.MaxSeats, &l.OverdraftSeats,
+		&l.MaxSeats, &l.OverdraftSeats, &l.BorrowReserve,
 		seconds{&l.TTL},
 		&l.SeatPer, &l.Features, &l.Versions, &l.MaxDevices,
 		&l.AllowedHardware,

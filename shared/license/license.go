@@ -44,6 +44,8 @@ type License struct {
 	// TenantStatus is active or suspended: a suspended tenant's licences grant nothing.
 	TenantStatus             string
 	MaxSeats, OverdraftSeats int
+	// BorrowReserve is the low-water mark: so many of MaxSeats are never borrowed.
+	BorrowReserve int
 	// TTL is the life of a lease, in whole seconds.
 	TTL time.Duration
 	// SeatPer says who holds a seat: device, user or instance.

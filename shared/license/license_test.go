@@ -310,10 +310,10 @@ func TestTermsNameEveryFault(t *testing.T) {
 		t.Errorf("the most seats: %v", most.Faults(time.Minute))
 	}
 	bad := license.Terms{
-		MaxSeats: 0, OverdraftSeats: -1, TTL: 59 * time.Second, SeatPer: "floor", Features: []string{"a", "", "a", strings.Repeat("x", 256)},
+		MaxSeats: 0, OverdraftSeats: -1, BorrowReserve: -1, TTL: 59 * time.Second, SeatPer: "floor", Features: []string{"a", "", "a", strings.Repeat("x", 256)},
 		Versions: "two", MaxDevices: -1, AllowedHardware: []string{""}, StartsAt: at(0), ExpiresAt: at(0), GraceUntil: at(-1),
 	}
-	want := "max_seats:out_of_range overdraft_seats:out_of_range ttl_seconds:out_of_range seat_per:not_allowed features[1]:too_short " +
+	want := "max_seats:out_of_range overdraft_seats:out_of_range borrow_reserve_seats:out_of_range ttl_seconds:out_of_range seat_per:not_allowed features[1]:too_short " +
 		"features[2]:not_allowed features[3]:too_long versions:bad_format max_devices:out_of_range allowed_hardware[0]:too_short " +
 		"expires_at:out_of_range grace_until:out_of_range"
 	var got []string

@@ -68,7 +68,7 @@ func newStore(t testing.TB) *store {
 
 func teamPlan() license.Plan {
 	return license.Plan{
-		Code: "team", Product: "editor", Name: "Team", MaxSeats: 10, OverdraftSeats: 2, TTL: 6 * time.Minute, SeatPer: "device",
+		Code: "team", Product: "editor", Name: "Team", MaxSeats: 10, OverdraftSeats: 2, BorrowReserve: 4, TTL: 6 * time.Minute, SeatPer: "device",
 		Features: []string{"export"}, Versions: ">=2.0", MaxDevices: 20, OfflineGrace: 72 * time.Hour, Drain: time.Hour,
 	}
 }
@@ -163,7 +163,7 @@ func TestALicenceIsFoundByItsKeyInEveryFunctionThatAsks(t *testing.T) {
 			t.Fatalf("%s: %v", role, err)
 		}
 		l := facts.License
-		if l.ID != made.ID || l.Tenant != s.a || l.TenantStatus != "active" || l.TTL != 6*time.Minute || l.OverdraftSeats != 2 ||
+		if l.ID != made.ID || l.Tenant != s.a || l.TenantStatus != "active" || l.TTL != 6*time.Minute || l.OverdraftSeats != 2 || l.BorrowReserve != 4 ||
 			l.Versions != ">=2.0" || l.MaxDevices != 20 || l.OfflineGrace != 72*time.Hour || l.Drain != time.Hour ||
 			len(l.AllowedHardware) != 1 || l.ExpiresAt == nil || l.ExpiresAt.Year() != 2031 || l.StartsAt != nil || l.PoolVersion == 0 {
 			t.Errorf("%s: facts %+v", role, l)

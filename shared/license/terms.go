@@ -27,6 +27,8 @@ const (
 type Terms struct {
 	Plan                     string
 	MaxSeats, OverdraftSeats int
+	// BorrowReserve is the low-water mark of borrowed seats.
+	BorrowReserve int
 	// TTL is the life of a lease, in whole seconds.
 	TTL     time.Duration
 	SeatPer string
@@ -42,7 +44,7 @@ type Terms struct {
 // Terms are the plan's defaults, to be changed before a licence is made of them.
 func (p *Plan) Terms() Terms {
 	return Terms{
-		Plan: p.Code, MaxSeats: p.MaxSeats, OverdraftSeats: p.OverdraftSeats, TTL: p.TTL, SeatPer: p.SeatPer,
+		Plan: p.Code, MaxSeats: p.MaxSeats, OverdraftSeats: p.OverdraftSeats, BorrowReserve: p.BorrowReserve, TTL: p.TTL, SeatPer: p.SeatPer,
 		Features: slices.Clone(p.Features), Versions: p.Versions, MaxDevices: p.MaxDevices,
 	}
 }
@@ -50,7 +52,7 @@ func (p *Plan) Terms() Terms {
 // Terms are the licence's as they stand, to be changed.
 func (l *License) Terms() Terms {
 	return Terms{
-		Plan: l.Plan, MaxSeats: l.MaxSeats, OverdraftSeats: l.OverdraftSeats, TTL: l.TTL, SeatPer: l.SeatPer,
+		Plan: l.Plan, MaxSeats: l.MaxSeats, OverdraftSeats: l.OverdraftSeats, BorrowReserve: l.BorrowReserve, TTL: l.TTL, SeatPer: l.SeatPer,
 		Features: slices.Clone(l.Features), Versions: l.Versions, MaxDevices: l.MaxDevices,
 		AllowedHardware: slices.Clone(l.AllowedHardware),
 		StartsAt:        l.StartsAt, ExpiresAt: l.ExpiresAt, GraceUntil: l.GraceUntil,
@@ -60,7 +62,7 @@ func (l *License) Terms() Terms {
 // Faults is all that is wrong with the terms, by the names that the fields have
 // in a request; nil is nothing. ShortestTTL is the shortest lease that may be sold.
 func (t *Terms) Faults(shortestTTL time.Duration) []fault.Field {
-	faults := limitFaults(t.MaxSeats, t.OverdraftSeats, t.TTL, t.SeatPer, t.Features, t.Versions, t.MaxDevices, shortestTTL)
+	faults := limitFaults(t.MaxSeats, t.OverdraftSeats, t.BorrowReserve, t.TTL, t.SeatPer, t.Features, t.Versions, t.MaxDevices, shortestTTL)
 	if len(t.AllowedHardware) > mostHardware {
 		faults = append(faults, fault.Field{Field: "allowed_hardware", Code: "too_long", Detail: fmt.Sprintf("At most %d hardware ids can be listed.", mostHardware)})
 	}
@@ -80,7 +82,7 @@ func (t *Terms) Faults(shortestTTL time.Duration) []fault.Field {
 }
 
 // limitFaults is what a licence's terms and a plan's defaults have in common.
-func limitFaults(maxSeats, overdraft int, ttl time.Duration, seatPer string, features []string, versions string, maxDevices int, shortestTTL time.Duration) []fault.Field {
+func limitFaults(maxSeats, overdraft, borrowReserve int, ttl time.Duration, seatPer string, features []string, versions string, maxDevices int, shortestTTL time.Duration) []fault.Field {
 	var faults []fault.Field
 	wrong := func(field, code, format string, args ...any) {
 		faults = append(faults, fault.Field{Field: field, Code: code, Detail: fmt.Sprintf(format, args...)})
@@ -90,6 +92,9 @@ func limitFaults(maxSeats, overdraft int, ttl time.Duration, seatPer string, fea
 	}
 	if overdraft < 0 || overdraft > mostSeats-min(maxSeats, mostSeats) {
 		wrong("overdraft_seats", "out_of_range", "The number of overdraft seats is from 0, and at most %d with the other seats.", mostSeats)
+	}
+	if borrowReserve < 0 || borrowReserve > mostSeats {
+		wrong("borrow_reserve_seats", "out_of_range", "The number of seats that are not borrowed is from 0 to %d.", mostSeats)
 	}
 	if ttl < shortestTTL || ttl > LongestTTL || ttl%time.Second != 0 {
 		wrong("ttl_seconds", "out_of_range", "A lease is from %d to %d seconds long.", int(shortestTTL/time.Second), int(LongestTTL/time.Second))

@@ -713,3 +713,142 @@ func TestLimitsThatNobodyToldRedisOfHold(t *testing.T) {
 		w.over(one, Evicted, "license_suspended") // the acquire told the pool
 	})
 }
+
+// B1
+func TestABorrowThatDiesBeforeItsRowLeavesNothing(t *testing.T) {
+	w := newWorld(t, 1)
+	ref := w.sit("one")
+	dead, cancel := context.WithCancel(w.ctx())
+	cancel()
+	_, err := w.writeBorrow(dead, w.pool(), ref, Term{Until: time.Now().Add(time.Hour)})
+	w.isUnavailable(err)
+	if until := w.borrowedUntil(ref.Session); !until.IsZero() {
+		t.Errorf("the row says until %s", until)
+	}
+	w.expire(ref.Session)
+	w.sit("two")
+}
+
+// halfBorrow makes a session whose borrow, for an hour, died between PostgreSQL and Redis.
+func (w *world) halfBorrow() (Ref, borrow) {
+	w.t.Helper()
+	ref := w.sit("one")
+	b, err := w.writeBorrow(w.ctx(), w.pool(), ref, Term{Until: time.Now().Add(time.Hour)})
+	w.must(err)
+	if b.loan.Verdict != Lent || !w.borrowedUntil(ref.Session).Equal(b.loan.Until) {
+		w.t.Fatalf("write borrow: %+v", b)
+	}
+	return ref, b
+}
+
+// B2
+func TestABorrowThatDiesAfterItsRowTakesTheSeatUntilItsEndAtMost(t *testing.T) {
+	t.Parallel()
+	t.Run("the lease ends as before", func(t *testing.T) {
+		w := newWorld(t, 1)
+		ref, b := w.halfBorrow()
+		w.alive(ref)
+		w.pass(longLease + 2*allowance)
+		w.sit("two")
+		w.ended(ref.Session, Lapsed, ReasonLeaseExpired, "")
+		if at := w.revoked(ref.Session); at.IsZero() || at.After(b.loan.Until) {
+			t.Errorf("a receipt that nobody has is void until %s", at)
+		}
+	})
+	t.Run("a rebuild knows the row", func(t *testing.T) {
+		w := newWorld(t, 1)
+		ref, b := w.halfBorrow()
+		w.redis.RestartEmpty(t)
+		w.full()
+		w.isTaken(ref, b.loan)
+		w.pass(time.Hour + time.Minute)
+		w.sit("two")
+	})
+	t.Run("the retry completes it", func(t *testing.T) {
+		w := newWorld(t, 1)
+		ref, b := w.halfBorrow()
+		loan := w.lends(ref, time.Minute)
+		if !loan.Until.Equal(b.loan.Until) {
+			t.Errorf("lent until %s, and the row said %s", loan.Until, b.loan.Until)
+		}
+		w.isTaken(ref, loan)
+	})
+}
+
+// B3
+func TestABorrowWhoseAnswerWasLostIsAnsweredAgain(t *testing.T) {
+	w := newWorld(t, 1)
+	ref := w.sit("one")
+	lost := w.lends(ref, time.Hour)
+	if loan := w.lends(ref, 30*time.Minute); !loan.Until.Equal(lost.Until) {
+		t.Errorf("lent until %s, and again until %s", lost.Until, loan.Until)
+	}
+	w.alive(ref)
+	w.isTaken(ref, lost)
+	w.release(ref)
+	w.sit("two")
+}
+
+// B4, and the safeguard "epoch": the row may have been read before it said so
+func TestABorrowThatStalledAcrossARebuildIsWrittenAgain(t *testing.T) {
+	w := newWorld(t, 1)
+	ref := w.sit("one")
+	s, err := w.snapshot(w.ctx(), w.pool(), w.epoch()) // of a rebuild that knows of no borrow
+	w.must(err)
+	b, err := w.writeBorrow(w.ctx(), w.pool(), ref, Term{Until: time.Now().Add(time.Hour)})
+	w.must(err)
+	if kind, err := w.lend(w.ctx(), w.pool(), ref, b); err != nil || kind != "rebuild" {
+		t.Errorf("lend in the pool of the older epoch: %s, %v, want it refused", kind, err)
+	}
+	kind, err := w.install(w.ctx(), w.pool(), s)
+	if err != nil || kind != "ok" {
+		t.Fatalf("rebuild: %s, %v", kind, err)
+	}
+	if at := w.reapAt(ref.Session); !at.Before(b.loan.Until) {
+		t.Errorf("the pool knows of the borrow already: reaped at %s", at)
+	}
+	loan := w.lends(ref, time.Minute)
+	if !loan.Until.Equal(b.loan.Until) {
+		t.Errorf("lent until %s, and the row said %s", loan.Until, b.loan.Until)
+	}
+	w.isTaken(ref, loan)
+}
+
+// B4, where the rebuild came after the row
+func TestABorrowDecidedInAnOlderEpochIsNotLent(t *testing.T) {
+	w := newWorld(t, 1)
+	ref, b := w.halfBorrow()
+	w.must(w.rebuild(w.ctx(), w.pool(), w.epoch()))
+	if kind, err := w.lend(w.ctx(), w.pool(), ref, b); err != nil || kind != "rebuild" {
+		t.Errorf("lend: %s, %v, want it refused", kind, err)
+	}
+	w.isTaken(ref, b.loan)
+	w.lends(ref, time.Minute)
+}
+
+// B5
+func TestABorrowThatRedisForgotIsRestored(t *testing.T) {
+	w := newWorld(t, 1)
+	ref := w.sit("one")
+	loan := w.lends(ref, time.Hour)
+	w.redis.RestartEmpty(t)
+	w.full()
+	w.isTaken(ref, loan)
+	w.pass(50 * time.Minute)
+	w.redis.Do(t, "FLUSHALL")
+	w.full()
+	w.alive(ref)
+}
+
+// B6
+func TestAHalfReturnedBorrowThatRedisForgotIsLateNotLost(t *testing.T) {
+	w := newWorld(t, 1)
+	ref := w.sit("one")
+	w.lends(ref, time.Hour)
+	w.must(w.giveBack(w.ctx(), w.pool(), reservation{session: ref.Session, fence: ref.Fence()}))
+	w.redis.RestartEmpty(t)
+	w.full() // the rebuild cannot know
+	w.release(ref)
+	w.sweep()
+	w.sit("two")
+}

@@ -36,7 +36,7 @@ type lua map[string]string
 
 func luaInProduction() lua {
 	return lua{
-		"lib": libSource, "acquire": demandSource + acquireSource, "touch": touchSource, "release": releaseSource, "leave": leaveSource,
+		"lib": libSource, "acquire": demandSource + acquireSource, "touch": touchSource, "borrow": borrowSource, "release": releaseSource, "leave": leaveSource,
 		"evict": evictSource, "peek": peekSource, "stage": stageSource, "rebuild": rebuildSource, "resize": resizeSource, "sweep": sweepSource,
 	}
 }
@@ -146,9 +146,24 @@ type machine struct {
 	closed  map[string]bool // rows that are in the history
 	granted []sitter        // every session that a pool ever granted
 	tried   int             // acquires, each under an id of its own
+	wall    int64           // PostgreSQL's clock, and the holders', which goes only forwards
+	beliefs map[string]conviction
+	written []loan // borrows that are on their row, and the pool has not heard of
 	moves   int
 	stalled []blueprint // rebuilds that have read and not built yet
 	replica *replica
+}
+
+// conviction is a holder's that it sits: until when, and on which seat of how many.
+type conviction struct {
+	until       int64
+	seat, seats int
+}
+
+// loan is a borrow as its row has it.
+type loan struct {
+	sitter
+	epoch, last int64
 }
 
 // replica is a pool as a replica has it that follows no more.
@@ -169,6 +184,9 @@ type record struct {
 	answers      map[string]int
 }
 
+// longestLease that any machine's licence has, in ms.
+const longestLease = int64(20_000)
+
 // beginning is when every life begins, in ms.
 const beginning = int64(1_700_000_000_000)
 
@@ -179,6 +197,7 @@ func newMachine(t *rapid.T, at *stage, r *record) *machine {
 		t: t, at: at, record: r, site: site, keys: site.keys(), epoch: 1, rows: map[string]row{}, closed: map[string]bool{},
 		terms: terms{version: 1, state: "active", seats: 2, lease: 10_000, allowance: 1000, reservation: 3000, poll: 2000, drain: -1, ends: -1},
 		pool:  newReference(around{now: beginning, incarnation: "r1"}),
+		wall:  beginning, beliefs: map[string]conviction{},
 	}
 	at.setTime(beginning)
 	at.must(at.rdb.Set(context.Background(), "test:incarnation", "r1", 0).Err())
@@ -250,6 +269,36 @@ func (m *machine) look() {
 			}
 			sits[s.holder] = id
 		}
+	}
+}
+
+// believes says that a session's holder was told that it sits, for so many ms from now.
+func (m *machine) believes(s sitter, last int64) {
+	b := m.beliefs[s.id]
+	m.beliefs[s.id] = conviction{max(b.until, m.wall+last), s.seat, max(b.seats, m.terms.seats+m.terms.overdraft)}
+}
+
+// judge checks what is promised: whoever believes has a row, no two believe in one seat, and never more believe than there
+// were seats when somebody of them was told so.
+func (m *machine) judge() {
+	seats := map[int]string{}
+	most := 0
+	for id, b := range m.beliefs {
+		if b.until <= m.wall {
+			delete(m.beliefs, id)
+			continue
+		}
+		most = max(most, b.seats)
+		if _, open := m.rows[id]; !open {
+			m.disagree("%s believes and has no row", id)
+		}
+		if other, twice := seats[b.seat]; twice {
+			m.disagree("%s and %s believe in seat %d", id, other, b.seat)
+		}
+		seats[b.seat] = id
+	}
+	if len(seats) > most {
+		m.disagree("%d believe in %d seats", len(seats), most)
 	}
 }
 
@@ -361,6 +410,9 @@ func (m *machine) acquire() (sitter, bool) {
 	if wait {
 		flag = "1"
 	}
+	if own := m.pool.sitters[m.pool.holders[holder]]; own.mark == markEvicted {
+		delete(m.beliefs, own.id) // whoever asks for a seat believes in none that it was evicted from
+	}
 	want := m.pool.acquire(id, holder, wait)
 	if m.call("acquire", want, id, holder, flag) != "seat" || m.fault != "" {
 		return sitter{}, false
@@ -438,7 +490,53 @@ func (m *machine) touch(s sitter, f Fence, confirm bool, closed ...string) {
 	for _, id := range closed {
 		args = append(args, id)
 	}
-	m.call("touch", m.pool.touch(s.id, f, confirm, closed...), args...)
+	want := m.pool.touch(s.id, f, confirm, closed...)
+	_, open := m.rows[s.id]
+	switch kind := m.call("touch", want, args...); {
+	case f != s.fence:
+	case kind == "ended":
+		delete(m.beliefs, s.id)
+	case kind == "ok" && open:
+		m.believes(s, m.pool.terms.lease)
+	}
+}
+
+// borrow writes on a session's row until when it is borrowed, and lets its pool know, now or later.
+func (m *machine) borrow() {
+	s := m.session()
+	r, open := m.rows[s.id]
+	if !open || r.evicted != nil || m.terms.state != "active" {
+		return
+	}
+	last := one(m, "borrowed for", int64(30_000), 4000, 90_000)
+	if r.borrowed < m.wall+last {
+		r.borrowed = m.wall + last
+		m.rows[s.id] = r
+	}
+	l := loan{s, m.epoch, r.borrowed - m.wall}
+	if m.stalls("a borrow stalls") {
+		m.written = append(m.written, l)
+		return
+	}
+	m.lend(l)
+}
+
+func (m *machine) lend(l loan) {
+	f := m.fence(l.sitter)
+	if m.call("borrow", m.pool.borrow(l.id, f, l.epoch, l.last), l.id, f, l.epoch, l.last) == "ok" {
+		m.believes(l.sitter, m.rows[l.id].borrowed-m.wall)
+	}
+}
+
+// late lets a pool hear of a borrow that stalled.
+func (m *machine) late() {
+	if len(m.written) == 0 {
+		m.borrow()
+		return
+	}
+	i := rapid.IntRange(0, len(m.written)-1).Draw(m.t, "which borrow")
+	m.lend(m.written[i])
+	m.written = slices.Delete(m.written, i, i+1)
 }
 
 func (m *machine) confirm() { s := m.session(); m.touch(s, m.fence(s), true) }
@@ -448,6 +546,9 @@ func (m *machine) beat() { s := m.session(); m.touch(s, m.fence(s), false) }
 func (m *machine) release() {
 	s := m.session()
 	f := m.fence(s)
+	if f == s.fence {
+		delete(m.beliefs, s.id) // it stopped before it says so
+	}
 	m.call("release", m.pool.release(s.id, f), s.id, f)
 	if f == s.fence && m.chance("its row is closed") {
 		m.close(s.id)
@@ -469,7 +570,7 @@ func (m *machine) evict() {
 func (m *machine) resize() {
 	change := m.terms
 	change.seats, change.overdraft = rapid.IntRange(1, 4).Draw(m.t, "seats"), rapid.IntRange(0, 1).Draw(m.t, "overdraft")
-	change.lease = one(m, "lease", int64(10_000), 6000, 20_000)
+	change.lease = one(m, "lease", int64(10_000), 6000, longestLease)
 	change.drain, change.ends = one(m, "drains in", int64(-1), 0, 5000), one(m, "expires in", int64(-1), -1, 0, 15_000)
 	change.state, change.by = one(m, "state", "active", "active", "active", "license_suspended"), one(m, "by", "", "admin")
 	change.version += one(m, "version", int64(1), 1, 1, 0, -1)
@@ -515,13 +616,16 @@ func (m *machine) sweep() {
 // rebuild begins a new epoch and reads the rows. What it read reaches the pool at once, or later.
 func (m *machine) rebuild() {
 	m.epoch++
-	b := blueprint{epoch: m.epoch, incarnation: m.pool.incarnation, terms: m.terms, floor: m.terms.lease + 2000}
+	b := blueprint{epoch: m.epoch, incarnation: m.pool.incarnation, terms: m.terms, floor: longestLease + 2000}
 	b.rows = slices.SortedFunc(maps.Values(m.rows), func(x, y row) int {
 		if above(x.fence, y.fence) {
 			return 1
 		}
 		return -1
 	})
+	for i := range b.rows {
+		b.rows[i].borrowed = max(0, b.rows[i].borrowed-m.wall)
+	}
 	if m.stalls("a rebuild stalls") {
 		m.stalled = append(m.stalled, b)
 		return
@@ -545,7 +649,9 @@ func (m *machine) wake() {
 
 // pass lets time pass, mostly forwards.
 func (m *machine) pass() {
-	m.pool.now += one(m, "ms", int64(700), 1, 2500, 3500, 7000, 12_000, 25_000, -4000, 25*60*60*1000)
+	ms := one(m, "ms", int64(700), 1, 2500, 3500, 7000, 12_000, 25_000, -4000, 25*60*60*1000)
+	m.pool.now += ms
+	m.wall += max(0, ms)
 	m.at.setTime(m.pool.now)
 	m.t.Logf("the clock of the store shows %d", m.pool.now)
 }
@@ -594,13 +700,14 @@ func drive(t *rapid.T, at *stage, r *record, parts int) string {
 	actions := map[string]func(*rapid.T){}
 	for name, act := range map[string]func(){
 		"acquire": func() { m.acquire() }, "sit": m.sit, "sit too": m.sit, "sit as well": m.sit, "confirm": m.confirm, "beat": m.beat,
-		"beat again": m.beat, "release": m.release, "evict": m.evict, "resize": m.resize, "leave": m.leave, "peek": m.peek,
+		"beat again": m.beat, "borrow": m.borrow, "late": m.late, "release": m.release, "evict": m.evict, "resize": m.resize, "leave": m.leave, "peek": m.peek,
 		"sweep": m.sweep, "rebuild": m.rebuild, "wake": m.wake, "pass": m.pass, "pass more": m.pass,
 		"trouble": func() { one(m, "trouble", m.stay, m.promote, m.lose, m.move)() },
 	} {
 		actions[name] = func(*rapid.T) {
 			if m.fault == "" {
 				act()
+				m.judge()
 			}
 		}
 	}
@@ -629,7 +736,7 @@ func (r *record) proved(t *testing.T, where string) {
 	t.Helper()
 	for _, answer := range []string{
 		"acquire seat", "acquire full", "acquire queued", "acquire refused", "acquire rebuild", "touch ok", "touch ended", "touch unknown",
-		"touch stale", "touch reserved", "touch rebuild", "release ended", "release unknown", "release stale", "release rebuild",
+		"touch stale", "touch reserved", "touch rebuild", "borrow ok", "borrow refused", "borrow rebuild", "release ended", "release unknown", "release stale", "release rebuild",
 		"evict ok", "evict unknown", "evict rebuild", "resize ok", "resize rebuild", "sweep ok", "sweep rebuild", "stage ok",
 		"stage old", "stage moved", "rebuild ok", "rebuild old", "rebuild moved", "leave", "peek",
 	} {
@@ -638,8 +745,8 @@ func (r *record) proved(t *testing.T, where string) {
 		}
 	}
 	testenv.Proved(t, "machine", "%s: %d calls in %d random lives of a pool; every answer, and all that the pool then was, agreed with the "+
-		"reference (%d seats, %d renewals, %d ends, %d rebuilds, %d rebuilds refused)", where, r.calls, r.lives, r.answers["acquire seat"],
-		r.answers["touch ok"], r.answers["touch ended"]+r.answers["release ended"], r.answers["rebuild ok"],
+		"reference, and no more believed than sat (%d seats, %d renewals, %d borrows, %d ends, %d rebuilds, %d rebuilds refused)", where, r.calls,
+		r.lives, r.answers["acquire seat"], r.answers["touch ok"], r.answers["borrow ok"], r.answers["touch ended"]+r.answers["release ended"], r.answers["rebuild ok"],
 		r.answers["stage old"]+r.answers["stage moved"]+r.answers["rebuild old"]+r.answers["rebuild moved"])
 }
 
@@ -670,6 +777,15 @@ var mutants = []struct{ name, script, was, is string }{
 	{"a heartbeat shortens what a rebuild promised", "touch", `'XX', 'GT', ends`, `'XX', ends`},
 	{"a heartbeat confirms a reservation", "touch", `if s.mark == RESERVED and ARGV[3] ~= 'confirm' then`, `if false then`},
 	{"touch looks at no fence", "touch", `if s.fence ~= ARGV[2] then`, `if false then`},
+	{"a borrow of an older epoch is lent", "borrow", `if not m or m.ep ~= ARGV[3] then`, `if not m then`},
+	{"a borrow shortens what was promised", "borrow", `'XX', 'GT', string`, `'XX', string`},
+	{"a borrow lasts for its lease", "borrow", `now + tonumber(ARGV[4]) + m.sg`, `now + m.v + m.sg`},
+	{"a borrow leaves nothing to clocks", "borrow", `now + tonumber(ARGV[4]) + m.sg`, `now + tonumber(ARGV[4])`},
+	{"a borrow looks at no fence", "borrow", `s.fence ~= ARGV[2] or `, ``},
+	{"an evicted session is lent", "borrow", `s.mark ~= CONFIRMED or `, ``},
+	{"an expired lease is lent", "borrow", ` or tonumber(redis.call('ZSCORE', LEASES, id)) <= now`, ``},
+	{"a licence that is suspended lends", "borrow", ` or state_at(m, now) ~= 'active'`, ``},
+	{"a rebuild forgets a borrow", "stage", `now + tonumber(ARGV[i + 4]) + tonumber(ARGV[7])`, `now + tonumber(ARGV[7])`},
 	{"release looks at no fence", "release", `if s.fence ~= ARGV[2] then`, `if false then`},
 	{"an old epoch builds", "rebuild", `if old and tonumber(old.ep) >= tonumber(ARGV[1]) then`, `if false then`},
 	{"an old epoch is staged", "stage", `if old and tonumber(old.ep) >= tonumber(ARGV[1]) then`, `if false then`},

@@ -95,7 +95,8 @@ func (p *Pools) recoverPool(ctx context.Context, l pool, report *Recovery) error
 	var restored, closed int
 	err = p.db.As(ctx, l.tenant, func(tx tenancy.Tx) error {
 		restored = 0
-		if _, err := scanLimits(tx.QueryRow(ctx, lockLimits, l.license.String())); err != nil {
+		row, err := scanLimits(tx.QueryRow(ctx, lockLimits, l.license.String()))
+		if err != nil {
 			return err
 		}
 		// Rows that no pool knows ended in the lost time; they go first, because their seats may have new holders.
@@ -108,8 +109,11 @@ func (p *Pools) recoverPool(ctx context.Context, l pool, report *Recovery) error
 				return err
 			}
 			restored += n
+			if err := p.lendAgain(ctx, tx, row, page); err != nil {
+				return err
+			}
 		}
-		_, err := nextEpoch(ctx, tx, l)
+		_, err = nextEpoch(ctx, tx, l)
 		return err
 	})
 	if err != nil {
@@ -178,4 +182,24 @@ func restore(ctx context.Context, tx tenancy.Tx, l pool, sessions []pooled) (int
 	  FROM unnest($1::text[]::uuid[], $2::text[], $3::text[], $4::timestamptz[]) AS s (id, reason, by, at)
 	 WHERE o.tenant_id = (SELECT app.tenant()) AND o.id = s.id AND o.evicted_at IS NULL`, lost, reasons, bys, ats)
 	return int(tag.RowsAffected()), err
+}
+
+// lendAgain writes on the rows of sessions that the pool keeps for longer than any rebuild would until when they are borrowed:
+// a restore may have lost that. (Those that a rebuild restored a moment ago look the same, for that moment.)
+func (p *Pools) lendAgain(ctx context.Context, tx tenancy.Tx, row limits, sessions []pooled) error {
+	var ids []string
+	var left []int64
+	for _, s := range sessions {
+		if s.left > p.floor(row.longest).Milliseconds() {
+			ids, left = append(ids, s.session.String()), append(left, s.left-p.allowance(row.lease).Milliseconds())
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	_, err := tx.Exec(ctx, `UPDATE app.open_sessions o SET borrowed_until = now() + make_interval(secs => s.ms / 1000.0)
+	  FROM unnest($1::text[]::uuid[], $2::bigint[]) AS s (id, ms)
+	 WHERE o.tenant_id = (SELECT app.tenant()) AND o.id = s.id
+	   AND coalesce(o.borrowed_until, '-infinity') < now() + make_interval(secs => s.ms / 1000.0)`, ids, left)
+	return err
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -88,6 +89,29 @@ func TestARestoredPostgreSQLThatNobodyRecoveredStillGivesNoSeatTwice(t *testing.
 	}
 	w.hasRows(one.Session)
 	w.alive(one)
+}
+
+func TestABorrowOutlivesARestoreOfPostgreSQL(t *testing.T) {
+	w := newWorld(t, 2)
+	kept := w.sit("kept")
+	w.alive(w.sit("not borrowed"))
+	restore := w.backup()
+	loan := w.lends(kept, time.Hour)
+	restore()
+	if until := w.borrowedUntil(kept.Session); !until.IsZero() {
+		t.Fatalf("the restored row says until %s", until)
+	}
+	_, err := w.pools("usher_sweep").Recover(w.ctx())
+	w.must(err)
+	if until := w.borrowedUntil(kept.Session); until.Before(loan.Until.Add(-time.Millisecond)) {
+		t.Errorf("the recovered row says until %s, want %s", until, loan.Until)
+	}
+	if n := testenv.Value[int](t, w.db, `SELECT count(*)::int FROM app.open_sessions WHERE borrowed_until IS NOT NULL`); n != 1 {
+		t.Errorf("%d rows are borrowed, want one", n)
+	}
+	w.redis.RestartEmpty(t)
+	w.alive(kept)
+	w.isTaken(kept, Loan{Until: loan.Until.Add(-time.Millisecond)})
 }
 
 func TestRecoveryTellsWhatItCannotRecover(t *testing.T) {

@@ -59,7 +59,7 @@ type row struct {
 	id, holder string
 	seat       int
 	fence      Fence
-	borrowed   int64 // ms that its borrow goes on
+	borrowed   int64 // until when, by PostgreSQL's clock; in a blueprint, ms that it goes on
 	evicted    *end
 }
 
@@ -331,6 +331,20 @@ func (p *reference) touch(id string, fence Fence, confirm bool, closed ...string
 		p.clock = now
 	}
 	return []any{"ok", now, p.terms.lease, live, p.terms.seats, p.terms.overdraft, drain, s.seat}
+}
+
+func (p *reference) borrow(id string, fence Fence, epoch, last int64) []any {
+	if !p.warm() || p.epoch != epoch {
+		return []any{"rebuild"}
+	}
+	s, here := p.sitters[id]
+	if !here || s.fence != fence || s.mark != markConfirmed || s.until <= p.time() || p.stateAt(p.time()) != "active" {
+		return []any{"refused"}
+	}
+	s.until = max(s.until, p.time()+last+p.terms.allowance)
+	p.sitters[id] = s
+	p.clock = p.time()
+	return []any{"ok"}
 }
 
 func (p *reference) release(id string, fence Fence) []any {

@@ -26,6 +26,8 @@ var (
 	acquireSource string
 	//go:embed touch.lua
 	touchSource string
+	//go:embed borrow.lua
+	borrowSource string
 	//go:embed release.lua
 	releaseSource string
 	//go:embed leave.lua
@@ -57,6 +59,7 @@ var (
 	acquireScript = redis.NewScript(refusedWhenFull + libSource + demandSource + acquireSource)
 	carryScript   = redis.NewScript(refusedWhenFull + libSource + demandSource + carrySource)
 	touchScript   = redis.NewScript(TouchScript())
+	borrowScript  = redis.NewScript(allowedWhenFull + libSource + borrowSource)
 	releaseScript = redis.NewScript(allowedWhenFull + libSource + releaseSource)
 	leaveScript   = redis.NewScript(allowedWhenFull + libSource + leaveSource)
 	evictScript   = redis.NewScript(allowedWhenFull + libSource + evictSource)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/tenancy"
 )
 
@@ -95,6 +96,26 @@ type Ending struct {
 	By string
 	// At is when, by the store's clock; zero when that is not known any more.
 	At time.Time
+}
+
+// sentences say what a holder that lost its seat can do.
+var sentences = map[string]string{
+	Released: "This session was released. Acquire a seat to start another.",
+	Lapsed:   "This session's lease ran out before a heartbeat arrived, and its seat may have been given to somebody else. Acquire a seat to start another.",
+	Evicted:  "This session was ended by somebody else; the reason says why. Its seat stays taken until its lease has run out: release it to free the seat at once.",
+}
+
+// Gone tells a holder that it lost its seat: why, by whom and when.
+func (e Ending) Gone() *fault.Error {
+	var at, by *string
+	if !e.At.IsZero() {
+		text := e.At.UTC().Format("2006-01-02T15:04:05.000Z")
+		at = &text
+	}
+	if e.By != "" {
+		by = &e.By
+	}
+	return fault.Gone("seat_"+e.Status, sentences[e.Status]).With("reason", e.Reason).With("ended_at", at).With("ended_by", by)
 }
 
 // ErrUnknownLicense says that the licence has no row under this tenant.

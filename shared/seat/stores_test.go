@@ -3,6 +3,7 @@ package seat
 import (
 	"encoding/json"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -89,6 +90,7 @@ func TestALifeThroughPgBouncer(t *testing.T) {
 func TestEachFunctionsRoleMayDoItsWorkWarmAndCold(t *testing.T) {
 	w := newWorld(t, 4)
 	acquire, heartbeat, release := w.pools("usher_acquire"), w.pools("usher_heartbeat"), w.pools("usher_release")
+	borrow := w.pools("usher_borrow")
 	sweep, validate, admin := w.pools("usher_sweep"), w.pools("usher_validate"), w.pools("usher_admin")
 	takes := func(holder string) Ref {
 		t.Helper()
@@ -112,6 +114,14 @@ func TestEachFunctionsRoleMayDoItsWorkWarmAndCold(t *testing.T) {
 		prepare()
 		if b, err := heartbeat.Heartbeat(w.ctx(), one); err != nil || !b.Alive {
 			t.Errorf("%s: heartbeat: %+v, %v", name, b, err)
+		}
+		prepare()
+		if loan, err := borrow.Borrow(w.ctx(), one, Term{Until: time.Now().Add(time.Minute)}); err != nil || loan.Verdict != Lent {
+			t.Errorf("%s: borrow: %+v, %v", name, loan, err)
+		}
+		prepare()
+		if loan, err := admin.Borrow(w.ctx(), two, Term{Until: time.Now().Add(1000 * time.Hour), BeyondLongest: true}); err != nil || loan.Verdict != Lent {
+			t.Errorf("%s: an administrator's borrow: %+v, %v", name, loan, err)
 		}
 		prepare()
 		if lives, err := acquire.Lives(w.ctx(), one); err != nil || !lives {

@@ -407,6 +407,7 @@ type pooled struct {
 	fence   Fence
 	seat    int
 	holder  string
+	left    int64  // ms until it is reaped
 	evicted bool   // and its holder has not heard yet
 	ending  Ending // when evicted
 }
@@ -428,7 +429,7 @@ func (p *Pools) list(ctx context.Context, l pool) (sessions []pooled, cold bool,
 		cursor = rep.str()
 		for rep.more() {
 			s := pooled{session: rep.uuid(), fence: rep.fence(), seat: int(rep.int()), holder: rep.str()}
-			s.evicted, s.ending = rep.str() == markEvicted, rep.ending()
+			s.evicted, s.left, s.ending = rep.str() == markEvicted, rep.int(), rep.ending()
 			if !seen[s.session] {
 				seen[s.session] = true
 				sessions = append(sessions, s)

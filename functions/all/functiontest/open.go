@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/coditect/usher/functions/acquire"
+	"github.com/coditect/usher/functions/borrow"
 	"github.com/coditect/usher/functions/heartbeat"
 	"github.com/coditect/usher/functions/keys"
 	"github.com/coditect/usher/functions/release"
@@ -83,11 +84,24 @@ func (w *World) AcquireDeps(t testing.TB) acquire.Deps {
 func (w *World) HeartbeatDeps(t testing.TB) heartbeat.Deps {
 	t.Helper()
 	p := w.open(t, "heartbeat")
+	return heartbeat.Deps{Seats: p.seats, Tokens: p.tokens, Beats: w.beats(t, "heartbeat"), Log: p.log}
+}
+
+// beats are the budgets of sessions, as a function has them.
+func (w *World) beats(t testing.TB, function string) *budget.Beats {
+	t.Helper()
 	var limits budget.Limits
-	must(t, config.Load(&limits, w.Getenv("heartbeat")))
+	must(t, config.Load(&limits, w.Getenv(function)))
 	beats, err := budget.NewBeats(limits, w.clock)
 	must(t, err)
-	return heartbeat.Deps{Seats: p.seats, Tokens: p.tokens, Beats: beats, Log: p.log}
+	return beats
+}
+
+// BorrowDeps are a new instance's.
+func (w *World) BorrowDeps(t testing.TB) borrow.Deps {
+	t.Helper()
+	p := w.open(t, "borrow")
+	return borrow.Deps{DB: p.db, Seats: p.seats, Tokens: p.tokens, Receipts: p.receipts, Beats: w.beats(t, "borrow"), Log: p.log}
 }
 
 // ReleaseDeps are a new instance's.
@@ -170,6 +184,13 @@ func (w *World) Release(t testing.TB) *Door {
 	t.Helper()
 	d := w.ReleaseDeps(t)
 	return door(t, release.New(d), release.Routes(d))
+}
+
+// Borrow is a new instance of the function.
+func (w *World) Borrow(t testing.TB) *Door {
+	t.Helper()
+	d := w.BorrowDeps(t)
+	return door(t, borrow.New(d), borrow.Routes(d))
 }
 
 // Sweep is a new instance of the function.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/coditect/usher/functions/acquire"
+	"github.com/coditect/usher/functions/borrow"
 	"github.com/coditect/usher/functions/heartbeat"
 	"github.com/coditect/usher/functions/keys"
 	"github.com/coditect/usher/functions/release"
@@ -28,7 +29,8 @@ import (
 // Open are the functions' own ways to be put together from an environment.
 var Open = map[string]func(context.Context, func(string) string, *slog.Logger) (*serve.Function, error){
 	"validate": validate.Open, "acquire": acquire.Open, "heartbeat": heartbeat.Open, "release": release.Open,
-	"sweep": sweep.Open, "keys": keys.Open, "rotate": rotate.Open,
+	"borrow": borrow.Open,
+	"sweep":  sweep.Open, "keys": keys.Open, "rotate": rotate.Open,
 }
 
 // Main is the body of TestMain of tests that start functions, and honest clients, as processes of their own.

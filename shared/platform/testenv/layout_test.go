@@ -170,7 +170,7 @@ func allowed(from, to string) bool {
 
 func TestLayoutABinaryLinksOnlyWhatItsFunctionNeeds(t *testing.T) {
 	t.Parallel()
-	seats := []string{"validate", "acquire", "heartbeat", "release"}
+	seats := []string{"validate", "acquire", "heartbeat", "release", "borrow"}
 	for _, p := range packages(t, testenv.Root(t)) {
 		path, ours := strings.CutPrefix(p.ImportPath, module)
 		parts := strings.Split(path, "/")

@@ -1,5 +1,5 @@
-/* The queue of shared/seat as acquire.lua and lib.lua have it, and the borrow as the design has it: no function lends a seat
-   yet, only rebuilds know of it (rebuild.go, stage.lua). seat.pml shows that rows and pool agree; so to sit down is one step
+/* The queue of shared/seat as acquire.lua and lib.lua have it, and the borrow as session_borrow, borrow.lua and stage.lua have it,
+   without the low-water mark, which is counted under a lock. seat.pml shows that rows and pool agree; so to sit down is one step
    here, with its row, unless it comes to nothing after the reservation.
 
    One licence with S seats and H holders, of which those that find it full may wait (Q); seats are lent for up to U ticks
@@ -220,7 +220,7 @@ proctype Holder(byte c) {
 		if :: d_step { close(c) } :: skip fi }
 #if U > 0
 	/* To borrow: the row says until when, in the epoch that is; then the pool of that epoch; then the holder hears it. A
-	   borrow never ends earlier than one before it. */
+	   borrow never ends earlier than one before it. That the session has a row stands for its fence. */
 	:: atomic { row[c] && belief[c] > 0 ->
 		decided = epoch;
 		if
