@@ -225,8 +225,9 @@ func TestAReportSaysHourByHourHowSeatsWereUsed(t *testing.T) {
 			t.Fatalf("a year has %d hours: %.200s", n, recorder.Body)
 		}
 	}
-	t.Log("a year of a busy licence took", least)
-	if least > 200*time.Millisecond {
+	// Under the race detector, beside other tests, it means little: only a run by itself is held to it.
+	t.Logf("a year of a busy licence took %s (wanted: less than 200ms)", least)
+	if testenv.Full() && least > 200*time.Millisecond {
 		t.Errorf("a year of a busy licence took %s, want less than 200ms", least)
 	}
 }
