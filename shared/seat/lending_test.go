@@ -58,7 +58,7 @@ func (l *lending) judge() {
 			continue
 		}
 		if n := testenv.Value[int](l.t, l.db, `SELECT count(*)::int FROM app.open_sessions WHERE id = $1 AND seat_no = $2
-			AND coalesce(borrowed_until, '-infinity') >= $3`, id, s.seat, s.borrowed.Add(-time.Millisecond)); n != 1 {
+			AND ($3 OR borrowed_until >= $4)`, id, s.seat, s.borrowed.IsZero(), s.borrowed.Add(-time.Millisecond)); n != 1 {
 			l.rt.Fatalf("%s believes in seat %d, borrowed until %s, and has no such row", id, s.seat, s.borrowed)
 		}
 		if other, twice := taken[s.seat]; twice {
