@@ -10,6 +10,68 @@ ALTER SCHEMA app OWNER TO usher_owner;
 
 COMMENT ON SCHEMA app IS 'Usher: tenants, what they were sold, and who sits.';
 
+-- FUNCTION audit_field(text)
+
+CREATE FUNCTION app.audit_field(p_value text) RETURNS bytea
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$ SELECT int4send(octet_length(convert_to(p_value, 'UTF8'))) || convert_to(p_value, 'UTF8') $$;
+
+ALTER FUNCTION app.audit_field(p_value text) OWNER TO usher_owner;
+
+-- COMMENT FUNCTION audit_field(p_value text)
+
+COMMENT ON FUNCTION app.audit_field(p_value text) IS 'A value as the hash of an entry reads it: its length in four bytes, the highest first, and its UTF-8.';
+
+-- FUNCTION audit_record(text, text, text, boolean, text, text, text, text, jsonb, interval)
+
+CREATE FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    chain app.audit_chains;
+    entry app.audit_entries;
+BEGIN
+    -- Twice: most of what is not to be written is found out without waiting for anybody.
+    FOR attempt IN 1..2 LOOP
+        IF p_unless_within IS NOT NULL AND EXISTS (
+            SELECT FROM app.audit_entries e
+             WHERE e.tenant_id = app.tenant() AND e.actor = p_actor AND e.at > clock_timestamp() - p_unless_within
+               AND e.action = p_action AND e.subject = p_subject AND e.outcome = p_outcome) THEN
+            RETURN 0;
+        END IF;
+        IF attempt = 1 THEN
+            SELECT * INTO chain FROM app.audit_chains c WHERE c.tenant_id = app.tenant() FOR NO KEY UPDATE;
+            IF NOT FOUND THEN
+                INSERT INTO app.audit_chains (tenant_id) VALUES (app.tenant()) ON CONFLICT DO NOTHING;
+                SELECT * INTO chain FROM app.audit_chains c WHERE c.tenant_id = app.tenant() FOR NO KEY UPDATE;
+            END IF;
+        END IF;
+    END LOOP;
+    entry := (chain.tenant_id, greatest(date_trunc('milliseconds', clock_timestamp()), chain.at), chain.seq + 1, p_action, p_outcome,
+        p_actor, p_by_operator, p_credential, p_address, p_subject, p_request_id, p_details, chain.hash, NULL);
+    entry.hash := sha256(
+        app.audit_field('usher-audit-1') || app.audit_field(entry.tenant_id::text) || app.audit_field(entry.seq::text)
+        || app.audit_field((extract(epoch FROM entry.at) * 1000)::bigint::text)
+        || app.audit_field(entry.action) || app.audit_field(entry.outcome)
+        || app.audit_field(entry.actor) || app.audit_field(CASE WHEN entry.by_operator THEN '1' ELSE '0' END)
+        || app.audit_field(entry.credential) || app.audit_field(entry.address) || app.audit_field(entry.subject)
+        || app.audit_field(entry.request_id)
+        || coalesce((SELECT string_agg(app.audit_field(d.key) || app.audit_field(d.value), ''::bytea ORDER BY d.key COLLATE "C")
+                       FROM jsonb_each_text(entry.details) d), ''::bytea)
+        || entry.previous);
+    INSERT INTO app.audit_entries VALUES (entry.*);
+    UPDATE app.audit_chains SET seq = entry.seq, hash = entry.hash, at = entry.at WHERE tenant_id = entry.tenant_id;
+    RETURN entry.seq;
+END
+$$;
+
+ALTER FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) OWNER TO usher_owner;
+
+-- COMMENT FUNCTION audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval)
+
+COMMENT ON FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) IS 'Appends an entry to the tenant''s chain and answers its number; 0 when one of the same actor, action, subject and outcome is not older than p_unless_within. It counts, dates and hashes by itself, and locks the chain until the transaction ends: call it last.';
+
 -- FUNCTION borrow_withdrawn()
 
 CREATE FUNCTION app.borrow_withdrawn() RETURNS trigger
@@ -61,6 +123,19 @@ ALTER FUNCTION app.find_api_key(p_hashes bytea[]) OWNER TO usher_resolver;
 
 COMMENT ON FUNCTION app.find_api_key(p_hashes bytea[]) IS 'Whose key it is, by the hashes it may have; also one that was revoked or is over.';
 
+-- FUNCTION find_invitation(bytea[])
+
+CREATE FUNCTION app.find_invitation(p_hashes bytea[]) RETURNS TABLE(tenant_id uuid, user_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ SELECT u.tenant_id, u.id FROM app.users u WHERE u.token_hash = ANY (p_hashes) LIMIT 1 $$;
+
+ALTER FUNCTION app.find_invitation(p_hashes bytea[]) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION find_invitation(p_hashes bytea[])
+
+COMMENT ON FUNCTION app.find_invitation(p_hashes bytea[]) IS 'Whose invitation it is, by the hashes its token may have; also one that is used or over.';
+
 -- FUNCTION find_license_key(bytea[])
 
 CREATE FUNCTION app.find_license_key(p_hashes bytea[]) RETURNS TABLE(tenant_id uuid, license_id uuid, expires_at timestamp with time zone)
@@ -76,6 +151,23 @@ ALTER FUNCTION app.find_license_key(p_hashes bytea[]) OWNER TO usher_resolver;
 -- COMMENT FUNCTION find_license_key(p_hashes bytea[])
 
 COMMENT ON FUNCTION app.find_license_key(p_hashes bytea[]) IS 'Whose licence a key opens, by the hashes it may have, and until when; no row for a key that is unknown or over.';
+
+-- FUNCTION find_user(text, text)
+
+CREATE FUNCTION app.find_user(p_issuer text, p_subject text) RETURNS TABLE(tenant_id uuid, user_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT u.tenant_id, u.id FROM app.users u
+     WHERE u.issuer = p_issuer AND u.subject = p_subject
+     ORDER BY u.status = 'active' DESC, u.founder DESC, u.id DESC LIMIT 1
+    $$;
+
+ALTER FUNCTION app.find_user(p_issuer text, p_subject text) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION find_user(p_issuer text, p_subject text)
+
+COMMENT ON FUNCTION app.find_user(p_issuer text, p_subject text) IS 'Where an identity is a user; when it is none any more, where it was: first where it registered, else where it came last.';
 
 -- FUNCTION license_changed()
 
@@ -164,6 +256,53 @@ ALTER FUNCTION app.licenses_touched() OWNER TO usher_owner;
 -- COMMENT FUNCTION licenses_touched()
 
 COMMENT ON FUNCTION app.licenses_touched() IS 'A tenant''s status and a licence''s keys are part of what caches and pools hold of a licence.';
+
+-- FUNCTION make_audit_partitions(integer)
+
+CREATE FUNCTION app.make_audit_partitions(p_months_ahead integer) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '200ms'
+    AS $$
+DECLARE
+    this_month date := date_trunc('month', now() AT TIME ZONE 'UTC')::date;
+    m date;
+    n text;
+    made int := 0;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtext('app.make_audit_partitions')) THEN
+        RETURN 0;
+    END IF;
+    FOR i IN 1..least(p_months_ahead, 12) LOOP
+        m := this_month + make_interval(months => i);
+        n := 'audit_entries_' || to_char(m, 'YYYY_MM');
+        IF to_regclass('app.' || n) IS NULL THEN
+            BEGIN
+                EXECUTE format('CREATE TABLE app.%I PARTITION OF app.audit_entries FOR VALUES FROM (%L) TO (%L)', n,
+                    to_char(m, 'YYYY-MM-DD 00:00:00+00'), to_char(m + interval '1 month', 'YYYY-MM-DD 00:00:00+00'));
+                EXECUTE format('COMMENT ON TABLE app.%I IS %L', n, 'Acts of ' || to_char(m, 'YYYY-MM') || ' (UTC).');
+                EXECUTE format('ALTER TABLE app.%I ENABLE ROW LEVEL SECURITY', n);
+                EXECUTE format('ALTER TABLE app.%I FORCE ROW LEVEL SECURITY', n);
+                EXECUTE format('CREATE POLICY tenant ON app.%I USING (tenant_id = (SELECT app.tenant())) '
+                    'WITH CHECK (tenant_id = (SELECT app.tenant()))', n);
+                made := made + 1;
+            EXCEPTION
+                WHEN check_violation THEN
+                    NULL; -- acts of that month lie in the default partition already: they stay there
+                WHEN lock_not_available THEN
+                    RETURN made;
+            END;
+        END IF;
+    END LOOP;
+    RETURN made;
+END
+$$;
+
+ALTER FUNCTION app.make_audit_partitions(p_months_ahead integer) OWNER TO usher_owner;
+
+-- COMMENT FUNCTION make_audit_partitions(p_months_ahead integer)
+
+COMMENT ON FUNCTION app.make_audit_partitions(p_months_ahead integer) IS 'Makes the partitions of the coming months that are missing, unless the audit log is too busy; answers how many it made.';
 
 -- FUNCTION make_history_partitions(integer)
 
@@ -331,6 +470,90 @@ ALTER FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_e
 
 COMMENT ON FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata json, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) IS 'Opens a session on the seat that the pool reserved for it in p_epoch, after closing the sessions it displaces, and records the device. ok (also when it is open already), epoch, seat_held, limit, suspended, ended or too_many_devices; only ok writes the session and the device.';
 
+-- FUNCTION seats_open(uuid[], uuid[], integer[], bigint[], bigint[], text[], text[], text[], text[], text[], text[], text[], integer[], uuid[], text[], text[], text[], timestamp with time zone[])
+
+CREATE FUNCTION app.seats_open(p_licenses uuid[], p_sessions uuid[], p_seats integer[], p_epochs bigint[], p_counters bigint[], p_holders text[], p_hardware text[], p_hostnames text[], p_users text[], p_instances text[], p_versions text[], p_metadata text[], p_gone_of integer[], p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) RETURNS text[]
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    AS $$
+DECLARE
+    verdicts text[] := array_fill('busy'::text, ARRAY[cardinality(p_sessions)]);
+    locked uuid[];
+    displacing bigint[] := '{}';
+    opened uuid[];
+    new_devices boolean;
+    revived uuid[];
+BEGIN
+    SELECT array_agg(a.id) INTO locked FROM unnest(p_licenses) AS a (id)
+     CROSS JOIN LATERAL (SELECT FROM app.licenses l WHERE l.tenant_id = (SELECT app.tenant()) AND l.id = a.id FOR SHARE SKIP LOCKED) l;
+    IF cardinality(p_gone_ids) > 0 THEN
+        -- Most rows of those who sat there before are closed already: the pool does not hear of that.
+        SELECT coalesce(array_agg(g.n), '{}') INTO displacing FROM unnest(p_gone_of, p_gone_ids) AS g (n, id)
+         CROSS JOIN LATERAL (SELECT FROM app.open_sessions o WHERE o.tenant_id = (SELECT app.tenant()) AND o.id = g.id OFFSET 0) o;
+    END IF;
+    WITH asked AS (
+        SELECT a.*, l.tenant_id, a.seat > l.max_seats AS overdraft, coalesce(d.last_seen_at < now() - interval '1 hour', true) AS new_device
+          FROM unnest(p_licenses, p_sessions, p_seats, p_epochs, p_counters, p_holders, p_hardware, p_hostnames, p_users, p_instances,
+                   p_versions, p_metadata) WITH ORDINALITY
+               AS a (license_id, id, seat, epoch, counter, holder, hardware, hostname, user_name, instance_id, version, metadata, n)
+         CROSS JOIN LATERAL (SELECT x.* FROM app.licenses x WHERE x.tenant_id = (SELECT app.tenant()) AND x.id = a.license_id OFFSET 0) l
+          LEFT JOIN LATERAL (SELECT x.last_seen_at FROM app.devices x
+             WHERE x.tenant_id = (SELECT app.tenant()) AND x.license_id = a.license_id AND x.hardware_id = a.hardware OFFSET 0) d ON true
+         WHERE a.license_id = ANY (locked) AND a.n <> ALL (displacing)
+           AND l.seat_epoch = a.epoch AND a.seat <= l.max_seats + l.overdraft_seats
+           AND app.license_state((SELECT t.status FROM app.tenants t WHERE t.id = (SELECT app.tenant())), l.status, l.starts_at, l.expires_at,
+                   l.grace_until, now()) = 'active'
+           AND (d.last_seen_at IS NOT NULL OR l.max_devices IS NULL)
+    ), opened AS (
+        INSERT INTO app.open_sessions (tenant_id, id, license_id, seat_no, fence_epoch, fence_counter, overdraft, holder, hardware_id,
+            hostname, user_name, instance_id, version, metadata)
+        SELECT a.tenant_id, a.id, a.license_id, a.seat, a.epoch, a.counter, a.overdraft, a.holder, a.hardware,
+            a.hostname, a.user_name, a.instance_id, a.version, a.metadata::json FROM asked a ORDER BY a.n
+        ON CONFLICT DO NOTHING RETURNING id
+    )
+    SELECT array_agg(o.id), bool_or(a.new_device) INTO opened, new_devices FROM opened o JOIN asked a USING (id);
+    -- Two callers may open one session; if the other's was opened and ended meanwhile, ours must not revive it.
+    SELECT array_agg(a.id) INTO revived FROM unnest(opened) AS a (id)
+     CROSS JOIN LATERAL (SELECT FROM app.ended_sessions e WHERE e.tenant_id = (SELECT app.tenant()) AND e.id = a.id OFFSET 0) e;
+    IF revived IS NOT NULL THEN
+        DELETE FROM app.open_sessions o WHERE o.tenant_id = (SELECT app.tenant()) AND o.id = ANY (revived);
+    END IF;
+    IF new_devices THEN
+        INSERT INTO app.devices AS d (tenant_id, license_id, hardware_id, hostname)
+        SELECT DISTINCT ON (a.license_id, a.hardware) (SELECT app.tenant()), a.license_id, a.hardware, a.hostname
+          FROM unnest(p_licenses, p_sessions, p_hardware, p_hostnames) AS a (license_id, id, hardware, hostname)
+         WHERE a.id = ANY (opened) AND a.id <> ALL (coalesce(revived, '{}'))
+         ORDER BY a.license_id, a.hardware
+        ON CONFLICT (tenant_id, license_id, hardware_id) DO UPDATE SET last_seen_at = now(), hostname = coalesce(excluded.hostname, d.hostname)
+         WHERE d.last_seen_at < now() - interval '1 hour';
+    END IF;
+    -- Whatever is not plain, and every refusal, is seat_open's.
+    FOR i IN 1..cardinality(p_sessions) LOOP
+        IF p_sessions[i] = ANY (revived) THEN
+            verdicts[i] := 'ended';
+        ELSIF p_sessions[i] = ANY (opened) THEN
+            verdicts[i] := 'ok';
+        ELSIF p_licenses[i] = ANY (locked) THEN
+            verdicts[i] := (
+                SELECT app.seat_open(p_licenses[i], p_sessions[i], p_seats[i], p_epochs[i], p_counters[i], p_holders[i], p_hardware[i],
+                           p_hostnames[i], p_users[i], p_instances[i], p_versions[i], p_metadata[i]::json,
+                           coalesce(array_agg(g.id), '{}'), array_agg(g.status), array_agg(g.reason), array_agg(g.ended_by), array_agg(g.ended_at))
+                  FROM unnest(p_gone_of, p_gone_ids, p_gone_statuses, p_gone_reasons, p_gone_bys, p_gone_ats)
+                       AS g (n, id, status, reason, ended_by, ended_at) WHERE g.n = i);
+        END IF;
+    END LOOP;
+    RETURN verdicts;
+END
+$$;
+
+ALTER FUNCTION app.seats_open(p_licenses uuid[], p_sessions uuid[], p_seats integer[], p_epochs bigint[], p_counters bigint[], p_holders text[], p_hardware text[], p_hostnames text[], p_users text[], p_instances text[], p_versions text[], p_metadata text[], p_gone_of integer[], p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) OWNER TO usher_owner;
+
+-- COMMENT FUNCTION seats_open(p_licenses uuid[], p_sessions uuid[], p_seats integer[], p_epochs bigint[], p_counters bigint[], p_holders text[], p_hardware text[], p_hostnames text[], p_users text[], p_instances text[], p_versions text[], p_metadata text[], p_gone_of integer[], p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[])
+
+COMMENT ON FUNCTION app.seats_open(p_licenses uuid[], p_sessions uuid[], p_seats integer[], p_epochs bigint[], p_counters bigint[], p_holders text[], p_hardware text[], p_hostnames text[], p_users text[], p_instances text[], p_versions text[], p_metadata text[], p_gone_of integer[], p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) IS 'seat_open for many sessions of one tenant, by a few statements; the verdicts are in their order. p_gone_of says by number whose place each of the displaced was. A licence that somebody holds, or that is not there, is not waited for: busy.';
+
 -- FUNCTION session_borrow(uuid, uuid, bigint, bigint, timestamp with time zone, boolean)
 
 CREATE FUNCTION app.session_borrow(p_license uuid, p_session uuid, p_fence_epoch bigint, p_fence_counter bigint, p_until timestamp with time zone, p_beyond_longest boolean, OUT verdict text, OUT epoch bigint, OUT borrowed_until timestamp with time zone, OUT remaining_ms bigint, OUT hardware_id text, OUT reason text, OUT ended_by text, OUT ended_at timestamp with time zone) RETURNS record
@@ -438,6 +661,54 @@ ALTER FUNCTION app.session_close(p_license uuid, p_epoch bigint, p_ids uuid[], p
 
 COMMENT ON FUNCTION app.session_close(p_license uuid, p_epoch bigint, p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) IS 'Moves the open sessions among p_ids to history; those already ended are left as they are. With p_epoch the close rests on evidence of that epoch and is refused (epoch) in another; without, it is the holder''s own word. An eviction that was answered outranks every other way to end.';
 
+-- FUNCTION sessions_release(uuid[], uuid[], text[], text[], text[], timestamp with time zone[])
+
+CREATE FUNCTION app.sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) RETURNS TABLE(session_id uuid, status text, end_reason text, ended_by text, ended_at timestamp with time zone)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    o app.open_sessions;
+    gone app.open_sessions[];
+    which int[];
+BEGIN
+    FOR i IN 1..cardinality(p_ids) LOOP
+        DELETE FROM app.open_sessions x WHERE x.tenant_id = (SELECT app.tenant()) AND x.license_id = p_licenses[i] AND x.id = p_ids[i]
+            RETURNING x.* INTO o;
+        IF FOUND THEN
+            gone := gone || o;
+            which := which || i;
+        END IF;
+    END LOOP;
+    IF gone IS NOT NULL THEN
+        RETURN QUERY INSERT INTO app.ended_sessions AS s (tenant_id, id, license_id, seat_no, overdraft, holder, hardware_id, hostname, user_name,
+            instance_id, version, metadata, acquired_at, status, end_reason, ended_by, ended_at)
+        SELECT g.tenant_id, g.id, g.license_id, g.seat_no, g.overdraft, g.holder, g.hardware_id, g.hostname, g.user_name,
+            g.instance_id, g.version, g.metadata, g.acquired_at,
+            CASE WHEN g.evicted_at IS NULL THEN p_statuses[w.i] ELSE 'evicted' END,
+            coalesce(g.evict_reason, p_reasons[w.i]),
+            CASE WHEN g.evicted_at IS NULL THEN p_bys[w.i] ELSE coalesce(g.evicted_by, '') END,
+            coalesce(g.evicted_at, p_ats[w.i], now())
+          FROM unnest(gone) WITH ORDINALITY AS g JOIN unnest(which) WITH ORDINALITY AS w (i, ordinality) USING (ordinality)
+        RETURNING s.id, s.status, s.end_reason, s.ended_by, s.ended_at;
+    END IF;
+    IF cardinality(which) IS DISTINCT FROM cardinality(p_ids) THEN -- some had ended
+        RETURN QUERY SELECT s.* FROM unnest(p_ids) AS a (id) CROSS JOIN LATERAL (
+            SELECT s.id, s.status, s.end_reason, s.ended_by, s.ended_at FROM app.ended_sessions s
+             WHERE s.tenant_id = (SELECT app.tenant()) AND s.id = a.id OFFSET 0) s;
+    END IF;
+END
+$$;
+
+ALTER FUNCTION app.sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) OWNER TO usher_owner;
+
+-- COMMENT FUNCTION sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[])
+
+COMMENT ON FUNCTION app.sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) IS 'session_close on the word of the holders, for many sessions of one tenant. It answers how each ended, by this call or before, twice perhaps, and nothing of those that nobody knows.';
+
 -- FUNCTION sweep_licenses(uuid, uuid, integer)
 
 CREATE FUNCTION app.sweep_licenses(p_after_tenant uuid, p_after_license uuid, p_limit integer) RETURNS TABLE(tenant_id uuid, license_id uuid)
@@ -509,6 +780,7 @@ CREATE TABLE app.api_keys (
     expires_at timestamp with time zone,
     revoked_at timestamp with time zone,
     last_used_at timestamp with time zone,
+    rotated_at timestamp with time zone,
     CONSTRAINT api_keys_key_hash_check CHECK ((octet_length(key_hash) = 32)),
     CONSTRAINT api_keys_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200)))
 );
@@ -524,6 +796,125 @@ COMMENT ON TABLE app.api_keys IS 'Credentials of automation: a tenant''s, or the
 -- COMMENT COLUMN api_keys.last_used_at
 
 COMMENT ON COLUMN app.api_keys.last_used_at IS 'Exact to the minute.';
+
+-- COMMENT COLUMN api_keys.rotated_at
+
+COMMENT ON COLUMN app.api_keys.rotated_at IS 'When another key took its place. It lives on until expires_at.';
+
+-- TABLE audit_chains
+
+CREATE TABLE app.audit_chains (
+    tenant_id uuid NOT NULL,
+    seq bigint DEFAULT 0 NOT NULL,
+    hash bytea DEFAULT '\x0000000000000000000000000000000000000000000000000000000000000000'::bytea NOT NULL,
+    at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    start_seq bigint DEFAULT 0 NOT NULL,
+    start_hash bytea DEFAULT '\x0000000000000000000000000000000000000000000000000000000000000000'::bytea NOT NULL,
+    CONSTRAINT audit_chains_check CHECK ((seq >= start_seq)),
+    CONSTRAINT audit_chains_hash_check CHECK ((octet_length(hash) = 32)),
+    CONSTRAINT audit_chains_start_hash_check CHECK ((octet_length(start_hash) = 32)),
+    CONSTRAINT audit_chains_start_seq_check CHECK ((start_seq >= 0))
+)
+WITH (fillfactor='50');
+
+ALTER TABLE ONLY app.audit_chains FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.audit_chains OWNER TO usher_owner;
+
+-- COMMENT TABLE audit_chains
+
+COMMENT ON TABLE app.audit_chains IS 'Where each tenant''s chain of audit entries ends, and where what is kept of it begins. Whoever appends holds the row until it commits: acts of one tenant wait for each other here, and never for another tenant''s.';
+
+-- COMMENT COLUMN audit_chains.at
+
+COMMENT ON COLUMN app.audit_chains.at IS 'The time of the last entry: none is earlier than the one before it, so that what is older than a day is a prefix.';
+
+-- COMMENT COLUMN audit_chains.start_seq
+
+COMMENT ON COLUMN app.audit_chains.start_seq IS 'The last entry that was dropped because it was old, 0 for none; start_hash is its hash, by which the next is verified.';
+
+-- TABLE audit_entries
+
+CREATE TABLE app.audit_entries (
+    tenant_id uuid NOT NULL,
+    at timestamp(3) with time zone NOT NULL,
+    seq bigint NOT NULL,
+    action text NOT NULL,
+    outcome text NOT NULL,
+    actor text NOT NULL,
+    by_operator boolean NOT NULL,
+    credential text NOT NULL,
+    address text NOT NULL,
+    subject text NOT NULL,
+    request_id text NOT NULL,
+    details jsonb NOT NULL,
+    previous bytea NOT NULL,
+    hash bytea NOT NULL,
+    CONSTRAINT audit_entries_action_check CHECK ((action ~ '^[a-z_]{1,40}\.[a-z_]{1,40}$'::text)),
+    CONSTRAINT audit_entries_actor_check CHECK (((char_length(actor) >= 1) AND (char_length(actor) <= 300))),
+    CONSTRAINT audit_entries_address_check CHECK ((char_length(address) <= 64)),
+    CONSTRAINT audit_entries_credential_check CHECK ((char_length(credential) <= 300)),
+    CONSTRAINT audit_entries_details_check CHECK ((jsonb_typeof(details) = 'object'::text)),
+    CONSTRAINT audit_entries_hash_check CHECK ((octet_length(hash) = 32)),
+    CONSTRAINT audit_entries_outcome_check CHECK ((outcome = ANY (ARRAY['done'::text, 'refused'::text]))),
+    CONSTRAINT audit_entries_previous_check CHECK ((octet_length(previous) = 32)),
+    CONSTRAINT audit_entries_request_id_check CHECK ((char_length(request_id) <= 128)),
+    CONSTRAINT audit_entries_subject_check CHECK (((char_length(subject) >= 1) AND (char_length(subject) <= 300)))
+)
+PARTITION BY RANGE (at);
+
+ALTER TABLE ONLY app.audit_entries FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.audit_entries OWNER TO usher_owner;
+
+-- COMMENT TABLE audit_entries
+
+COMMENT ON TABLE app.audit_entries IS 'Who did what, on what, from where and with which credential: each security- or money-relevant act, each chained to the one before it. No role may write here: app.audit_record does. A partition a month, so that retention drops whole months.';
+
+-- COMMENT COLUMN audit_entries.details
+
+COMMENT ON COLUMN app.audit_entries.details IS 'What more there is to say, text by name.';
+
+-- COMMENT COLUMN audit_entries.previous
+
+COMMENT ON COLUMN app.audit_entries.previous IS 'The hash of the entry before.';
+
+-- TABLE audit_entries_default
+
+CREATE TABLE app.audit_entries_default (
+    tenant_id uuid NOT NULL,
+    at timestamp(3) with time zone NOT NULL,
+    seq bigint NOT NULL,
+    action text NOT NULL,
+    outcome text NOT NULL,
+    actor text NOT NULL,
+    by_operator boolean NOT NULL,
+    credential text NOT NULL,
+    address text NOT NULL,
+    subject text NOT NULL,
+    request_id text NOT NULL,
+    details jsonb NOT NULL,
+    previous bytea NOT NULL,
+    hash bytea NOT NULL,
+    CONSTRAINT audit_entries_action_check CHECK ((action ~ '^[a-z_]{1,40}\.[a-z_]{1,40}$'::text)),
+    CONSTRAINT audit_entries_actor_check CHECK (((char_length(actor) >= 1) AND (char_length(actor) <= 300))),
+    CONSTRAINT audit_entries_address_check CHECK ((char_length(address) <= 64)),
+    CONSTRAINT audit_entries_credential_check CHECK ((char_length(credential) <= 300)),
+    CONSTRAINT audit_entries_details_check CHECK ((jsonb_typeof(details) = 'object'::text)),
+    CONSTRAINT audit_entries_hash_check CHECK ((octet_length(hash) = 32)),
+    CONSTRAINT audit_entries_outcome_check CHECK ((outcome = ANY (ARRAY['done'::text, 'refused'::text]))),
+    CONSTRAINT audit_entries_previous_check CHECK ((octet_length(previous) = 32)),
+    CONSTRAINT audit_entries_request_id_check CHECK ((char_length(request_id) <= 128)),
+    CONSTRAINT audit_entries_subject_check CHECK (((char_length(subject) >= 1) AND (char_length(subject) <= 300)))
+);
+
+ALTER TABLE ONLY app.audit_entries_default FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.audit_entries_default OWNER TO usher_owner;
+
+-- COMMENT TABLE audit_entries_default
+
+COMMENT ON TABLE app.audit_entries_default IS 'Months that have no partition of their own: no act fails because nobody made one.';
 
 -- TABLE devices
 
@@ -989,6 +1380,41 @@ ALTER TABLE app.revocations ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+-- TABLE seat_hours
+
+CREATE TABLE app.seat_hours (
+    tenant_id uuid NOT NULL,
+    license_id uuid NOT NULL,
+    hour timestamp with time zone NOT NULL,
+    peak integer NOT NULL,
+    denials integer NOT NULL,
+    seats_needed integer NOT NULL,
+    CONSTRAINT seat_hours_check CHECK ((seats_needed >= peak)),
+    CONSTRAINT seat_hours_denials_check CHECK ((denials >= 0)),
+    CONSTRAINT seat_hours_hour_check CHECK ((hour = date_trunc('hour'::text, hour, 'UTC'::text))),
+    CONSTRAINT seat_hours_peak_check CHECK ((peak >= 0))
+);
+
+ALTER TABLE ONLY app.seat_hours FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.seat_hours OWNER TO usher_owner;
+
+-- COMMENT TABLE seat_hours
+
+COMMENT ON TABLE app.seat_hours IS 'How a licence''s seats were used, hour by hour: carried here by the sweep from what the pool counted. An hour in which nobody sat or asked has no row. The hour that runs is written again as it goes on.';
+
+-- COMMENT COLUMN seat_hours.peak
+
+COMMENT ON COLUMN app.seat_hours.peak IS 'The most seats that were taken at one time.';
+
+-- COMMENT COLUMN seat_hours.denials
+
+COMMENT ON COLUMN app.seat_hours.denials IS 'How many holders found no seat free, each counted once an hour however often it asked.';
+
+-- COMMENT COLUMN seat_hours.seats_needed
+
+COMMENT ON COLUMN app.seat_hours.seats_needed IS 'How many seats would have denied nobody: the most that sat and still wanted at one time.';
+
 -- TABLE signing_keys
 
 CREATE TABLE app.signing_keys (
@@ -1130,6 +1556,69 @@ ALTER TABLE app.tenants OWNER TO usher_owner;
 
 COMMENT ON TABLE app.tenants IS 'Customer organisations, and one row for the operator, whose API keys and staff hang on it like any tenant''s.';
 
+-- TABLE users
+
+CREATE TABLE app.users (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    email text NOT NULL,
+    name text,
+    role text NOT NULL,
+    status text DEFAULT 'invited'::text NOT NULL,
+    issuer text,
+    subject text,
+    founder boolean DEFAULT false NOT NULL,
+    token_hash bytea,
+    pepper_version integer,
+    invited_by text,
+    invitation_expires_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    joined_at timestamp with time zone,
+    removed_at timestamp with time zone,
+    removed_by text,
+    CONSTRAINT active_is_somebody CHECK (((status <> 'active'::text) OR (subject IS NOT NULL))),
+    CONSTRAINT founder_is_somebody CHECK (((NOT founder) OR (subject IS NOT NULL))),
+    CONSTRAINT identity_is_whole CHECK (((issuer IS NULL) = (subject IS NULL))),
+    CONSTRAINT invited_has_token CHECK (((status <> 'invited'::text) OR ((subject IS NULL) AND (token_hash IS NOT NULL) AND (invitation_expires_at IS NOT NULL)))),
+    CONSTRAINT removed_has_time CHECK (((status = 'removed'::text) = (removed_at IS NOT NULL))),
+    CONSTRAINT users_email_check CHECK ((((char_length(email) >= 3) AND (char_length(email) <= 254)) AND (POSITION(('@'::text) IN (email)) > 1) AND (email = lower(email)))),
+    CONSTRAINT users_issuer_check CHECK ((char_length(issuer) <= 255)),
+    CONSTRAINT users_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200))),
+    CONSTRAINT users_role_check CHECK ((role = ANY (ARRAY['owner'::text, 'admin'::text, 'member'::text, 'viewer'::text]))),
+    CONSTRAINT users_status_check CHECK ((status = ANY (ARRAY['invited'::text, 'active'::text, 'removed'::text]))),
+    CONSTRAINT users_subject_check CHECK (((char_length(subject) >= 1) AND (char_length(subject) <= 255))),
+    CONSTRAINT users_token_hash_check CHECK ((octet_length(token_hash) = 32))
+);
+
+ALTER TABLE ONLY app.users FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.users OWNER TO usher_owner;
+
+-- COMMENT TABLE users
+
+COMMENT ON TABLE app.users IS 'People of a tenant; those of the operator''s row are its staff. An invitation is a row that is invited: it becomes active when the invited person accepts it, under the same id. Nobody is deleted: who was removed is told so.';
+
+-- COMMENT COLUMN users.email
+
+COMMENT ON COLUMN app.users.email IS 'In lower case. Of an invited person the only one whose token may accept.';
+
+-- COMMENT COLUMN users.subject
+
+COMMENT ON COLUMN app.users.subject IS 'Who it is at the issuer: iss and sub of the ID token. NULL until the invitation is accepted.';
+
+-- COMMENT COLUMN users.founder
+
+COMMENT ON COLUMN app.users.founder IS 'Registered the tenant: one tenant for each identity, also after it has left.';
+
+-- COMMENT COLUMN users.token_hash
+
+COMMENT ON COLUMN app.users.token_hash IS 'HMAC-SHA-256 of the invitation''s token under the pepper of pepper_version; kept after its use, to say that it was used.';
+
+-- TABLE ATTACH audit_entries_default
+
+ALTER TABLE ONLY app.audit_entries ATTACH PARTITION app.audit_entries_default DEFAULT;
+
 -- TABLE ATTACH ended_sessions_default
 
 ALTER TABLE ONLY app.ended_sessions ATTACH PARTITION app.ended_sessions_default DEFAULT;
@@ -1138,6 +1627,21 @@ ALTER TABLE ONLY app.ended_sessions ATTACH PARTITION app.ended_sessions_default 
 
 ALTER TABLE ONLY app.api_keys
     ADD CONSTRAINT api_keys_pkey PRIMARY KEY (tenant_id, id);
+
+-- CONSTRAINT audit_chains audit_chains_pkey
+
+ALTER TABLE ONLY app.audit_chains
+    ADD CONSTRAINT audit_chains_pkey PRIMARY KEY (tenant_id);
+
+-- CONSTRAINT audit_entries audit_entries_pkey
+
+ALTER TABLE ONLY app.audit_entries
+    ADD CONSTRAINT audit_entries_pkey PRIMARY KEY (tenant_id, at, seq);
+
+-- CONSTRAINT audit_entries_default audit_entries_default_pkey
+
+ALTER TABLE ONLY app.audit_entries_default
+    ADD CONSTRAINT audit_entries_default_pkey PRIMARY KEY (tenant_id, at, seq);
 
 -- CONSTRAINT devices devices_pkey
 
@@ -1209,6 +1713,11 @@ ALTER TABLE ONLY app.revocation_lists
 ALTER TABLE ONLY app.revocations
     ADD CONSTRAINT revocations_pkey PRIMARY KEY (id);
 
+-- CONSTRAINT seat_hours seat_hours_pkey
+
+ALTER TABLE ONLY app.seat_hours
+    ADD CONSTRAINT seat_hours_pkey PRIMARY KEY (tenant_id, license_id, hour);
+
 -- CONSTRAINT signing_keys signing_keys_kms_version_key
 
 ALTER TABLE ONLY app.signing_keys
@@ -1238,9 +1747,38 @@ ALTER TABLE ONLY app.tenants
 
 COMMENT ON CONSTRAINT tenants_slug_key ON app.tenants IS 'Unique across tenants: no role that acts for a tenant can write a slug, so it is no oracle.';
 
+-- CONSTRAINT users users_pkey
+
+ALTER TABLE ONLY app.users
+    ADD CONSTRAINT users_pkey PRIMARY KEY (tenant_id, id);
+
 -- INDEX api_keys_by_hash
 
 CREATE INDEX api_keys_by_hash ON app.api_keys USING btree (key_hash);
+
+-- INDEX audit_entries_by_action
+
+CREATE INDEX audit_entries_by_action ON ONLY app.audit_entries USING btree (tenant_id, action, at, seq);
+
+-- INDEX audit_entries_by_actor
+
+CREATE INDEX audit_entries_by_actor ON ONLY app.audit_entries USING btree (tenant_id, actor, at, seq);
+
+-- INDEX audit_entries_by_subject
+
+CREATE INDEX audit_entries_by_subject ON ONLY app.audit_entries USING btree (tenant_id, subject, at, seq);
+
+-- INDEX audit_entries_default_tenant_id_action_at_seq_idx
+
+CREATE INDEX audit_entries_default_tenant_id_action_at_seq_idx ON app.audit_entries_default USING btree (tenant_id, action, at, seq);
+
+-- INDEX audit_entries_default_tenant_id_actor_at_seq_idx
+
+CREATE INDEX audit_entries_default_tenant_id_actor_at_seq_idx ON app.audit_entries_default USING btree (tenant_id, actor, at, seq);
+
+-- INDEX audit_entries_default_tenant_id_subject_at_seq_idx
+
+CREATE INDEX audit_entries_default_tenant_id_subject_at_seq_idx ON app.audit_entries_default USING btree (tenant_id, subject, at, seq);
 
 -- INDEX ended_sessions_by_license
 
@@ -1298,6 +1836,50 @@ CREATE UNIQUE INDEX signing_keys_one_a_turn ON app.signing_keys USING btree (not
 
 CREATE UNIQUE INDEX signing_keys_one_active_root ON app.signing_keys USING btree (kind) WHERE ((kind = 'root'::text) AND (activated_at IS NOT NULL) AND (revoked_at IS NULL) AND (retired_at IS NULL));
 
+-- INDEX users_by_identity
+
+CREATE INDEX users_by_identity ON app.users USING btree (issuer, subject);
+
+-- INDEX users_by_token
+
+CREATE INDEX users_by_token ON app.users USING btree (token_hash);
+
+-- INDEX users_email_key
+
+CREATE UNIQUE INDEX users_email_key ON app.users USING btree (tenant_id, email) WHERE (status <> 'removed'::text);
+
+-- INDEX users_founder_key
+
+CREATE UNIQUE INDEX users_founder_key ON app.users USING btree (issuer, subject) WHERE founder;
+
+-- COMMENT INDEX users_founder_key
+
+COMMENT ON INDEX app.users_founder_key IS 'As users_identity_key: one registration for each identity.';
+
+-- INDEX users_identity_key
+
+CREATE UNIQUE INDEX users_identity_key ON app.users USING btree (issuer, subject) WHERE (status = 'active'::text);
+
+-- COMMENT INDEX users_identity_key
+
+COMMENT ON INDEX app.users_identity_key IS 'Unique across tenants, one membership for each identity: what is written is the subject of a verified token, so that it tells its owner alone.';
+
+-- INDEX ATTACH audit_entries_default_pkey
+
+ALTER INDEX app.audit_entries_pkey ATTACH PARTITION app.audit_entries_default_pkey;
+
+-- INDEX ATTACH audit_entries_default_tenant_id_action_at_seq_idx
+
+ALTER INDEX app.audit_entries_by_action ATTACH PARTITION app.audit_entries_default_tenant_id_action_at_seq_idx;
+
+-- INDEX ATTACH audit_entries_default_tenant_id_actor_at_seq_idx
+
+ALTER INDEX app.audit_entries_by_actor ATTACH PARTITION app.audit_entries_default_tenant_id_actor_at_seq_idx;
+
+-- INDEX ATTACH audit_entries_default_tenant_id_subject_at_seq_idx
+
+ALTER INDEX app.audit_entries_by_subject ATTACH PARTITION app.audit_entries_default_tenant_id_subject_at_seq_idx;
+
 -- INDEX ATTACH ended_sessions_default_pkey
 
 ALTER INDEX app.ended_sessions_pkey ATTACH PARTITION app.ended_sessions_default_pkey;
@@ -1334,6 +1916,16 @@ CREATE TRIGGER status_changed AFTER UPDATE OF status ON app.tenants FOR EACH ROW
 
 ALTER TABLE ONLY app.api_keys
     ADD CONSTRAINT api_keys_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
+-- FK CONSTRAINT audit_chains audit_chains_tenant_id_fkey
+
+ALTER TABLE ONLY app.audit_chains
+    ADD CONSTRAINT audit_chains_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
+-- FK CONSTRAINT audit_entries audit_entries_tenant_id_fkey
+
+ALTER TABLE app.audit_entries
+    ADD CONSTRAINT audit_entries_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.audit_chains(tenant_id);
 
 -- FK CONSTRAINT devices devices_tenant_id_license_id_fkey
 
@@ -1390,14 +1982,36 @@ ALTER TABLE ONLY app.plans
 ALTER TABLE ONLY app.revocation_lists
     ADD CONSTRAINT revocation_lists_signer_fkey FOREIGN KEY (signer) REFERENCES app.signing_keys(kid);
 
+-- FK CONSTRAINT seat_hours seat_hours_tenant_id_license_id_fkey
+
+ALTER TABLE ONLY app.seat_hours
+    ADD CONSTRAINT seat_hours_tenant_id_license_id_fkey FOREIGN KEY (tenant_id, license_id) REFERENCES app.licenses(tenant_id, id);
+
 -- FK CONSTRAINT signing_keys signing_keys_issuer_kid_fkey
 
 ALTER TABLE ONLY app.signing_keys
     ADD CONSTRAINT signing_keys_issuer_kid_fkey FOREIGN KEY (issuer_kid) REFERENCES app.signing_keys(kid);
 
+-- FK CONSTRAINT users users_tenant_id_fkey
+
+ALTER TABLE ONLY app.users
+    ADD CONSTRAINT users_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
 -- ROW SECURITY api_keys
 
 ALTER TABLE app.api_keys ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY audit_chains
+
+ALTER TABLE app.audit_chains ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY audit_entries
+
+ALTER TABLE app.audit_entries ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY audit_entries_default
+
+ALTER TABLE app.audit_entries_default ENABLE ROW LEVEL SECURITY;
 
 -- ROW SECURITY devices
 
@@ -1451,13 +2065,33 @@ CREATE POLICY resolver_finds ON app.open_sessions FOR SELECT TO usher_resolver U
 
 CREATE POLICY resolver_finds ON app.outbox FOR SELECT TO usher_resolver USING (true);
 
+-- POLICY users resolver_finds
+
+CREATE POLICY resolver_finds ON app.users FOR SELECT TO usher_resolver USING (true);
+
 -- POLICY tenants resolver_lists
 
 CREATE POLICY resolver_lists ON app.tenants FOR SELECT TO usher_resolver USING (true);
 
+-- ROW SECURITY seat_hours
+
+ALTER TABLE app.seat_hours ENABLE ROW LEVEL SECURITY;
+
 -- POLICY api_keys tenant
 
 CREATE POLICY tenant ON app.api_keys USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY audit_chains tenant
+
+CREATE POLICY tenant ON app.audit_chains USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY audit_entries tenant
+
+CREATE POLICY tenant ON app.audit_entries USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY audit_entries_default tenant
+
+CREATE POLICY tenant ON app.audit_entries_default USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
 
 -- POLICY devices tenant
 
@@ -1491,13 +2125,25 @@ CREATE POLICY tenant ON app.open_sessions USING ((tenant_id = ( SELECT app.tenan
 
 CREATE POLICY tenant ON app.outbox USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
 
+-- POLICY seat_hours tenant
+
+CREATE POLICY tenant ON app.seat_hours USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
 -- POLICY tenants tenant
 
 CREATE POLICY tenant ON app.tenants USING ((id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((id = ( SELECT app.tenant() AS tenant)));
 
+-- POLICY users tenant
+
+CREATE POLICY tenant ON app.users USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
 -- ROW SECURITY tenants
 
 ALTER TABLE app.tenants ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY users
+
+ALTER TABLE app.users ENABLE ROW LEVEL SECURITY;
 
 -- ACL SCHEMA app
 
@@ -1513,10 +2159,21 @@ GRANT USAGE ON SCHEMA app TO usher_signers;
 GRANT USAGE ON SCHEMA app TO usher_keys;
 GRANT USAGE ON SCHEMA app TO usher_rotate;
 GRANT USAGE ON SCHEMA app TO usher_borrow;
+GRANT USAGE ON SCHEMA app TO usher_register;
+GRANT USAGE ON SCHEMA app TO usher_audits;
 
 -- ACL SCHEMA public
 
 REVOKE USAGE ON SCHEMA public FROM PUBLIC;
+
+-- ACL FUNCTION audit_field(p_value text)
+
+REVOKE ALL ON FUNCTION app.audit_field(p_value text) FROM PUBLIC;
+
+-- ACL FUNCTION audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval)
+
+REVOKE ALL ON FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) TO usher_audits;
 
 -- ACL FUNCTION borrow_withdrawn()
 
@@ -1533,12 +2190,23 @@ REVOKE ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) TO usher_admin;
 GRANT ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) TO usher_rotate;
 
+-- ACL FUNCTION find_invitation(p_hashes bytea[])
+
+REVOKE ALL ON FUNCTION app.find_invitation(p_hashes bytea[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.find_invitation(p_hashes bytea[]) TO usher_admin;
+
 -- ACL FUNCTION find_license_key(p_hashes bytea[])
 
 REVOKE ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) TO usher_validate;
 GRANT ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) TO usher_acquire;
 GRANT ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) TO usher_release;
+
+-- ACL FUNCTION find_user(p_issuer text, p_subject text)
+
+REVOKE ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_admin;
+GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_register;
 
 -- ACL FUNCTION license_changed()
 
@@ -1552,6 +2220,11 @@ GRANT ALL ON FUNCTION app.license_state(p_tenant_status text, p_status text, p_s
 -- ACL FUNCTION licenses_touched()
 
 REVOKE ALL ON FUNCTION app.licenses_touched() FROM PUBLIC;
+
+-- ACL FUNCTION make_audit_partitions(p_months_ahead integer)
+
+REVOKE ALL ON FUNCTION app.make_audit_partitions(p_months_ahead integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.make_audit_partitions(p_months_ahead integer) TO usher_sweep;
 
 -- ACL FUNCTION make_history_partitions(p_months_ahead integer)
 
@@ -1573,6 +2246,11 @@ GRANT ALL ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) TO ush
 REVOKE ALL ON FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata json, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata json, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) TO usher_seats;
 
+-- ACL FUNCTION seats_open(p_licenses uuid[], p_sessions uuid[], p_seats integer[], p_epochs bigint[], p_counters bigint[], p_holders text[], p_hardware text[], p_hostnames text[], p_users text[], p_instances text[], p_versions text[], p_metadata text[], p_gone_of integer[], p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[])
+
+REVOKE ALL ON FUNCTION app.seats_open(p_licenses uuid[], p_sessions uuid[], p_seats integer[], p_epochs bigint[], p_counters bigint[], p_holders text[], p_hardware text[], p_hostnames text[], p_users text[], p_instances text[], p_versions text[], p_metadata text[], p_gone_of integer[], p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.seats_open(p_licenses uuid[], p_sessions uuid[], p_seats integer[], p_epochs bigint[], p_counters bigint[], p_holders text[], p_hardware text[], p_hostnames text[], p_users text[], p_instances text[], p_versions text[], p_metadata text[], p_gone_of integer[], p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[]) TO usher_seats;
+
 -- ACL FUNCTION session_borrow(p_license uuid, p_session uuid, p_fence_epoch bigint, p_fence_counter bigint, p_until timestamp with time zone, p_beyond_longest boolean, OUT verdict text, OUT epoch bigint, OUT borrowed_until timestamp with time zone, OUT remaining_ms bigint, OUT hardware_id text, OUT reason text, OUT ended_by text, OUT ended_at timestamp with time zone)
 
 REVOKE ALL ON FUNCTION app.session_borrow(p_license uuid, p_session uuid, p_fence_epoch bigint, p_fence_counter bigint, p_until timestamp with time zone, p_beyond_longest boolean, OUT verdict text, OUT epoch bigint, OUT borrowed_until timestamp with time zone, OUT remaining_ms bigint, OUT hardware_id text, OUT reason text, OUT ended_by text, OUT ended_at timestamp with time zone) FROM PUBLIC;
@@ -1583,6 +2261,11 @@ GRANT ALL ON FUNCTION app.session_borrow(p_license uuid, p_session uuid, p_fence
 
 REVOKE ALL ON FUNCTION app.session_close(p_license uuid, p_epoch bigint, p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.session_close(p_license uuid, p_epoch bigint, p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) TO usher_seats;
+
+-- ACL FUNCTION sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[])
+
+REVOKE ALL ON FUNCTION app.sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) TO usher_seats;
 
 -- ACL FUNCTION sweep_licenses(p_after_tenant uuid, p_after_license uuid, p_limit integer)
 
@@ -1651,7 +2334,7 @@ GRANT SELECT(created_at) ON TABLE app.api_keys TO usher_operator;
 
 -- ACL COLUMN api_keys.expires_at
 
-GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_admin;
+GRANT SELECT(expires_at),UPDATE(expires_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_rotate;
 
@@ -1666,6 +2349,21 @@ GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_rotate;
 GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(last_used_at) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_rotate;
+
+-- ACL COLUMN api_keys.rotated_at
+
+GRANT SELECT(rotated_at),UPDATE(rotated_at) ON TABLE app.api_keys TO usher_admin;
+GRANT SELECT(rotated_at) ON TABLE app.api_keys TO usher_operator;
+
+-- ACL TABLE audit_chains
+
+GRANT SELECT ON TABLE app.audit_chains TO usher_admin;
+GRANT SELECT ON TABLE app.audit_chains TO usher_operator;
+
+-- ACL TABLE audit_entries
+
+GRANT SELECT ON TABLE app.audit_entries TO usher_admin;
+GRANT SELECT ON TABLE app.audit_entries TO usher_operator;
 
 -- ACL TABLE devices
 
@@ -1731,6 +2429,7 @@ GRANT SELECT(expires_at) ON TABLE app.idempotency_keys TO usher_resolver;
 -- ACL TABLE license_keys
 
 GRANT INSERT ON TABLE app.license_keys TO usher_admin;
+GRANT INSERT ON TABLE app.license_keys TO usher_register;
 
 -- ACL COLUMN license_keys.tenant_id
 
@@ -1776,18 +2475,22 @@ GRANT SELECT ON TABLE app.licenses TO usher_pools;
 -- ACL COLUMN licenses.tenant_id
 
 GRANT INSERT(tenant_id) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(tenant_id) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.id
 
 GRANT INSERT(id) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(id) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.product_code
 
 GRANT INSERT(product_code),UPDATE(product_code) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(product_code) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.plan_code
 
 GRANT INSERT(plan_code),UPDATE(plan_code) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(plan_code) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.status
 
@@ -1804,54 +2507,67 @@ GRANT UPDATE(status_by) ON TABLE app.licenses TO usher_admin;
 -- ACL COLUMN licenses.max_seats
 
 GRANT INSERT(max_seats),UPDATE(max_seats) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(max_seats) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.overdraft_seats
 
 GRANT INSERT(overdraft_seats),UPDATE(overdraft_seats) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(overdraft_seats) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.ttl_seconds
 
 GRANT INSERT(ttl_seconds),UPDATE(ttl_seconds) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(ttl_seconds) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.seat_per
 
 GRANT INSERT(seat_per),UPDATE(seat_per) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(seat_per) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.features
 
 GRANT INSERT(features),UPDATE(features) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(features) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.versions
 
 GRANT INSERT(versions),UPDATE(versions) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(versions) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.max_devices
 
 GRANT INSERT(max_devices),UPDATE(max_devices) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(max_devices) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.allowed_hardware
 
 GRANT INSERT(allowed_hardware),UPDATE(allowed_hardware) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(allowed_hardware) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.offline_grace_seconds
 
 GRANT INSERT(offline_grace_seconds),UPDATE(offline_grace_seconds) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(offline_grace_seconds) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.drain_seconds
 
 GRANT INSERT(drain_seconds),UPDATE(drain_seconds) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(drain_seconds) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.starts_at
 
 GRANT INSERT(starts_at),UPDATE(starts_at) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(starts_at) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.expires_at
 
 GRANT INSERT(expires_at),UPDATE(expires_at) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(expires_at) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.grace_until
 
 GRANT INSERT(grace_until),UPDATE(grace_until) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(grace_until) ON TABLE app.licenses TO usher_register;
 
 -- ACL COLUMN licenses.updated_at
 
@@ -2042,6 +2758,23 @@ GRANT SELECT(license_id) ON TABLE app.revocations TO usher_keys;
 
 GRANT SELECT(ends_at) ON TABLE app.revocations TO usher_keys;
 
+-- ACL TABLE seat_hours
+
+GRANT SELECT ON TABLE app.seat_hours TO usher_admin;
+GRANT SELECT,INSERT ON TABLE app.seat_hours TO usher_sweep;
+
+-- ACL COLUMN seat_hours.peak
+
+GRANT UPDATE(peak) ON TABLE app.seat_hours TO usher_sweep;
+
+-- ACL COLUMN seat_hours.denials
+
+GRANT UPDATE(denials) ON TABLE app.seat_hours TO usher_sweep;
+
+-- ACL COLUMN seat_hours.seats_needed
+
+GRANT UPDATE(seats_needed) ON TABLE app.seat_hours TO usher_sweep;
+
 -- ACL COLUMN signing_keys.kid
 
 GRANT SELECT(kid) ON TABLE app.signing_keys TO usher_signers;
@@ -2129,6 +2862,7 @@ GRANT SELECT(retired_at),UPDATE(retired_at) ON TABLE app.signing_keys TO usher_r
 
 -- ACL COLUMN signing_keys.disabled_at
 
+GRANT SELECT(disabled_at) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(disabled_at),UPDATE(disabled_at) ON TABLE app.signing_keys TO usher_rotate;
 
 -- ACL COLUMN signing_keys.destroyed_at
@@ -2174,6 +2908,7 @@ GRANT SELECT ON TABLE app.tenants TO usher_operator;
 GRANT INSERT(id) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(id) ON TABLE app.tenants TO usher_resolver;
 GRANT SELECT(id) ON TABLE app.tenants TO usher_rotate;
+GRANT INSERT(id) ON TABLE app.tenants TO usher_register;
 
 -- ACL COLUMN tenants.kind
 
@@ -2185,11 +2920,13 @@ GRANT SELECT(kind) ON TABLE app.tenants TO usher_rotate;
 
 GRANT INSERT(name),UPDATE(name) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(name) ON TABLE app.tenants TO usher_resolver;
+GRANT INSERT(name) ON TABLE app.tenants TO usher_register;
 
 -- ACL COLUMN tenants.slug
 
 GRANT INSERT(slug),UPDATE(slug) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(slug) ON TABLE app.tenants TO usher_resolver;
+GRANT INSERT(slug) ON TABLE app.tenants TO usher_register;
 
 -- ACL COLUMN tenants.status
 
@@ -2216,6 +2953,101 @@ GRANT SELECT(created_at) ON TABLE app.tenants TO usher_resolver;
 GRANT UPDATE(updated_at) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(updated_at) ON TABLE app.tenants TO usher_resolver;
 
+-- ACL COLUMN users.tenant_id
+
+GRANT SELECT(tenant_id),INSERT(tenant_id) ON TABLE app.users TO usher_admin;
+GRANT SELECT(tenant_id),INSERT(tenant_id) ON TABLE app.users TO usher_register;
+GRANT SELECT(tenant_id) ON TABLE app.users TO usher_resolver;
+
+-- ACL COLUMN users.id
+
+GRANT SELECT(id),INSERT(id) ON TABLE app.users TO usher_admin;
+GRANT SELECT(id),INSERT(id) ON TABLE app.users TO usher_register;
+GRANT SELECT(id) ON TABLE app.users TO usher_resolver;
+
+-- ACL COLUMN users.email
+
+GRANT SELECT(email),INSERT(email) ON TABLE app.users TO usher_admin;
+GRANT SELECT(email),INSERT(email) ON TABLE app.users TO usher_register;
+
+-- ACL COLUMN users.name
+
+GRANT SELECT(name),INSERT(name),UPDATE(name) ON TABLE app.users TO usher_admin;
+GRANT SELECT(name),INSERT(name) ON TABLE app.users TO usher_register;
+
+-- ACL COLUMN users.role
+
+GRANT SELECT(role),INSERT(role),UPDATE(role) ON TABLE app.users TO usher_admin;
+GRANT SELECT(role),INSERT(role) ON TABLE app.users TO usher_register;
+
+-- ACL COLUMN users.status
+
+GRANT SELECT(status),UPDATE(status) ON TABLE app.users TO usher_admin;
+GRANT SELECT(status),INSERT(status) ON TABLE app.users TO usher_register;
+GRANT SELECT(status) ON TABLE app.users TO usher_resolver;
+
+-- ACL COLUMN users.issuer
+
+GRANT SELECT(issuer),UPDATE(issuer) ON TABLE app.users TO usher_admin;
+GRANT SELECT(issuer),INSERT(issuer) ON TABLE app.users TO usher_register;
+GRANT SELECT(issuer) ON TABLE app.users TO usher_resolver;
+
+-- ACL COLUMN users.subject
+
+GRANT SELECT(subject),UPDATE(subject) ON TABLE app.users TO usher_admin;
+GRANT SELECT(subject),INSERT(subject) ON TABLE app.users TO usher_register;
+GRANT SELECT(subject) ON TABLE app.users TO usher_resolver;
+
+-- ACL COLUMN users.founder
+
+GRANT SELECT(founder) ON TABLE app.users TO usher_admin;
+GRANT SELECT(founder),INSERT(founder) ON TABLE app.users TO usher_register;
+GRANT SELECT(founder) ON TABLE app.users TO usher_resolver;
+
+-- ACL COLUMN users.token_hash
+
+GRANT INSERT(token_hash),UPDATE(token_hash) ON TABLE app.users TO usher_admin;
+GRANT SELECT(token_hash) ON TABLE app.users TO usher_resolver;
+
+-- ACL COLUMN users.pepper_version
+
+GRANT INSERT(pepper_version),UPDATE(pepper_version) ON TABLE app.users TO usher_admin;
+
+-- ACL COLUMN users.invited_by
+
+GRANT SELECT(invited_by),INSERT(invited_by),UPDATE(invited_by) ON TABLE app.users TO usher_admin;
+GRANT SELECT(invited_by) ON TABLE app.users TO usher_register;
+
+-- ACL COLUMN users.invitation_expires_at
+
+GRANT SELECT(invitation_expires_at),INSERT(invitation_expires_at),UPDATE(invitation_expires_at) ON TABLE app.users TO usher_admin;
+GRANT SELECT(invitation_expires_at) ON TABLE app.users TO usher_register;
+
+-- ACL COLUMN users.created_at
+
+GRANT SELECT(created_at) ON TABLE app.users TO usher_admin;
+GRANT SELECT(created_at) ON TABLE app.users TO usher_register;
+
+-- ACL COLUMN users.updated_at
+
+GRANT SELECT(updated_at),UPDATE(updated_at) ON TABLE app.users TO usher_admin;
+GRANT SELECT(updated_at) ON TABLE app.users TO usher_register;
+
+-- ACL COLUMN users.joined_at
+
+GRANT SELECT(joined_at),UPDATE(joined_at) ON TABLE app.users TO usher_admin;
+GRANT SELECT(joined_at),INSERT(joined_at) ON TABLE app.users TO usher_register;
+
+-- ACL COLUMN users.removed_at
+
+GRANT SELECT(removed_at),UPDATE(removed_at) ON TABLE app.users TO usher_admin;
+GRANT SELECT(removed_at) ON TABLE app.users TO usher_register;
+
+-- ACL COLUMN users.removed_by
+
+GRANT SELECT(removed_by),UPDATE(removed_by) ON TABLE app.users TO usher_admin;
+GRANT SELECT(removed_by) ON TABLE app.users TO usher_register;
+
 -- DEFAULT ACL DEFAULT PRIVILEGES FOR FUNCTIONS
 
 ALTER DEFAULT PRIVILEGES FOR ROLE usher_owner REVOKE ALL ON FUNCTIONS  FROM PUBLIC;
@@ -2228,6 +3060,7 @@ ALTER DEFAULT PRIVILEGES FOR ROLE usher_resolver REVOKE ALL ON FUNCTIONS  FROM P
 
 CREATE ROLE usher_acquire LOGIN;
 CREATE ROLE usher_admin LOGIN;
+CREATE ROLE usher_audits NOLOGIN;
 CREATE ROLE usher_borrow LOGIN;
 CREATE ROLE usher_facts NOLOGIN;
 CREATE ROLE usher_heartbeat LOGIN;
@@ -2235,6 +3068,7 @@ CREATE ROLE usher_keys LOGIN;
 CREATE ROLE usher_operator LOGIN;
 CREATE ROLE usher_owner NOLOGIN;
 CREATE ROLE usher_pools NOLOGIN;
+CREATE ROLE usher_register LOGIN;
 CREATE ROLE usher_release LOGIN;
 CREATE ROLE usher_replays NOLOGIN;
 CREATE ROLE usher_resolver NOLOGIN;
@@ -2267,6 +3101,10 @@ ALTER ROLE usher_operator SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_operator SET lock_timeout=1s;
 ALTER ROLE usher_operator SET search_path=app;
 ALTER ROLE usher_operator SET statement_timeout=3s;
+ALTER ROLE usher_register SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_register SET lock_timeout=1s;
+ALTER ROLE usher_register SET search_path=app;
+ALTER ROLE usher_register SET statement_timeout=3s;
 ALTER ROLE usher_release SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_release SET lock_timeout=1s;
 ALTER ROLE usher_release SET search_path=app;
@@ -2283,9 +3121,12 @@ ALTER ROLE usher_validate SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_validate SET lock_timeout=1s;
 ALTER ROLE usher_validate SET search_path=app;
 ALTER ROLE usher_validate SET statement_timeout=3s;
+GRANT usher_audits TO usher_admin;
+GRANT usher_audits TO usher_operator;
 GRANT usher_facts TO usher_acquire;
 GRANT usher_facts TO usher_admin;
 GRANT usher_facts TO usher_borrow;
+GRANT usher_facts TO usher_register;
 GRANT usher_facts TO usher_release;
 GRANT usher_facts TO usher_validate;
 GRANT usher_pools TO usher_borrow;
@@ -2293,6 +3134,7 @@ GRANT usher_pools TO usher_heartbeat;
 GRANT usher_pools TO usher_seats;
 GRANT usher_replays TO usher_acquire;
 GRANT usher_replays TO usher_admin;
+GRANT usher_replays TO usher_register;
 GRANT usher_seats TO usher_acquire;
 GRANT usher_seats TO usher_admin;
 GRANT usher_seats TO usher_release;

@@ -22,22 +22,23 @@ import (
 
 // Session is one holder's stay on a seat.
 type Session struct {
-	ID         uuid.UUID    `json:"id"`
-	LicenseID  uuid.UUID    `json:"license_id"`
-	Status     string       `json:"status" enum:"active,released,lapsed,evicted"`
-	SeatNo     int          `json:"seat_no"`
-	Overdraft  bool         `json:"overdraft" doc:"The seat was beyond max_seats."`
-	Holder     string       `json:"holder" doc:"device:…, user:… or instance:…, as the licence's seat_per says."`
-	HardwareID string       `json:"hardware_id"`
-	Hostname   *string      `json:"hostname"`
-	User       *string      `json:"user"`
-	InstanceID *string      `json:"instance_id"`
-	Version    string       `json:"version"`
-	Metadata   httpx.Object `json:"metadata" doc:"As the application gave it."`
-	AcquiredAt httpx.Time   `json:"acquired_at"`
-	EndedAt    *httpx.Time  `json:"ended_at" doc:"Null while it is active, and until a lapse is recorded (a minute or so)."`
-	EndReason  *string      `json:"end_reason"`
-	EndedBy    *string      `json:"ended_by" doc:"Who ended it: holder, or an administrator's credential; null when nobody did."`
+	ID            uuid.UUID    `json:"id"`
+	LicenseID     uuid.UUID    `json:"license_id"`
+	Status        string       `json:"status" enum:"active,released,lapsed,evicted"`
+	SeatNo        int          `json:"seat_no"`
+	Overdraft     bool         `json:"overdraft" doc:"The seat was beyond max_seats."`
+	Holder        string       `json:"holder" doc:"device:…, user:… or instance:…, as the licence's seat_per says."`
+	HardwareID    string       `json:"hardware_id"`
+	Hostname      *string      `json:"hostname"`
+	User          *string      `json:"user"`
+	InstanceID    *string      `json:"instance_id"`
+	Version       string       `json:"version"`
+	Metadata      httpx.Object `json:"metadata" doc:"As the application gave it."`
+	AcquiredAt    httpx.Time   `json:"acquired_at"`
+	BorrowedUntil *httpx.Time  `json:"borrowed_until" doc:"Until when its holder may be offline; null when the seat is not borrowed now."`
+	EndedAt       *httpx.Time  `json:"ended_at" doc:"Null while it is active, and until a lapse is recorded (a minute or so)."`
+	EndReason     *string      `json:"end_reason"`
+	EndedBy       *string      `json:"ended_by" doc:"Who ended it: holder, or an administrator's credential; null when nobody did."`
 }
 
 // SessionQuery says which sessions are asked for.
@@ -59,7 +60,7 @@ var sessionRoutes = []endpoint{{
 	Route: httpx.Route{
 		Method: "POST", Path: "/v1/sessions/{id}/evict", ID: "evict_session",
 		Summary:     "End a session against its holder's will",
-		Description: "The holder is told the reason. Its seat stays taken until its lease has run out, or the holder gives it back or asks for another: until then it may not have heard. A session that ended before stays as it ended. A member may evict sessions whose user is their e-mail address or their id.",
+		Description: "The holder is told the reason. Its seat stays taken until its lease or borrow has run out, or the holder gives it back or asks for another: until then it may not have heard. A session that ended before stays as it ended. A member may evict sessions whose user is their e-mail address or their id.",
 		Query:       TenantQuery{}, Body: Reason{},
 		Replies: []httpx.Doc{{Status: http.StatusOK, Body: Session{}}},
 	}, do: Deps.evict,
@@ -179,7 +180,8 @@ const (
 	openSessions = `
 		SELECT o.id, o.license_id, CASE WHEN o.evicted_at IS NULL THEN 'active' ELSE 'evicted' END AS status, o.seat_no, o.overdraft,
 		       o.holder, o.hardware_id, o.hostname, o.user_name, o.instance_id, o.version, coalesce(o.metadata, '{}') AS metadata,
-		       o.acquired_at, o.evicted_at AS ended_at, o.evict_reason AS end_reason, o.evicted_by AS ended_by,
+		       o.acquired_at, CASE WHEN o.borrowed_until > now() THEN o.borrowed_until END AS borrowed_until,
+		       o.evicted_at AS ended_at, o.evict_reason AS end_reason, o.evicted_by AS ended_by,
 		       o.fence_epoch, o.fence_counter,
 		       ` + licenseState + ` AS state
 		  FROM app.open_sessions o
@@ -189,7 +191,7 @@ const (
 	endedSessions = `
 		SELECT e.id, e.license_id, e.status, e.seat_no, e.overdraft,
 		       e.holder, e.hardware_id, e.hostname, e.user_name, e.instance_id, e.version, coalesce(e.metadata, '{}'),
-		       e.acquired_at, e.ended_at, e.end_reason, nullif(e.ended_by, ''),
+		       e.acquired_at, NULL::timestamptz, e.ended_at, e.end_reason, nullif(e.ended_by, ''),
 		       0, 0, ''
 		  FROM app.ended_sessions e
 		 WHERE e.tenant_id = $1`
@@ -262,12 +264,12 @@ func (d Deps) readSession(ctx context.Context, tenant tenancy.ID, id uuid.UUID) 
 func scanSession(row pgx.CollectableRow) (session, error) {
 	var s session
 	var acquired time.Time
-	var ended *time.Time
+	var borrowed, ended *time.Time
 	err := row.Scan(&s.ID, &s.LicenseID, &s.Status, &s.SeatNo, &s.Overdraft,
 		&s.Holder, &s.HardwareID, &s.Hostname, &s.User, &s.InstanceID, &s.Version, &s.Metadata,
-		&acquired, &ended, &s.EndReason, &s.EndedBy,
+		&acquired, &borrowed, &ended, &s.EndReason, &s.EndedBy,
 		&s.fence.Epoch, &s.fence.Counter, &s.state)
-	s.AcquiredAt, s.EndedAt = httpx.At(acquired), httpx.AtOrNull(ended)
+	s.AcquiredAt, s.BorrowedUntil, s.EndedAt = httpx.At(acquired), httpx.AtOrNull(borrowed), httpx.AtOrNull(ended)
 	return s, err
 }
 
