@@ -41,7 +41,7 @@ func serve(t *testing.T, w *World) *service {
 	t.Helper()
 	mux := http.NewServeMux()
 	s := w.Seating(t)
-	for _, door := range []*Door{s.Acquire, s.Heartbeat, s.Release, w.Validate(t)} {
+	for _, door := range []*Door{s.Acquire, s.Heartbeat, s.Release, w.Validate(t), w.Borrow(t)} {
 		mux.Handle(door.Path, door.Handler)
 	}
 	return front(t, mux)

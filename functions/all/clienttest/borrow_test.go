@@ -1,0 +1,103 @@
+package clienttest_test
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"net/http"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/coditect/usher/client"
+	"github.com/coditect/usher/client/receipt"
+	. "github.com/coditect/usher/functions/all/functiontest"
+)
+
+// roots are the world's root keys, as a vendor pins them: those of the key set that nobody vouches for.
+func roots(t *testing.T, w *World) string {
+	t.Helper()
+	set, err := receipt.ParseKeySet(w.Keys(t).Send(t, Message{}).Want(t, http.StatusOK).Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text []byte
+	for _, key := range set.Keys() {
+		if len(key.Chain) > 0 {
+			continue
+		}
+		der, err := x509.MarshalPKIXPublicKey(key.Public)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})...)
+	}
+	return string(text)
+}
+
+func TestABorrowedSeatIsKeptBySeveralLivesOfAProgramOnlineAndOffline(t *testing.T) {
+	t.Parallel()
+	w := New(t)
+	s := serve(t, w)
+	l := w.Seats(t, 1, lease)
+	c := clientOf(s, l, "laptop")
+	c.ReceiptFile, c.Roots, c.Product = filepath.Join(t.TempDir(), "seat.jws"), roots(t, w), Product
+	until := time.Now().Add(time.Hour)
+
+	first := acquire(t, c)
+	b, err := first.Borrow(t.Context(), until)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if off := b.Until.Sub(until).Abs(); off > time.Second {
+		t.Errorf("borrowed until %s, asked for %s", b.Until, until)
+	}
+	first.Release()
+
+	// Its lease would be over by now; nobody else gets the seat.
+	time.Sleep(lease + time.Second)
+	if _, err := clientOf(s, l, "desktop").Acquire(t.Context()); !errors.Is(err, client.ErrNoSeats) {
+		t.Errorf("the desktop heard %v", err)
+	}
+
+	s.breaks(func(w http.ResponseWriter, _ *http.Request, _ http.Handler) { cut(w) })
+	offline := acquire(t, c)
+	if st := offline.Status(); !offline.Valid() || !st.Offline || st.SessionID != first.Status().SessionID || st.SeatNo != 1 {
+		t.Errorf("offline the seat is %+v", st)
+	}
+	offline.Release()
+	s.breaks(nil)
+
+	// The first connection after that finds the session, and gives it back early.
+	online := acquire(t, c)
+	if st := online.Status(); st.Offline || st.SessionID != first.Status().SessionID || st.BorrowedUntil.IsZero() {
+		t.Errorf("online the seat is %+v", st)
+	}
+	if err := online.Return(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	free(t, s, l, "desktop", slack)
+}
+
+func TestABorrowThatWasWithdrawnIsRefusedAtTheNextContact(t *testing.T) {
+	t.Parallel()
+	w := New(t)
+	s := serve(t, w)
+	l := w.Seats(t, 1, lease)
+	c := clientOf(s, l, "laptop")
+	c.ReceiptFile, c.Roots, c.Product = filepath.Join(t.TempDir(), "seat.jws"), roots(t, w), Product
+	first := acquire(t, c)
+	if _, err := first.Borrow(t.Context(), time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	first.Release()
+	w.Revoke(t, l)
+	var why *client.Refusal
+	if _, err := c.Acquire(t.Context()); !errors.As(err, &why) || why.Code != "license_revoked" {
+		t.Errorf("the laptop heard %v", err)
+	}
+	s.breaks(func(w http.ResponseWriter, _ *http.Request, _ http.Handler) { cut(w) })
+	if _, err := c.Acquire(t.Context()); !errors.Is(err, client.ErrUnreachable) {
+		t.Errorf("offline, after it has heard of it: %v", err)
+	}
+}
