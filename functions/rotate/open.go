@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"time"
 
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/platform/httpx"
@@ -29,7 +28,7 @@ func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*s
 	return &serve.Function{
 		Name: "rotate",
 		Routes: Routes(Deps{
-			Rotation: rotation.New(rotation.Deps{DB: db, Vault: vault, Ring: ring, Now: time.Now, Log: log}),
+			Rotation: rotation.New(rotation.Deps{DB: db, Vault: vault, Ring: ring, Now: db.Now, Log: log}),
 			Keys:     keys, Scheduler: scheduler, Log: log,
 		}),
 		Ready: []httpx.Check{{Name: "postgresql", Ping: db.Ping}},

@@ -28,7 +28,7 @@ func token(t *testing.T, w *functiontest.World, email string) string {
 func TestTheScheduledRunTellsWhatItDidInNumbers(t *testing.T) {
 	t.Parallel()
 	w := functiontest.New(t)
-	later := w.At(func() time.Time { return time.Now().Add(24 * time.Hour) })
+	later := w.Later(24 * time.Hour)
 	door := later.Rotate(t)
 	// The tokens of the scheduler live by the same clock.
 	good, err := w.Scheduler.Token(map[string]any{

@@ -28,12 +28,16 @@ type KeysConfig struct {
 // Unwrap decrypts what Cloud KMS wrapped, of the key of that id.
 type Unwrap func(ctx context.Context, kid string, wrapped []byte) ([]byte, error)
 
+// Clock tells the time of the store, by which keys take turns: an instance's own clock decides nothing.
+type Clock func(ctx context.Context) (time.Time, error)
+
 // Keys are the receipt keys of an instance: the one in use, in memory. It asks PostgreSQL every ten seconds which that is,
 // when somebody signs, and Cloud KMS once for each key. It is safe for concurrent use.
 type Keys struct {
 	issuer string
 	db     *tenancy.DB
 	unwrap Unwrap
+	store  Clock
 	now    func() time.Time
 	log    *slog.Logger
 
@@ -45,7 +49,8 @@ type Keys struct {
 // held is what was found at the last look.
 type held struct {
 	signer *Signer
-	looked time.Time
+	looked time.Time // by the instance's clock
+	at     time.Time // the same moment, by the store's
 }
 
 const (
@@ -62,12 +67,12 @@ func OpenKeys(getenv func(string) string, db *tenancy.DB, unwrap Unwrap, log *sl
 	if err := config.Load(&cfg, getenv); err != nil {
 		return nil, err
 	}
-	return NewKeys(cfg, db, unwrap, time.Now, log), nil
+	return NewKeys(cfg, db, unwrap, db.Now, time.Now, log), nil
 }
 
-// NewKeys makes Keys of a configuration. Now is the clock by which keys take turns.
-func NewKeys(cfg KeysConfig, db *tenancy.DB, unwrap Unwrap, now func() time.Time, log *slog.Logger) *Keys {
-	return &Keys{issuer: cfg.Issuer, db: db, unwrap: unwrap, now: now, log: log}
+// NewKeys makes Keys of a configuration. Now is the instance's clock, which only counts what has passed between two looks.
+func NewKeys(cfg KeysConfig, db *tenancy.DB, unwrap Unwrap, store Clock, now func() time.Time, log *slog.Logger) *Keys {
+	return &Keys{issuer: cfg.Issuer, db: db, unwrap: unwrap, store: store, now: now, log: log}
 }
 
 // Current is the key to sign with now. A function asks for it before it does what a receipt is to tell: when there is
@@ -90,14 +95,18 @@ func (k *Keys) Current(ctx context.Context) (*Signer, error) {
 	if again := k.held.Load(); again != h && again.good(now) {
 		return again.signer, nil // somebody else has just looked
 	}
-	signer, err := k.look(ctx, now)
+	at, err := k.store(ctx)
+	var signer *Signer
 	if err == nil {
-		k.held.Store(&held{signer, now})
+		signer, err = k.look(ctx, at, now)
+	}
+	if err == nil {
+		k.held.Store(&held{signer, now, at})
 		return signer, nil
 	}
 	if !errors.Is(err, errNoKey) && h.good(now) {
 		k.log.ErrorContext(ctx, "the receipt keys cannot be looked at; the one in use stays", "kid", h.signer.kid, "error", err)
-		k.held.Store(&held{h.signer, now})
+		k.held.Store(&held{h.signer, now, h.time(now)})
 		return h.signer, nil
 	}
 	k.held.Store(nil)
@@ -112,7 +121,10 @@ func (k *Keys) Ready(ctx context.Context) error {
 	return err
 }
 
-func (h *held) good(now time.Time) bool { return h != nil && h.signer.good(now) }
+func (h *held) good(now time.Time) bool { return h != nil && h.signer.good(h.time(now)) }
+
+// time is the store's, at a moment of the instance's.
+func (h *held) time(now time.Time) time.Time { return h.at.Add(now.Sub(h.looked)) }
 
 // errNoKey says that PostgreSQL knows no key that may sign now.
 var errNoKey = errors.New("there is none for this time")
@@ -125,7 +137,7 @@ type candidate struct {
 }
 
 // look finds the key to sign with: the one whose turn it is or, while that cannot be unwrapped, the one in use.
-func (k *Keys) look(ctx context.Context, now time.Time) (*Signer, error) {
+func (k *Keys) look(ctx context.Context, at, now time.Time) (*Signer, error) {
 	var candidates []candidate
 	var revocations int64
 	err := k.db.Batch(ctx, tenancy.ID{}, func(b *tenancy.Batch) {
@@ -134,7 +146,7 @@ func (k *Keys) look(ctx context.Context, now time.Time) (*Signer, error) {
 			  FROM app.signing_keys
 			 WHERE kind = 'receipt' AND published_at IS NOT NULL AND retired_at IS NULL AND revoked_at IS NULL
 			   AND wrapped_key IS NOT NULL AND not_before <= $1 AND not_after > $1
-			 ORDER BY not_before DESC`, now,
+			 ORDER BY not_before DESC`, at,
 		).Query(func(rows pgx.Rows) (err error) {
 			candidates, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c candidate, err error) {
 				err = row.Scan(&c.kid, &c.certificate, &c.wrapped, &c.notBefore, &c.notAfter)

@@ -51,6 +51,7 @@ type Publisher struct {
 	db     *tenancy.DB
 	roots  *Roots
 	issuer string
+	store  Clock
 	now    func() time.Time
 	log    *slog.Logger
 
@@ -88,12 +89,13 @@ func OpenPublisher(getenv func(string) string, db *tenancy.DB, signer RootSigner
 	if err := config.Load(&cfg, getenv); err != nil {
 		return nil, err
 	}
-	return NewPublisher(cfg, db, NewRoots(db, signer), time.Now, log), nil
+	return NewPublisher(cfg, db, NewRoots(db, signer), db.Now, time.Now, log), nil
 }
 
-// NewPublisher makes a Publisher. The database must be that of the role usher_keys.
-func NewPublisher(cfg KeysConfig, db *tenancy.DB, roots *Roots, now func() time.Time, log *slog.Logger) *Publisher {
-	return &Publisher{db: db, roots: roots, issuer: cfg.Issuer, now: now, log: log}
+// NewPublisher makes a Publisher. The database must be that of the role usher_keys. Now is the instance's clock, which only
+// says how long ago something was read.
+func NewPublisher(cfg KeysConfig, db *tenancy.DB, roots *Roots, store Clock, now func() time.Time, log *slog.Logger) *Publisher {
+	return &Publisher{db: db, roots: roots, issuer: cfg.Issuer, store: store, now: now, log: log}
 }
 
 // KeySet is the JSON Web Key Set.
@@ -104,7 +106,7 @@ func (p *Publisher) KeySet(ctx context.Context) ([]byte, error) {
 	if p.keySet != nil && within(p.keysAt, now) {
 		return p.keySet, nil
 	}
-	set, err := p.readKeySet(ctx, now)
+	set, err := p.readKeySet(ctx)
 	if err != nil {
 		if p.keySet == nil {
 			return nil, err
@@ -121,10 +123,14 @@ func within(read, now time.Time) bool {
 	return since >= 0 && since < readEvery
 }
 
-func (p *Publisher) readKeySet(ctx context.Context, now time.Time) ([]byte, error) {
+func (p *Publisher) readKeySet(ctx context.Context) ([]byte, error) {
+	now, err := p.store(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var keys []Key
 	public, certificate := map[string][]byte{}, map[string][]byte{}
-	err := p.db.Batch(ctx, tenancy.ID{}, func(b *tenancy.Batch) {
+	err = p.db.Batch(ctx, tenancy.ID{}, func(b *tenancy.Batch) {
 		QueueKeys(b, &keys)
 		b.Queue(`
 			SELECT kid, public_key, certificate
@@ -170,7 +176,7 @@ func (p *Publisher) List(ctx context.Context) (*List, error) {
 	if p.list != nil && within(p.listAt, now) {
 		return p.list, nil
 	}
-	list, err := p.readList(ctx, now)
+	list, err := p.readList(ctx)
 	if err != nil {
 		if list == nil {
 			list = p.list
@@ -193,7 +199,11 @@ type revocationsNow struct {
 }
 
 // readList is the list to serve. With an error it is, when there is one, the newest that was signed.
-func (p *Publisher) readList(ctx context.Context, now time.Time) (*List, error) {
+func (p *Publisher) readList(ctx context.Context) (*List, error) {
+	now, err := p.store(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for range 3 { // each round is lost only to another instance that has signed meanwhile
 		s, err := p.look(ctx)
 		if err != nil {

@@ -117,6 +117,17 @@ func open(ctx context.Context, variable, url string, c Config, log *slog.Logger)
 // Close waits for the transactions that run, and closes the connections.
 func (db *DB) Close() { db.pool.Close() }
 
+// Now is the time by the clock of PostgreSQL, which all instances share.
+func (db *DB) Now(ctx context.Context) (now time.Time, err error) {
+	err = db.Batch(ctx, ID{}, func(b *Batch) {
+		b.Queue(`SELECT now()`).QueryRow(func(row pgx.Row) error { return row.Scan(&now) })
+	})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read the store's clock: %w", err)
+	}
+	return now, nil
+}
+
 // Ping reports whether the database answers now.
 func (db *DB) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, db.timeout)

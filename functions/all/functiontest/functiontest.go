@@ -21,6 +21,7 @@ import (
 	"github.com/coditect/usher/shared/platform/localenv"
 	"github.com/coditect/usher/shared/platform/testenv"
 	"github.com/coditect/usher/shared/seat"
+	"github.com/coditect/usher/shared/signing"
 	"github.com/coditect/usher/shared/tenancy"
 )
 
@@ -86,7 +87,8 @@ type World struct {
 	env      map[string]string
 	url      func(role string) string // of the database, as functions reach it
 	binary   string
-	clock    func() time.Time
+	clock    func() time.Time // of functions
+	later    time.Duration    // how far the store's clock, as far as signing keys go by it, is ahead
 	secrets  []string
 	admin    *tenancy.DB // as function admin logs in
 	operator *tenancy.DB
@@ -239,6 +241,21 @@ func (w *World) At(clock func() time.Time) *World {
 	other := *w
 	other.clock = clock
 	return &other
+}
+
+// Later is the same world after that time, as far as signing keys go by it.
+func (w *World) Later(d time.Duration) *World {
+	other := w.At(func() time.Time { return w.clock().Add(d) })
+	other.later = w.later + d
+	return other
+}
+
+// store is the clock of the store, for signing keys.
+func (w *World) store(db *tenancy.DB) signing.Clock {
+	return func(ctx context.Context) (time.Time, error) {
+		now, err := db.Now(ctx)
+		return now.Add(w.later), err
+	}
 }
 
 // License is one that was sold, with its key.

@@ -55,7 +55,7 @@ func (w *World) open(t testing.TB, function string) parts {
 	must(t, config.Load(&tokens, getenv))
 	p.tokens, err = signing.NewTokens(tokens, w.clock, log)
 	must(t, err)
-	p.receipts = signing.NewKeys(signing.KeysConfig{Issuer: Issuer}, p.db, w.vault(t, function, kms.Wrap).Unwrap, w.clock, log)
+	p.receipts = signing.NewKeys(signing.KeysConfig{Issuer: Issuer}, p.db, w.vault(t, function, kms.Wrap).Unwrap, w.store(p.db), w.clock, log)
 	var budgets budget.Config
 	must(t, config.Load(&budgets, getenv))
 	p.budgets, err = budget.New(budgets, w.clock, log)
@@ -134,7 +134,7 @@ func (w *World) KeysDeps(t testing.TB) keys.Deps {
 	t.Helper()
 	db := w.database(t, "keys")
 	roots := signing.NewRoots(db, w.vault(t, "keys", kms.Sign).Signer)
-	return keys.Deps{Publisher: signing.NewPublisher(signing.KeysConfig{Issuer: Issuer}, db, roots, w.clock, w.Log.Logger), Log: w.Log.Logger}
+	return keys.Deps{Publisher: signing.NewPublisher(signing.KeysConfig{Issuer: Issuer}, db, roots, w.store(db), w.clock, w.Log.Logger), Log: w.Log.Logger}
 }
 
 // Rotation is that of a new instance of function rotate.
@@ -143,8 +143,9 @@ func (w *World) Rotation(t testing.TB) *rotation.Rotation {
 	ring, err := secretmanager.Open(w.Getenv("rotate"))
 	must(t, err)
 	t.Cleanup(func() { _ = ring.Close() })
+	db := w.database(t, "rotate")
 	return rotation.New(rotation.Deps{
-		DB: w.database(t, "rotate"), Vault: w.vault(t, "rotate", kms.Wrap|kms.Rotate), Ring: ring, Now: w.clock, Log: w.Log.Logger,
+		DB: db, Vault: w.vault(t, "rotate", kms.Wrap|kms.Rotate), Ring: ring, Now: w.store(db), Log: w.Log.Logger,
 	})
 }
 

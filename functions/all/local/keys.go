@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/coditect/usher/shared/platform/localenv"
 	"github.com/coditect/usher/shared/secret/secretmanager"
@@ -61,7 +60,7 @@ func makeKeys(ctx context.Context, getenv func(string) string, path string, log 
 		return err
 	}
 	defer func() { err = errors.Join(err, ring.Close(), vault.Close()) }()
-	if _, err := rotation.New(rotation.Deps{DB: db, Vault: vault, Ring: ring, Now: time.Now, Log: log}).Run(ctx); err != nil {
+	if _, err := rotation.New(rotation.Deps{DB: db, Vault: vault, Ring: ring, Now: db.Now, Log: log}).Run(ctx); err != nil {
 		return fmt.Errorf("make the signing keys: %w", err)
 	}
 	roots, err := signing.PinnedRoots(ctx, db)

@@ -39,8 +39,9 @@ type Deps struct {
 	Vault *kms.Vault
 	// Ring is the secret that holds the ring of seat token keys.
 	Ring *secretmanager.Secret
-	Now  func() time.Time
-	Log  *slog.Logger
+	// Now is the store's clock.
+	Now signing.Clock
+	Log *slog.Logger
 }
 
 // Rotation carries out plans. It is safe for concurrent use.
@@ -98,7 +99,11 @@ func (r *Rotation) Next(ctx context.Context) (signing.Step, error) {
 	if err != nil {
 		return signing.Step{}, err
 	}
-	return r.first(ctx, signing.Plan(keys, versions, r.Now()), keys)
+	now, err := r.Now(ctx)
+	if err != nil {
+		return signing.Step{}, err
+	}
+	return r.first(ctx, signing.Plan(keys, versions, now), now, keys)
 }
 
 // NextOfRing does the first step that is due with the keys of seat tokens, and answers it; the zero Step when none is.
@@ -111,52 +116,56 @@ func (r *Rotation) NextOfRing(ctx context.Context) (signing.Step, error) {
 	if err != nil {
 		return signing.Step{}, err
 	}
-	return r.first(ctx, signing.PlanRing(keys, ring.Names(), r.Now()), keys)
+	now, err := r.Now(ctx)
+	if err != nil {
+		return signing.Step{}, err
+	}
+	return r.first(ctx, signing.PlanRing(keys, ring.Names(), now), now, keys)
 }
 
-func (r *Rotation) first(ctx context.Context, steps []signing.Step, keys []signing.Key) (signing.Step, error) {
+func (r *Rotation) first(ctx context.Context, steps []signing.Step, now time.Time, keys []signing.Key) (signing.Step, error) {
 	if len(steps) == 0 {
 		return signing.Step{}, nil
 	}
-	if err := r.do(ctx, steps[0], keys); err != nil {
+	if err := r.do(ctx, steps[0], now, keys); err != nil {
 		return signing.Step{}, fmt.Errorf("%s %s%s: %w", steps[0].Do, steps[0].Key, steps[0].Version, err)
 	}
 	return steps[0], nil
 }
 
-// do does one step.
-func (r *Rotation) do(ctx context.Context, step signing.Step, keys []signing.Key) error {
+// do does one step, which was due at that time.
+func (r *Rotation) do(ctx context.Context, step signing.Step, now time.Time, keys []signing.Key) error {
 	switch step.Do {
 	case signing.CreateRoot:
 		_, err := r.Vault.Create(ctx)
 		return err
 	case signing.PublishRoot:
-		return r.publishRoot(ctx, step, keys)
+		return r.publishRoot(ctx, step, now, keys)
 	case signing.ActivateRoot:
-		return r.activateRoot(ctx, step)
+		return r.activateRoot(ctx, step, now)
 	case signing.DisableRoot:
 		return r.Vault.Disable(ctx, step.Version)
 	case signing.DestroyRoot:
 		return r.Vault.Destroy(ctx, step.Version)
 	case signing.NoteRoot:
-		return r.noteRoot(ctx, step)
+		return r.noteRoot(ctx, step, now)
 	case signing.MakeReceiptKey:
-		return r.makeReceiptKey(ctx, step, keys)
+		return r.makeReceiptKey(ctx, step, now, keys)
 	case signing.ForgetKey:
 		return r.write(ctx, `
 			UPDATE app.signing_keys
 			   SET wrapped_key = NULL, destroyed_at = $2
-			 WHERE kid = $1 AND kind = 'receipt' AND destroyed_at IS NULL`, step.Key, r.Now())
+			 WHERE kid = $1 AND kind = 'receipt' AND destroyed_at IS NULL`, step.Key, now)
 	case signing.RevokeKey:
 		return r.write(ctx, `
 			UPDATE app.signing_keys k
 			   SET revoked_at = $2, revoked_reason = 'its root was revoked', revoked_by = i.revoked_by
 			  FROM app.signing_keys i
-			 WHERE k.kid = $1 AND k.revoked_at IS NULL AND i.kid = k.issuer_kid AND i.revoked_at IS NOT NULL`, step.Key, r.Now())
+			 WHERE k.kid = $1 AND k.revoked_at IS NULL AND i.kid = k.issuer_kid AND i.revoked_at IS NOT NULL`, step.Key, now)
 	case signing.MakeMAC, signing.FrontMAC, signing.DropMAC:
 		return r.writeRing(ctx, step)
 	case signing.NoteMAC:
-		return r.noteMAC(ctx, step)
+		return r.noteMAC(ctx, step, now)
 	default:
 		return errors.New("nobody knows how")
 	}
@@ -207,7 +216,7 @@ var states = map[kms.State]signing.VersionState{
 const rootLife = 10 * 365 * 24 * time.Hour
 
 // publishRoot keeps the public half of a version, certified by the active root if there is one.
-func (r *Rotation) publishRoot(ctx context.Context, step signing.Step, keys []signing.Key) error {
+func (r *Rotation) publishRoot(ctx context.Context, step signing.Step, now time.Time, keys []signing.Key) error {
 	public, err := r.Vault.PublicKey(ctx, step.Version)
 	if err != nil {
 		return err
@@ -218,7 +227,7 @@ func (r *Rotation) publishRoot(ctx context.Context, step signing.Step, keys []si
 	}
 	var certificate []byte
 	var issuer *string
-	now := r.Now().UTC()
+	now = now.UTC()
 	if active := signing.ActiveRoot(keys); active != nil {
 		root, err := r.root(ctx, active)
 		if err != nil {
@@ -262,8 +271,7 @@ func (r *Rotation) root(ctx context.Context, key *signing.Key) (crypto.Signer, e
 
 // activateRoot lets a root sign, and the one before sign no more, at once. The index of the one active root refuses a
 // second that was decided on meanwhile; the next look sees it.
-func (r *Rotation) activateRoot(ctx context.Context, step signing.Step) error {
-	now := r.Now()
+func (r *Rotation) activateRoot(ctx context.Context, step signing.Step, now time.Time) error {
 	err := r.DB.As(ctx, tenancy.ID{}, func(tx tenancy.Tx) error {
 		// Whoever was first has activated it: then there is nothing to retire.
 		_, err := tx.Exec(ctx, `
@@ -289,7 +297,7 @@ func (r *Rotation) activateRoot(ctx context.Context, step signing.Step) error {
 const uniqueViolation = "23505"
 
 // noteRoot writes down what Cloud KMS says of a version.
-func (r *Rotation) noteRoot(ctx context.Context, step signing.Step) error {
+func (r *Rotation) noteRoot(ctx context.Context, step signing.Step, now time.Time) error {
 	found, err := r.Vault.Versions(ctx)
 	if err != nil {
 		return err
@@ -301,11 +309,11 @@ func (r *Rotation) noteRoot(ctx context.Context, step signing.Step) error {
 	return r.write(ctx, `
 		UPDATE app.signing_keys
 		   SET disabled_at = coalesce(disabled_at, $2), destroyed_at = CASE WHEN $3 THEN coalesce(destroyed_at, $2) END
-		 WHERE kid = $1`, step.Key, r.Now(), found[i].State == kms.Destroyed)
+		 WHERE kid = $1`, step.Key, now, found[i].State == kms.Destroyed)
 }
 
 // makeReceiptKey makes the key of a turn. Of two at once one is kept: the index of a turn's key says which.
-func (r *Rotation) makeReceiptKey(ctx context.Context, step signing.Step, keys []signing.Key) error {
+func (r *Rotation) makeReceiptKey(ctx context.Context, step signing.Step, now time.Time, keys []signing.Key) error {
 	active := signing.ActiveRoot(keys)
 	root, err := r.root(ctx, active)
 	if err != nil {
@@ -335,7 +343,7 @@ func (r *Rotation) makeReceiptKey(ctx context.Context, step signing.Step, keys [
 		INSERT INTO app.signing_keys (kid, kind, public_key, certificate, issuer_kid, wrapped_key, not_before, not_after, created_at, published_at)
 		SELECT $1, 'receipt', $2, $3, $4, $5, $6, $7, $8, $8
 		 WHERE EXISTS (SELECT FROM app.signing_keys i WHERE i.kid = $4 AND i.revoked_at IS NULL)
-		ON CONFLICT DO NOTHING`, kid, der, certificate, active.ID, wrapped, step.From, step.Until, r.Now())
+		ON CONFLICT DO NOTHING`, kid, der, certificate, active.ID, wrapped, step.From, step.Until, now)
 }
 
 // ring is the newest ring; an empty one when there is none yet.
@@ -380,12 +388,12 @@ func newMAC() []byte {
 }
 
 // noteMAC writes down what the ring says of a key.
-func (r *Rotation) noteMAC(ctx context.Context, step signing.Step) error {
+func (r *Rotation) noteMAC(ctx context.Context, step signing.Step, now time.Time) error {
 	ring, err := r.ring(ctx)
 	if err != nil {
 		return err
 	}
-	names, now := ring.Names(), r.Now()
+	names := ring.Names()
 	at := slices.Index(names, step.Key)
 	return r.DB.Batch(ctx, tenancy.ID{}, func(b *tenancy.Batch) {
 		if at < 0 {
@@ -413,6 +421,10 @@ var errNoSuchKey = fault.NotFound("not_found", "There is no signing key with thi
 // Revoke withdraws a key, and with a root every receipt key that it certified: nothing they signed is believed any more.
 // What replaces them is for Run to make. Again it changes nothing.
 func (r *Rotation) Revoke(ctx context.Context, kid, reason, by string) (revoked []string, err error) {
+	now, err := r.Now(ctx)
+	if err != nil {
+		return nil, err
+	}
 	err = r.DB.As(ctx, tenancy.ID{}, func(tx tenancy.Tx) error {
 		var kind string
 		if err := tx.QueryRow(ctx, `SELECT kind FROM app.signing_keys WHERE kid = $1`, kid).Scan(&kind); errors.Is(err, pgx.ErrNoRows) {
@@ -424,7 +436,7 @@ func (r *Rotation) Revoke(ctx context.Context, kid, reason, by string) (revoked 
 			UPDATE app.signing_keys
 			   SET revoked_at = $2, revoked_reason = $3, revoked_by = $4
 			 WHERE (kid = $1 OR kind = 'receipt' AND issuer_kid = $1) AND revoked_at IS NULL
-			RETURNING kid`, kid, r.Now(), reason, by)
+			RETURNING kid`, kid, now, reason, by)
 		if err != nil {
 			return fmt.Errorf("revoke signing key %s: %w", kid, err)
 		}
@@ -438,13 +450,17 @@ func (r *Rotation) Revoke(ctx context.Context, kid, reason, by string) (revoked 
 
 // Retire lets the keys of a kind that sign now sign no more. What replaces them is for Run to make.
 func (r *Rotation) Retire(ctx context.Context, kind signing.Kind) (retired []string, err error) {
+	now, err := r.Now(ctx)
+	if err != nil {
+		return nil, err
+	}
 	err = r.DB.As(ctx, tenancy.ID{}, func(tx tenancy.Tx) error {
 		rows, err := tx.Query(ctx, `
 			UPDATE app.signing_keys
 			   SET retired_at = $2
 			 WHERE kind = $1 AND retired_at IS NULL AND revoked_at IS NULL
 			   AND CASE kind WHEN 'receipt' THEN not_before <= $2 AND not_after > $2 ELSE activated_at IS NOT NULL END
-			RETURNING kid`, string(kind), r.Now())
+			RETURNING kid`, string(kind), now)
 		if err != nil {
 			return fmt.Errorf("retire the %s keys: %w", kind, err)
 		}

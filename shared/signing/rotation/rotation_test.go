@@ -67,6 +67,9 @@ func (w *world) clock() time.Time {
 	return w.now
 }
 
+// store is the same clock, as the store's.
+func (w *world) store(context.Context) (time.Time, error) { return w.clock(), nil }
+
 func (w *world) pass(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -98,21 +101,21 @@ func (w *world) rotation(t testing.TB) *rotation.Rotation {
 	ring, err := secretmanager.Open(w.getenv)
 	must(t, err)
 	t.Cleanup(func() { _ = ring.Close() })
-	return rotation.New(rotation.Deps{DB: db, Vault: vault, Ring: ring, Now: w.clock, Log: w.log.Logger})
+	return rotation.New(rotation.Deps{DB: db, Vault: vault, Ring: ring, Now: w.store, Log: w.log.Logger})
 }
 
 // keys are those of a new instance that signs.
 func (w *world) keys(t testing.TB) *signing.Keys {
 	t.Helper()
 	db, vault := w.open(t, "usher_acquire")
-	return signing.NewKeys(signing.KeysConfig{Issuer: issuer}, db, vault.Unwrap, w.clock, w.log.Logger)
+	return signing.NewKeys(signing.KeysConfig{Issuer: issuer}, db, vault.Unwrap, w.store, w.clock, w.log.Logger)
 }
 
 // publisher is that of a new instance of function keys.
 func (w *world) publisher(t testing.TB) *signing.Publisher {
 	t.Helper()
 	db, vault := w.open(t, "usher_keys")
-	return signing.NewPublisher(signing.KeysConfig{Issuer: issuer}, db, signing.NewRoots(db, vault.Signer), w.clock, w.log.Logger)
+	return signing.NewPublisher(signing.KeysConfig{Issuer: issuer}, db, signing.NewRoots(db, vault.Signer), w.store, w.clock, w.log.Logger)
 }
 
 func run(t testing.TB, r *rotation.Rotation) rotation.Report {
