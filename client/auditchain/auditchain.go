@@ -75,7 +75,7 @@ type Chain struct {
 func Sum(tenant string, e *Entry) Hash {
 	var b []byte
 	field := func(s string) {
-		b = binary.BigEndian.AppendUint32(b, uint32(len(s))) //nolint:gosec // no value is near 4 GiB
+		b = binary.BigEndian.AppendUint32(b, uint32(len(s)))
 		b = append(b, s...)
 	}
 	operator := "0"

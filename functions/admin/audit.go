@@ -180,13 +180,13 @@ func auditEntryOf(e *auditchain.Entry) AuditEntry {
 
 // cursorAt writes an entry's place in the 16 bytes of a cursor: its time and its number.
 func cursorAt(e *auditchain.Entry) (cursor uuid.UUID) {
-	binary.BigEndian.PutUint64(cursor[:8], uint64(e.At.UnixMilli())) //nolint:gosec // placeOf turns it back
-	binary.BigEndian.PutUint64(cursor[8:], uint64(e.Seq))            //nolint:gosec // as above
+	binary.BigEndian.PutUint64(cursor[:8], uint64(e.At.UnixMilli()))
+	binary.BigEndian.PutUint64(cursor[8:], uint64(e.Seq))
 	return cursor
 }
 
 // placeOf is the way back from cursorAt. What no entry has is a place, too: one where nothing is, or all.
 func placeOf(cursor uuid.UUID) audit.Place {
 	ms := binary.BigEndian.Uint64(cursor[:8])
-	return audit.Place{At: time.UnixMilli(int64(min(ms, uint64(audit.End().At.UnixMilli())))).UTC(), Seq: int64(binary.BigEndian.Uint64(cursor[8:]))} //nolint:gosec // bounded, or only compared
+	return audit.Place{At: time.UnixMilli(int64(min(ms, uint64(audit.End().At.UnixMilli())))).UTC(), Seq: int64(binary.BigEndian.Uint64(cursor[8:]))}
 }

@@ -292,12 +292,12 @@ func (s cloudKMS) version(name string) (*cloudKey, *cloudVersion, error) {
 }
 
 // enabled finds a version that may be used.
-func (s cloudKMS) enabled(name string) (*cloudKey, *cloudVersion, error) {
-	key, v, err := s.version(name)
+func (s cloudKMS) enabled(name string) (*cloudVersion, error) {
+	_, v, err := s.version(name)
 	if err == nil && v.State != kmspb.CryptoKeyVersion_ENABLED {
 		err = status.Errorf(codes.FailedPrecondition, "%s is not enabled, current state is: %s.", name, v.State)
 	}
-	return key, v, err
+	return v, err
 }
 
 func (s cloudKMS) describe(name string, key *cloudKey, v *cloudVersion) *kmspb.CryptoKeyVersion {
@@ -368,7 +368,7 @@ func (s cloudKMS) ListCryptoKeyVersions(_ context.Context, r *kmspb.ListCryptoKe
 func (s cloudKMS) GetPublicKey(_ context.Context, r *kmspb.GetPublicKeyRequest) (*kmspb.PublicKey, error) {
 	s.cloud.mu.Lock()
 	defer s.cloud.mu.Unlock()
-	_, v, err := s.enabled(r.GetName())
+	v, err := s.enabled(r.GetName())
 	if err != nil {
 		return nil, err
 	}
@@ -397,7 +397,7 @@ func (v *cloudVersion) signer() (*ecdsa.PrivateKey, error) {
 func (s cloudKMS) AsymmetricSign(_ context.Context, r *kmspb.AsymmetricSignRequest) (*kmspb.AsymmetricSignResponse, error) {
 	s.cloud.mu.Lock()
 	defer s.cloud.mu.Unlock()
-	_, v, err := s.enabled(r.GetName())
+	v, err := s.enabled(r.GetName())
 	if err != nil {
 		return nil, err
 	}
@@ -480,7 +480,7 @@ func (s cloudKMS) Encrypt(_ context.Context, r *kmspb.EncryptRequest) (*kmspb.En
 	}
 	number := len(key.Versions) // the newest is primary
 	name := r.GetName() + versionsPart + strconv.Itoa(number)
-	_, v, err := s.enabled(name)
+	v, err := s.enabled(name)
 	if err != nil {
 		return nil, err
 	}
@@ -515,7 +515,7 @@ func (s cloudKMS) Decrypt(_ context.Context, r *kmspb.DecryptRequest) (*kmspb.De
 		return nil, invalid
 	}
 	number := binary.BigEndian.Uint32(r.GetCiphertext())
-	_, v, err := s.enabled(r.GetName() + versionsPart + strconv.Itoa(int(number)))
+	v, err := s.enabled(r.GetName() + versionsPart + strconv.Itoa(int(number)))
 	if status.Code(err) == codes.NotFound {
 		return nil, invalid
 	} else if err != nil {
@@ -593,6 +593,6 @@ func (s cloudSecrets) AccessSecretVersion(_ context.Context, r *secretmanagerpb.
 	data := secret.Versions[n-1]
 	return &secretmanagerpb.AccessSecretVersionResponse{
 		Name:    name + secretVersionsPart + strconv.Itoa(n),
-		Payload: &secretmanagerpb.SecretPayload{Data: data, DataCrc32C: proto.Int64(s.cloud.sum("AccessSecretVersion", data).GetValue())},
+		Payload: &secretmanagerpb.SecretPayload{Data: data, DataCrc32C: new(s.cloud.sum("AccessSecretVersion", data).GetValue())},
 	}, nil
 }

@@ -6,11 +6,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/uuid"
+
 	"github.com/coditect/usher/shared/audit"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/platform/testenv"
 	"github.com/coditect/usher/shared/tenancy"
-	"github.com/google/uuid"
 )
 
 func TestMain(m *testing.M) { testenv.Main(m, nil) }
