@@ -225,7 +225,7 @@ var nouns = []struct {
 		},
 		{
 			name: "file", short: "Make a licence file for a machine that never asks", method: "POST", path: "/v1/licenses/{id}/file", ofTenant: true,
-			long: "Takes a seat for the device, lends it until the file ends, and answers the file. Evicting its session withdraws it.",
+			long: "Takes a seat for the device, lends it until the file ends, and answers the file, which is license_file with --json. Evicting its session withdraws it.",
 			fields: []field{
 				{name: "hardware_id", help: "the device that it is for", required: true},
 				{name: "version", help: "the application's version, when it is to be checked"},
