@@ -12,6 +12,7 @@
 //	POST   /v1/licenses/{id}/reinstate
 //	POST   /v1/licenses/{id}/revoke                {reason}
 //	POST   /v1/licenses/{id}/rotate-key            {overlap_seconds?}
+//	POST   /v1/licenses/{id}/file                  {hardware_id, version?, user?, instance_id?, expires_at?}
 //	GET    /v1/licenses/{id}/devices
 //	DELETE /v1/licenses/{id}/devices/{device_id}   its sessions are evicted with the reason device_removed
 //	GET    /v1/sessions                            ?license_id=&status=
@@ -35,16 +36,18 @@
 // something answers 201. Lists answer {items, next_cursor} and take ?limit= and ?cursor=.
 //
 //	401  api_key_invalid, id_token_… (docs/people.md)
+//	403  of a licence file: the code of the licence's first failing check
 //	403  forbidden, tenant_suspended, email_not_verified, membership_missing, membership_revoked, invitation_for_another
 //	404  not_found: not there, or not yours
 //	409  slug_taken, license_revoked, api_key_ended, last_owner, already_member, user_removed, already_registered,
-//	     invitation_used, idempotency_in_flight
+//	     invitation_used, idempotency_in_flight; of a licence file: no_seats_available, borrow_limit_reached, license_changed
 //	410  invitation_expired, invitation_withdrawn
 //	422  invalid_request, idempotency_key_reused
-//	503  store_unavailable: PostgreSQL cannot answer
+//	503  store_unavailable: PostgreSQL cannot answer; of a licence file: nor Redis, or Cloud KMS does not sign
 //
 // A change is committed to PostgreSQL and then told to the seat pools in Redis. When that fails the change holds all the
-// same, and the sweep tells them: administration goes on without Redis.
+// same, and the sweep tells them: administration goes on without Redis. Only a licence
+// file needs it, and Cloud KMS: it holds a seat, and is signed by a root.
 //
 // Every change is recorded in the audit log, in its own transaction; so is a refused credential, once an hour.
 package admin
@@ -59,6 +62,7 @@ import (
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/platform/serve"
 	"github.com/coditect/usher/shared/seat"
+	"github.com/coditect/usher/shared/signing"
 	"github.com/coditect/usher/shared/tenancy"
 )
 
@@ -72,7 +76,10 @@ type Deps struct {
 	People   *identity.People
 	Registry *license.Registry
 	Seats    *seat.Pools
-	Log      *slog.Logger
+	// Roots sign licence files, in the name of Issuer.
+	Roots  *signing.Roots
+	Issuer string
+	Log    *slog.Logger
 }
 
 // tenants is the operator's way to its customers.
@@ -93,7 +100,7 @@ func New(d Deps) http.Handler {
 func Routes(d Deps) []httpx.Route {
 	serve.Complete(d)
 	var routes []httpx.Route
-	for _, group := range [][]endpoint{meRoutes, tenantRoutes, catalogRoutes, licenseRoutes, deviceRoutes, sessionRoutes, apiKeyRoutes, userRoutes, invitationRoutes, auditRoutes, reportRoutes} {
+	for _, group := range [][]endpoint{meRoutes, tenantRoutes, catalogRoutes, licenseRoutes, fileRoutes, deviceRoutes, sessionRoutes, apiKeyRoutes, userRoutes, invitationRoutes, auditRoutes, reportRoutes} {
 		for _, e := range group {
 			r, ruled := rules[e.ID]
 			if !ruled {

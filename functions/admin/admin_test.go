@@ -50,6 +50,7 @@ func calls(c customer, session, device string) map[string]call {
 		"reinstate_license":   {method: "POST", path: "/v1/licenses/" + c.license + "/reinstate", scope: "licenses:write", operator: true, tenant: true, role: "admin"},
 		"revoke_license":      {method: "POST", path: "/v1/licenses/" + c.license + "/revoke", body: `{"reason":"fraud"}`, scope: "licenses:write", operator: true, tenant: true, role: "admin"},
 		"rotate_license_key":  {method: "POST", path: "/v1/licenses/" + c.license + "/rotate-key", body: `{}`, scope: "licenses:write", tenant: true, role: "admin"},
+		"create_license_file": {method: "POST", path: "/v1/licenses/" + c.license + "/file", body: `{"hardware_id":"press","expires_at":"2199-01-01T00:00:00Z"}`, scope: "licenses:write", tenant: true, role: "admin"},
 		"list_devices":        {method: "GET", path: "/v1/licenses/" + c.license + "/devices", scope: "licenses:read", tenant: true, role: "admin"},
 		"remove_device":       {method: "DELETE", path: "/v1/licenses/" + c.license + "/devices/" + device, scope: "licenses:write", tenant: true, role: "admin"},
 		"list_sessions":       {method: "GET", path: "/v1/sessions?license_id=" + c.license, scope: "sessions:read", tenant: true, role: "viewer"},
@@ -721,9 +722,10 @@ func TestNobodyGivesAKeyWhatTheyDoNotHave(t *testing.T) {
 func TestARepeatedPOSTGetsItsFirstAnswer(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.makeKeys()
 	for id, r := range calls(w.a, uuid.NewString(), uuid.NewString()) {
 		switch id {
-		case "create_tenant", "create_license", "rotate_license_key", "create_api_key", "rotate_api_key", "create_user", "create_invitation":
+		case "create_tenant", "create_license", "create_license_file", "rotate_license_key", "create_api_key", "rotate_api_key", "create_user", "create_invitation":
 		default:
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/coditect/usher/client/receipt"
 	"github.com/coditect/usher/functions/admin"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/license"
@@ -25,6 +27,10 @@ import (
 	"github.com/coditect/usher/shared/platform/testenv"
 	"github.com/coditect/usher/shared/seat"
 	"github.com/coditect/usher/shared/secret"
+	"github.com/coditect/usher/shared/secret/secretmanager"
+	"github.com/coditect/usher/shared/signing"
+	"github.com/coditect/usher/shared/signing/kms"
+	"github.com/coditect/usher/shared/signing/rotation"
 	"github.com/coditect/usher/shared/tenancy"
 )
 
@@ -40,6 +46,7 @@ type world struct {
 	seats   *seat.Pools // as function acquire has them
 	a, b    customer
 	issuer  *localenv.Issuer
+	cloud   *localenv.Cloud
 	// operator is the operator's first API key.
 	operator string
 	secrets  []string
@@ -53,6 +60,13 @@ type customer struct {
 
 const audience = "usher-test"
 
+// The keys in Cloud KMS, and the secret in Secret Manager; makeKeys makes them.
+const (
+	rootKey     = "projects/usher/locations/test/keyRings/usher/cryptoKeys/roots"
+	wrappingKey = "projects/usher/locations/test/keyRings/usher/cryptoKeys/receipt-keys"
+	tokenSecret = "projects/usher/secrets/seat-token-keys"
+)
+
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	return newWorldOn(t, testenv.Postgres(t))
@@ -60,7 +74,7 @@ func newWorld(t *testing.T) *world {
 
 func newWorldOn(t *testing.T, db *testenv.DB) *world {
 	t.Helper()
-	w := &world{t: t, db: db, redis: testenv.Redis(t), log: testenv.Logs(t), issuer: testenv.Issuer(t)}
+	w := &world{t: t, db: db, redis: testenv.Redis(t), log: testenv.Logs(t), issuer: testenv.Issuer(t), cloud: testenv.Cloud(t)}
 	pools := func(db *tenancy.DB) *seat.Pools {
 		p, err := seat.New(seat.Config{
 			URL: config.Secret(w.redis.URL()), Connections: 20, Reservation: time.Second, ConnectionLife: time.Second,
@@ -77,7 +91,7 @@ func newWorldOn(t *testing.T, db *testenv.DB) *world {
 	w.deps = admin.Deps{
 		People: identity.NewPeople(tokens, db1),
 		DB:     db1, Operator: w.as("usher_operator"), Keys: identity.New(identity.Config{Peppers: w.peppers()}, db1),
-		Registry: registry, Seats: pools(db1), Log: w.log.Logger,
+		Registry: registry, Seats: pools(db1), Roots: signing.NewRoots(db1, w.vault(kms.Sign).Signer), Issuer: issuer, Log: w.log.Logger,
 	}
 	w.seats = pools(w.as("usher_acquire"))
 	document, err := httpx.OpenAPI("admin", "test", admin.Routes(w.deps))
@@ -124,6 +138,41 @@ func (w *world) as(role string) *tenancy.DB {
 	w.must(err)
 	w.t.Cleanup(db.Close)
 	return db
+}
+
+// issuer is in whose name licence files are signed.
+const issuer = "https://usher.example"
+
+func (w *world) getenv(variable string) string {
+	return map[string]string{
+		"CLOUD_EMULATOR": w.cloud.Addr(), "KMS_ROOT_KEY": rootKey, "KMS_WRAPPING_KEY": wrappingKey, "SEAT_TOKEN_SECRET": tokenSecret,
+	}[variable]
+}
+
+// vault is Cloud KMS as a function has it.
+func (w *world) vault(use kms.Use) *kms.Vault {
+	w.t.Helper()
+	vault, err := kms.Open(w.getenv, use)
+	w.must(err)
+	w.t.Cleanup(func() { _ = vault.Close() })
+	return vault
+}
+
+// makeKeys makes the signing keys as function rotate does, and answers the roots that an application is built with.
+func (w *world) makeKeys() receipt.Roots {
+	w.t.Helper()
+	w.must(errors.Join(w.cloud.MakeSigningKey(rootKey), w.cloud.MakeEncryptionKey(wrappingKey), w.cloud.MakeSecret(tokenSecret)))
+	ring, err := secretmanager.Open(w.getenv)
+	w.must(err)
+	w.t.Cleanup(func() { _ = ring.Close() })
+	db := w.as("usher_rotate")
+	_, err = rotation.New(rotation.Deps{DB: db, Vault: w.vault(kms.Wrap | kms.Rotate), Ring: ring, Now: time.Now, Log: w.log.Logger}).Run(w.t.Context())
+	w.must(err)
+	text, err := signing.PinnedRoots(w.t.Context(), db)
+	w.must(err)
+	roots, err := receipt.ParseRoots(text)
+	w.must(err)
+	return roots
 }
 
 func (w *world) put(path, body string) {

@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 
@@ -27,10 +28,11 @@ type RootSigner func(ctx context.Context, version string, public *ecdsa.PublicKe
 type Roots struct {
 	db     *tenancy.DB
 	signer RootSigner
+	signed atomic.Pointer[string] // the id of the root that signed last
 }
 
 // NewRoots signs with the roots that the database knows.
-func NewRoots(db *tenancy.DB, signer RootSigner) *Roots { return &Roots{db, signer} }
+func NewRoots(db *tenancy.DB, signer RootSigner) *Roots { return &Roots{db: db, signer: signer} }
 
 // Sign makes a compact JWS of a type, signed by the active root; its chain is the certificates of that root, back to the
 // oldest. When there is no active root, or Cloud KMS does not sign, it answers fault.Unavailable.
@@ -40,6 +42,19 @@ func (r *Roots) Sign(ctx context.Context, typ string, claims json.Marshaler) (te
 		return "", err
 	}
 	return r.sign(ctx, root, typ, claims)
+}
+
+// Ready is whether there is an active root, and whether Cloud KMS has signed with it: it is asked once for each root.
+func (r *Roots) Ready(ctx context.Context) error {
+	root, err := r.active(ctx)
+	if err != nil {
+		return err
+	}
+	if signed := r.signed.Load(); signed != nil && *signed == root.id {
+		return nil
+	}
+	_, err = r.signature(ctx, root, "usher: is this root ready?")
+	return err
 }
 
 // root is a root that signs.
@@ -99,12 +114,21 @@ func (r *Roots) sign(ctx context.Context, by *root, typ string, claims json.Mars
 	if err != nil {
 		return "", err
 	}
-	digest := sha256.Sum256([]byte(unsigned))
-	signature, err := r.signer(ctx, by.version, by.public).Sign(rand.Reader, digest[:], crypto.SHA256)
+	signature, err := r.signature(ctx, by, unsigned)
 	if err != nil {
-		return "", fault.Unavailable(fmt.Errorf("sign with root %s: %w", by.id, err))
+		return "", err
 	}
 	return receipt.Signed(unsigned, signature)
+}
+
+func (r *Roots) signature(ctx context.Context, by *root, text string) ([]byte, error) {
+	digest := sha256.Sum256([]byte(text))
+	signature, err := r.signer(ctx, by.version, by.public).Sign(rand.Reader, digest[:], crypto.SHA256)
+	if err != nil {
+		return nil, fault.Unavailable(fmt.Errorf("sign with root %s: %w", by.id, err))
+	}
+	r.signed.Store(&by.id)
+	return signature, nil
 }
 
 // ParsePublic reads a public key as it is kept: SubjectPublicKeyInfo, DER.

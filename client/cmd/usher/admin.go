@@ -141,6 +141,7 @@ var reason = field{name: "reason", help: "why; those whom it concerns are told",
 // ofPlan are the terms that a plan has and a licence may have of its own.
 var ofPlan = []field{
 	{name: "overdraft_seats", kind: ofNumber, help: "seats beyond the maximum, for a while"},
+	{name: "borrow_reserve_seats", kind: ofNumber, help: "seats that are never borrowed"},
 	{name: "ttl_seconds", kind: ofDuration, help: "the life of a lease"},
 	{name: "seat_per", help: "who takes a seat: device, user or instance"},
 	{name: "features", kind: ofList, help: "features, separated by commas"},
@@ -221,6 +222,17 @@ var nouns = []struct {
 		{
 			name: "rotate-key", short: "Give a licence another key, which is shown this once", method: "POST", path: "/v1/licenses/{id}/rotate-key", ofTenant: true,
 			fields: []field{{name: "overlap_seconds", kind: ofDuration, help: "how long the old key lives on: a day when left out, 0s ends a leaked key at once"}},
+		},
+		{
+			name: "file", short: "Make a licence file for a machine that never asks", method: "POST", path: "/v1/licenses/{id}/file", ofTenant: true,
+			long: "Takes a seat for the device, lends it until the file ends, and answers the file, which is license_file with --json. Evicting its session withdraws it.",
+			fields: []field{
+				{name: "hardware_id", help: "the device that it is for", required: true},
+				{name: "version", help: "the application's version, when it is to be checked"},
+				{name: "user", help: "who uses it, where the licence counts users"},
+				{name: "instance_id", help: "the instance, where the licence counts instances"},
+				{name: "expires_at", kind: ofMoment, help: "when it ends: with the licence when left out"},
+			},
 		},
 	}},
 	{"sessions", "Who sits, and who sat", []operation{
