@@ -197,7 +197,7 @@ var rules = []rule{
 			"usher_sweep: usher_pools usher_seats",
 			"usher_admin: usher_audits usher_facts usher_pools usher_replays usher_seats",
 			"usher_operator: usher_audits",
-			"usher_register: usher_facts usher_replays",
+			"usher_register: usher_audits usher_facts usher_replays",
 			"usher_seats: usher_pools",
 		},
 	},
