@@ -2592,6 +2592,7 @@ GRANT UPDATE(ttl_floor_until) ON TABLE app.licenses TO usher_seats;
 -- ACL COLUMN licenses.borrow_reserve_seats
 
 GRANT INSERT(borrow_reserve_seats),UPDATE(borrow_reserve_seats) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(borrow_reserve_seats) ON TABLE app.licenses TO usher_register;
 
 -- ACL TABLE open_sessions
 
@@ -3123,6 +3124,7 @@ ALTER ROLE usher_validate SET search_path=app;
 ALTER ROLE usher_validate SET statement_timeout=3s;
 GRANT usher_audits TO usher_admin;
 GRANT usher_audits TO usher_operator;
+GRANT usher_audits TO usher_register;
 GRANT usher_facts TO usher_acquire;
 GRANT usher_facts TO usher_admin;
 GRANT usher_facts TO usher_borrow;

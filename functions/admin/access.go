@@ -171,6 +171,7 @@ func (d Deps) principal(c *httpx.Call, bearer string) (identity.Principal, error
 func (d Deps) visitor(c *httpx.Call, bearer string) (caller, error) {
 	if !identity.IsIDToken(bearer) {
 		if _, err := d.Keys.APIKey(c.Context(), bearer); err != nil {
+			d.refuseCredential(c, err)
 			return caller{}, err
 		}
 		return caller{}, fault.Forbidden("forbidden", "Only a person may do this, who shows an ID token.")

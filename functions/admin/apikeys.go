@@ -129,6 +129,10 @@ func (d Deps) rotateAPIKey(c *httpx.Call, who caller) (httpx.Reply, error) {
 	}
 	return d.once(c, who, func(tx tenancy.Tx) (int, any, error) {
 		made, key, err := d.Keys.RotateAPIKey(c.Context(), tx, who.tenant, id, duration(q.OverlapSeconds, usualOverlap), who.Principal)
+		if err != nil {
+			return 0, nil, err
+		}
+		err = audit.Record(c.Context(), tx, who.act(c, "api_key.rotated", "api_key:"+id.String(), map[string]string{"next": "api_key:" + made.ID.String()}))
 		return http.StatusCreated, NewAPIKey{APIKey: apiKeyOf(&made), Key: key.Reveal()}, err
 	})
 }

@@ -41,6 +41,20 @@ func asSent(c *httpx.Call) map[string]string {
 
 func licenseSubject(id uuid.UUID) string { return "license:" + id.String() }
 
+func userSubject(id uuid.UUID) string { return "user:" + id.String() }
+
+// removal records that a user is removed or, who never came, is invited no more; not again of one who was before.
+func (who caller) removal(c *httpx.Call, tx tenancy.Tx, was, is *identity.User) error {
+	if was.Status == is.Status {
+		return nil
+	}
+	action := "user.removed"
+	if is.JoinedAt == nil {
+		action = "invitation.withdrawn"
+	}
+	return audit.Record(c.Context(), tx, who.act(c, action, userSubject(is.ID), map[string]string{"email": is.Email, "role": string(is.Role)}))
+}
+
 // eviction records that a session is evicted.
 func (who caller) eviction(c *httpx.Call, session uuid.UUID, reason string) func(tenancy.Tx) error {
 	return func(tx tenancy.Tx) error {
@@ -75,7 +89,7 @@ const refusalsRest = time.Hour
 // has is in the log of requests alone: there is no tenant to tell, and no end to them.
 func (d Deps) refuseCredential(c *httpx.Call, because error) {
 	if r, ok := errors.AsType[*identity.Refused](because); ok {
-		d.recordRefusal(c, identity.Principal{Tenant: r.Tenant, APIKey: r.APIKey, Operator: r.Operator}, "credential.used", because)
+		d.recordRefusal(c, identity.Principal{Tenant: r.Tenant, APIKey: r.APIKey, User: r.User, Operator: r.Operator}, "credential.used", because)
 	}
 }
 

@@ -79,7 +79,33 @@ func TestEveryActIsRecordedWithWhoDidIt(t *testing.T) {
 	removed := w.sit(w.a, "laptop").Session.String()
 	device := testenv.Value[uuid.UUID](t, w.db, `SELECT id FROM app.devices WHERE hardware_id = 'laptop'`).String()
 	of := "?tenant_id=" + w.a.id
+	guest := w.invite(w.a.owner, "", "eve@example.com", identity.Viewer)
+	eve := w.token("eve")
+	_, member := w.join(w.a.id, "max", identity.Member)
+	spare := w.makeKey(w.a.key, "", identity.LicensesRead)
+	w.hidden(spare.text("api_key"))
+	// Which routes change anything, and were seen to be recorded.
+	routes, unseen := http.NewServeMux(), map[string]bool{}
+	for _, r := range admin.Routes(w.deps) {
+		pattern := r.Method + " " + r.Path
+		routes.HandleFunc(pattern, func(http.ResponseWriter, *http.Request) {})
+		if r.Method != "GET" {
+			unseen[pattern] = true
+		}
+	}
 	for _, act := range []struct{ key, method, path, body, action, subject string }{
+		{w.operator, "POST", "/v1/tenants", `{"name":"Third"}`, "tenant.created", ""},
+		{w.operator, "PUT", "/v1/catalog/products/viewer", `{"name":"Viewer"}`, "catalog.product_put", ""},
+		{w.operator, "PUT", "/v1/catalog/plans/solo", `{"product":"editor","name":"Solo","max_seats":1,"ttl_seconds":60}`, "catalog.plan_put", ""},
+		{w.operator, "POST", "/v1/licenses" + of, `{"plan":"team","max_seats":1}`, "license.created", ""},
+		{w.a.owner, "POST", "/v1/users", `{"email":"una@example.com","role":"viewer"}`, "invitation.created", ""},
+		{w.a.owner, "POST", "/v1/invitations", `{"email":"ines@example.com","role":"viewer"}`, "invitation.created", ""},
+		{w.a.owner, "DELETE", "/v1/invitations/" + w.a.invitation, ``, "invitation.withdrawn", "user:" + w.a.invitation},
+		{eve, "POST", "/v1/invitations/accept", `{"token":"` + guest.text("token") + `"}`, "invitation.accepted", "user:" + guest.text("id")},
+		{w.a.owner, "PATCH", "/v1/users/" + member, `{"role":"viewer"}`, "user.changed", "user:" + member},
+		{w.a.owner, "DELETE", "/v1/users/" + member, ``, "user.removed", "user:" + member},
+		{w.a.key, "POST", "/v1/sessions/" + session + "/evict", `{"reason":"left"}`, "session.evicted", "session:" + session},
+		{w.a.key, "POST", "/v1/api-keys/" + spare.text("id") + "/rotate", `{}`, "api_key.rotated", "api_key:" + spare.text("id")},
 		{w.operator, "PATCH", "/v1/tenants/" + w.a.id, `{"name":"Acme Ltd"}`, "tenant.changed", "tenant:" + w.a.id},
 		{w.operator, "PATCH", "/v1/licenses/" + w.a.license + of, `{"max_seats":5}`, "license.changed", "license:" + w.a.license},
 		{w.operator, "POST", "/v1/licenses/" + w.a.license + "/suspend" + of, `{"reason":"unpaid"}`, "license.suspended", "license:" + w.a.license},
@@ -96,31 +122,69 @@ func TestEveryActIsRecordedWithWhoDidIt(t *testing.T) {
 		if a.status != http.StatusOK && a.status != http.StatusCreated {
 			t.Fatalf("%s answered %d: %s", a.what, a.status, a.raw)
 		}
-		if key := a.text("api_key") + a.text("license_key"); key != "" {
-			w.hidden(key)
+		if secret := a.text("api_key") + a.text("license_key") + a.text("token"); secret != "" {
+			w.hidden(secret)
 		}
-		_, last := w.acts(w.operator, w.a.id, "")
+		_, pattern := routes.Handler(httptest.NewRequestWithContext(t.Context(), act.method, act.path, nil))
+		delete(unseen, pattern)
+		tenant := w.a.id
+		switch {
+		case act.path == "/v1/tenants":
+			tenant = a.text("id")
+		case strings.HasPrefix(act.path, "/v1/catalog/"):
+			tenant = ""
+		}
+		_, last := w.acts(w.operator, tenant, "")
 		e := last[len(last)-1]
+		credential := e.Actor
+		switch act.key {
+		case w.a.owner:
+			credential = "id_token"
+			if e.Actor != "user:"+w.a.user {
+				t.Errorf("%s by the owner is recorded as %s's", a.what, e.Actor)
+			}
+		case eve:
+			credential = "id_token"
+			if e.Actor != act.subject {
+				t.Errorf("%s by who is invited is recorded as %s's", a.what, e.Actor)
+			}
+		default:
+			if !strings.HasPrefix(e.Actor, "api_key:") {
+				t.Errorf("%s by an API key is recorded as %s's", a.what, e.Actor)
+			}
+		}
 		if e.Action != act.action || act.subject != "" && e.Subject != act.subject || e.Outcome != "done" || e.RequestID != "req-"+act.action ||
-			!strings.HasPrefix(e.Actor, "api_key:") || e.Credential != e.Actor || e.ByOperator != (act.key == w.operator) || e.Address == "" {
+			e.Credential != credential || e.ByOperator != (act.key == w.operator) || e.Address == "" {
 			t.Errorf("%s is recorded as %+v", a.what, e)
 		}
 	}
+	for route := range unseen {
+		t.Errorf("nobody has seen that %s is recorded", route)
+	}
 	all := w.whole(w.operator, w.a.id)
+	for _, secret := range w.secrets {
+		if n := testenv.Value[int64](t, w.db, `SELECT count(*) FROM app.audit_entries e WHERE position($1 IN e::text) > 0`, secret); n != 0 {
+			t.Errorf("%d entries hold a secret", n)
+		}
+	}
+	if i := slices.IndexFunc(all, func(e auditchain.Entry) bool { return e.Action == "user.changed" }); all[i].Details["role_was"] != "member" || all[i].Details["role"] != "viewer" {
+		t.Errorf("the change's details are %v", all[i].Details)
+	}
 	if got := actions(all[:3]); !slices.Equal(got, []string{"tenant.created", "license.created", "api_key.created"}) {
 		t.Errorf("it began with %v", got)
 	}
 	if i := slices.IndexFunc(all, func(e auditchain.Entry) bool { return e.Action == "license.suspended" }); all[i].Details["request"] != `{"reason":"unpaid"}` {
 		t.Errorf("the suspension's details are %v", all[i].Details)
 	}
-	// The suspension of the licence had ended both sessions before the device was removed.
-	if n := len(slices.DeleteFunc(all, func(e auditchain.Entry) bool { return e.Action != "session.evicted" })); n != 0 {
+	// One was evicted; the suspension of the licence had ended the other before its device was removed.
+	if n := len(slices.DeleteFunc(all, func(e auditchain.Entry) bool { return e.Action != "session.evicted" })); n != 1 {
 		t.Errorf("%d evictions are recorded, of %s and %s", n, session, removed)
 	}
-	if got := actions(w.whole(w.operator, "")); !slices.Equal(got, []string{"api_key.created", "catalog.product_put", "catalog.plan_put"}) {
+	if got := actions(w.whole(w.operator, "")); !slices.Equal(got, []string{"api_key.created", "catalog.product_put", "catalog.plan_put", "catalog.product_put", "catalog.plan_put"}) {
 		t.Errorf("the operator's own are %v", got)
 	}
-	if got := actions(w.whole(w.b.key, "")); !slices.Equal(got, []string{"tenant.created", "license.created", "api_key.created"}) {
+	if got := actions(w.whole(w.b.key, "")); !slices.Equal(got, []string{"tenant.created", "license.created", "api_key.created",
+		"invitation.created", "invitation.accepted", "invitation.created"}) {
 		t.Errorf("the other tenant's are %v", got)
 	}
 }
@@ -150,8 +214,8 @@ func TestTheAuditLogIsFiltered(t *testing.T) {
 	last := all[len(all)-1]
 	at := func(d time.Duration) string { return url.QueryEscape(last.At.Add(d).Format(time.RFC3339Nano)) }
 	for query, want := range map[string]int{
-		"": 5, "&action=license_key.rotated": 1, "&action=nothing": 0, "&actor=api_key:" + w.a.keyID: 2, "&subject=license:" + w.a.license: 2,
-		"&outcome=refused": 1, "&outcome=done": 4, "&from=" + at(0) + "&to=" + at(time.Millisecond): 1, "&to=" + at(0): 4,
+		"": 8, "&action=license_key.rotated": 1, "&action=nothing": 0, "&actor=api_key:" + w.a.keyID: 2, "&subject=license:" + w.a.license: 2,
+		"&outcome=refused": 1, "&outcome=done": 7, "&from=" + at(0) + "&to=" + at(time.Millisecond): 1, "&to=" + at(0): 7,
 		"&from=" + at(time.Hour): 0, "&actor=api_key:" + w.a.keyID + "&outcome=done&action=license_key.rotated": 1,
 	} {
 		if _, got := w.acts(w.a.key, "", query); len(got) != want {
@@ -185,6 +249,31 @@ func TestARefusedCredentialIsRecordedOnceAnHour(t *testing.T) {
 		t.Errorf("recorded are %+v", all)
 	}
 	w.whole(w.a.key, "")
+}
+
+func TestARefusedIDTokenIsRecordedOnceAnHour(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	gone, id := w.join(w.a.id, "max", identity.Member)
+	w.call(w.a.owner, "DELETE", "/v1/users/"+id, "").want(t, http.StatusOK)
+	stale, stranger := w.token("acme-owner", map[string]any{"role": "viewer"}), w.token("stranger")
+	for range 3 {
+		w.call(gone, "GET", "/v1/licenses", "").refused(t, http.StatusForbidden, "membership_revoked")
+		w.call(stale, "GET", "/v1/licenses", "").refused(t, http.StatusUnauthorized, "id_token_claims_disagree")
+		w.call(stranger, "GET", "/v1/licenses", "").refused(t, http.StatusForbidden, "membership_missing")
+		w.call(w.a.owner, "DELETE", "/v1/users/"+id, "").want(t, http.StatusOK) // changes nothing
+	}
+	_, all := w.acts(w.a.key, "", "&outcome=refused")
+	if len(all) != 2 || all[0].Action != "credential.used" || all[0].Actor != "user:"+id || all[0].Credential != "id_token" ||
+		all[0].Details["code"] != "membership_revoked" || all[1].Actor != "user:"+w.a.user || all[1].Details["code"] != "id_token_claims_disagree" {
+		t.Errorf("recorded are %+v", all)
+	}
+	if _, removed := w.acts(w.a.key, "", "&action=user.removed"); len(removed) != 1 {
+		t.Errorf("the removal is recorded %d times", len(removed))
+	}
+	w.operate("PATCH", "/v1/tenants/"+w.a.id, `{"status":"suspended","reason":"unpaid"}`).want(t, http.StatusOK)
+	w.call(w.a.owner, "GET", "/v1/licenses", "").refused(t, http.StatusForbidden, "tenant_suspended")
+	w.whole(w.operator, w.a.id)
 }
 
 func TestAReportSaysHourByHourHowSeatsWereUsed(t *testing.T) {

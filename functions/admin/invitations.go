@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/coditect/usher/shared/audit"
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/idempotency"
 	"github.com/coditect/usher/shared/identity"
@@ -161,8 +162,11 @@ func (d Deps) withdrawInvitation(c *httpx.Call, who caller) (httpx.Reply, error)
 	}
 	var u identity.User
 	err = d.DB.As(c.Context(), who.tenant, func(tx tenancy.Tx) (err error) {
-		u, err = identity.WithdrawInvitation(c.Context(), tx, who.tenant, who.Principal, id)
-		return err
+		var was identity.User
+		if was, u, err = identity.WithdrawInvitation(c.Context(), tx, who.tenant, who.Principal, id); err != nil {
+			return err
+		}
+		return who.removal(c, tx, &was, &u)
 	})
 	if err != nil {
 		return httpx.Reply{}, err
@@ -199,6 +203,9 @@ func (d Deps) acceptInvitation(c *httpx.Call, who caller) (httpx.Reply, error) {
 		if err := tx.QueryRow(ctx, `SELECT name FROM app.tenants WHERE id = $1`, tenant.UUID()).Scan(&joined.Tenant.Name); err != nil {
 			return 0, nil, fmt.Errorf("read tenant %s: %w", tenant, err)
 		}
-		return http.StatusOK, joined, nil
+		// Whoever accepts is the user that they become. The request is not told: it holds the token.
+		newcomer := caller{Principal: identity.Principal{Tenant: tenant, User: u.ID}, tenant: tenant}
+		err = audit.Record(ctx, tx, newcomer.act(c, "invitation.accepted", userSubject(u.ID), map[string]string{"email": u.Email, "role": string(u.Role)}))
+		return http.StatusOK, joined, err
 	})
 }

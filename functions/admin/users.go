@@ -3,10 +3,12 @@ package admin
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/http"
 
 	"github.com/google/uuid"
 
+	"github.com/coditect/usher/shared/audit"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/tenancy"
@@ -148,7 +150,8 @@ func (d Deps) invite(c *httpx.Call, who caller, show func(u *identity.User, toke
 		if err != nil {
 			return 0, nil, err
 		}
-		return http.StatusCreated, show(&u, token.Reveal()), nil
+		err = audit.Record(c.Context(), tx, who.act(c, "invitation.created", userSubject(u.ID), asSent(c)))
+		return http.StatusCreated, show(&u, token.Reveal()), err
 	})
 }
 
@@ -200,7 +203,13 @@ func (d Deps) changeUser(c *httpx.Call, who caller) (httpx.Reply, error) {
 		change.Name = new(or(q.Name.Value, ""))
 	}
 	return d.actOnUser(c, who, id, func(ctx context.Context, tx tenancy.Tx) (identity.User, error) {
-		return identity.ChangeUser(ctx, tx, who.tenant, who.Principal, id, change)
+		was, is, err := identity.ChangeUser(ctx, tx, who.tenant, who.Principal, id, change)
+		if err != nil {
+			return identity.User{}, err
+		}
+		details := map[string]string{"role_was": string(was.Role), "role": string(is.Role)}
+		maps.Copy(details, asSent(c))
+		return is, audit.Record(ctx, tx, who.act(c, "user.changed", userSubject(id), details))
 	})
 }
 
@@ -213,7 +222,11 @@ func (d Deps) removeUser(c *httpx.Call, who caller) (httpx.Reply, error) {
 		return httpx.Reply{}, unlessMissing(err, d.findUser(c.Context(), who, id))
 	}
 	return d.actOnUser(c, who, id, func(ctx context.Context, tx tenancy.Tx) (identity.User, error) {
-		return identity.RemoveUser(ctx, tx, who.tenant, who.Principal, id)
+		was, is, err := identity.RemoveUser(ctx, tx, who.tenant, who.Principal, id)
+		if err != nil {
+			return identity.User{}, err
+		}
+		return is, who.removal(c, tx, &was, &is)
 	})
 }
 

@@ -23,6 +23,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/coditect/usher/shared/audit"
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/idempotency"
 	"github.com/coditect/usher/shared/identity"
@@ -174,7 +175,7 @@ func (d Deps) found(c *httpx.Call, request idempotency.Request, who identity.Ide
 			return err
 		}
 		answer, _, err = idempotency.Do(ctx, tx, request, func() (int, any, error) {
-			made, err := d.settle(ctx, tx, request.Tenant, &tenant, who)
+			made, err := d.settle(c, tx, request.Tenant, &tenant, who)
 			return http.StatusCreated, made, err
 		})
 		return err
@@ -190,7 +191,8 @@ func (d Deps) found(c *httpx.Call, request idempotency.Request, who identity.Ide
 }
 
 // settle gives the tenant its owner and its licence.
-func (d Deps) settle(ctx context.Context, tx tenancy.Tx, id tenancy.ID, tenant *identity.Tenant, who identity.Identity) (Answer, error) {
+func (d Deps) settle(c *httpx.Call, tx tenancy.Tx, id tenancy.ID, tenant *identity.Tenant, who identity.Identity) (Answer, error) {
+	ctx := c.Context()
 	owner, err := identity.FoundOwner(ctx, tx, id, who)
 	if err != nil {
 		return Answer{}, err
@@ -212,7 +214,29 @@ func (d Deps) settle(ctx context.Context, tx tenancy.Tx, id tenancy.ID, tenant *
 	if owner.Name != "" {
 		answer.User.Name = &owner.Name
 	}
-	return answer, nil
+	return answer, record(c, tx, tenant, &owner, &sold)
+}
+
+// record records what was made, and that its owner made it.
+func record(c *httpx.Call, tx tenancy.Tx, tenant *identity.Tenant, owner *identity.User, sold *license.License) error {
+	by := "user:" + owner.ID.String()
+	for _, made := range []struct {
+		action, subject string
+		details         map[string]string
+	}{
+		{"tenant.created", "tenant:" + tenant.ID.String(), map[string]string{"name": tenant.Name, "slug": tenant.Slug}},
+		{"user.created", by, map[string]string{"email": owner.Email, "role": string(owner.Role)}},
+		{"license.created", "license:" + sold.ID.String(), map[string]string{"plan": sold.Plan}},
+	} {
+		err := audit.Record(c.Context(), tx, audit.Entry{
+			Action: made.action, Actor: by, Credential: "id_token", Address: c.Address(),
+			Subject: made.subject, RequestID: c.ID(), Details: made.details,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // unfit says of a plan that cannot be sold that it is the operator's to mend, not the caller's.

@@ -136,6 +136,17 @@ func TestAPersonRegistersATenantWithAnOwnerAndAFreeLicence(t *testing.T) {
 		!strings.HasPrefix(a.LicenseKey, "USH-") || a.License.KeyHint != a.LicenseKey[:8]+"…"+a.LicenseKey[len(a.LicenseKey)-4:] {
 		t.Errorf("answered %s", a.raw)
 	}
+	var recorded []string
+	for _, made := range []struct{ action, subject string }{
+		{"tenant.created", "tenant:" + a.Tenant.ID.String()}, {"user.created", "user:" + a.User.ID.String()}, {"license.created", "license:" + a.License.ID.String()},
+	} {
+		recorded = append(recorded, fmt.Sprintf("%s %s done user:%s id_token", made.action, made.subject, a.User.ID))
+	}
+	if got := testenv.Value[string](t, w.db, `
+		SELECT string_agg(concat_ws(' ', action, subject, outcome, actor, credential), '; ' ORDER BY seq)
+		  FROM app.audit_entries WHERE tenant_id = $1`, a.Tenant.ID); got != strings.Join(recorded, "; ") {
+		t.Errorf("recorded are %s", got)
+	}
 	// Whom the database takes for the owner may do what owners may.
 	admin, err := tenancy.OpenURL(t.Context(), w.db.URL("usher_admin"), tenancy.Config{}, w.log.Logger)
 	w.must(err)

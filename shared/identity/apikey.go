@@ -104,14 +104,15 @@ func (v *Verifier) read(ctx context.Context, tenant tenancy.ID, id uuid.UUID) (P
 // Refused is the reason of an error that refuses a credential of somebody who is
 // known: whose it is, to be recorded and nothing else.
 type Refused struct {
-	Tenant   tenancy.ID
-	APIKey   uuid.UUID
-	Operator bool
+	Tenant tenancy.ID
+	// APIKey is the key, User who showed an ID token: one of them is uuid.Nil.
+	APIKey, User uuid.UUID
+	Operator     bool
 }
 
-// Error names the credential.
+// Error names whose credential it is.
 func (r *Refused) Error() string {
-	return "API key " + r.APIKey.String() + " of tenant " + r.Tenant.String() + " is refused"
+	return Principal{APIKey: r.APIKey, User: r.User}.By() + " of tenant " + r.Tenant.String() + " is refused"
 }
 
 // APIKey is what is kept of an API key.

@@ -45,7 +45,7 @@ func (p *People) Identify(ctx context.Context, token string) (Identity, error) {
 // is fault.Forbidden membership_missing, one whose membership was ended
 // membership_revoked, one of a suspended tenant tenant_suspended. A token whose
 // claims do not agree with the membership is fault.Unauthenticated: a newer
-// one may.
+// one may. All but the first are Refused.
 func (p *People) Person(ctx context.Context, who Identity) (Principal, error) {
 	tenant, id, err := p.find(ctx, who)
 	if err != nil {
@@ -66,17 +66,18 @@ func (p *People) Person(ctx context.Context, who Identity) (Principal, error) {
 			return row.Scan(&person.Role, &person.Email, &person.Name, &status, &kind, &tenantStatus)
 		})
 	})
+	person.Operator = kind == kindOperator
+	refused := &Refused{Tenant: tenant, User: id, Operator: person.Operator}
 	switch {
 	case err != nil:
 		return Principal{}, fmt.Errorf("read user %s: %w", id, err)
 	case status != UserActive:
-		return Principal{}, errRevoked
+		return Principal{}, errRevoked.Because(refused)
 	case tenantStatus != StatusActive:
-		return Principal{}, errSuspended
+		return Principal{}, errSuspended.Because(refused)
 	case who.tenant != nil && *who.tenant != tenant.String(), who.role != nil && *who.role != string(person.Role):
-		return Principal{}, fault.Unauthenticated("id_token_claims_disagree", "The ID token says another organisation or role than you have now. Get a new token.")
+		return Principal{}, fault.Unauthenticated("id_token_claims_disagree", "The ID token says another organisation or role than you have now. Get a new token.").Because(refused)
 	}
-	person.Operator = kind == kindOperator
 	return person, nil
 }
 

@@ -234,17 +234,17 @@ type UserChange struct {
 }
 
 // ChangeUser alters a user, or what an invited one is going to be, and answers
-// it. Its faults are fault.NotFound, fault.Forbidden for a role above the
+// what they were and are. Its faults are fault.NotFound, fault.Forbidden for a role above the
 // caller's, and fault.Conflict for one who was removed (user_removed) or who
 // would leave the tenant without an owner (last_owner).
-func ChangeUser(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, by Principal, id uuid.UUID, change UserChange) (User, error) {
+func ChangeUser(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, by Principal, id uuid.UUID, change UserChange) (was, is User, err error) {
 	by, owners, err := lockPeople(ctx, tx, tenant, by, id)
 	if err != nil {
-		return User{}, err
+		return User{}, User{}, err
 	}
 	u, err := ReadUser(ctx, tx, tenant, id)
 	if err != nil {
-		return User{}, err
+		return User{}, User{}, err
 	}
 	next := u
 	if change.Name != nil {
@@ -254,30 +254,31 @@ func ChangeUser(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, by Princi
 		next.Role = *change.Role
 	}
 	if err := errors.Join(by.allowRole(u.Role), by.allowRole(next.Role)); err != nil {
-		return User{}, errAbove
+		return User{}, User{}, errAbove
 	}
 	switch {
 	case u.Status == UserRemoved:
-		return User{}, fault.Conflict("user_removed", "The user was removed. Invite them again.")
+		return User{}, User{}, fault.Conflict("user_removed", "The user was removed. Invite them again.")
 	case isLastOwner(&u, owners) && next.Role != Owner:
-		return User{}, errLastOwner
+		return User{}, User{}, errLastOwner
 	}
-	return oneUser(id, tx.QueryRow(ctx, `
+	is, err = oneUser(id, tx.QueryRow(ctx, `
 		UPDATE app.users
 		   SET name = nullif($3, ''), role = $4, updated_at = now()
 		 WHERE tenant_id = $1 AND id = $2
 		RETURNING`+userColumns, tenant.UUID(), id, next.Name, next.Role))
+	return u, is, err
 }
 
 // RemoveUser ends a membership, or withdraws an invitation, at once, and answers
-// the user. Again is the same. Its faults are those of ChangeUser.
-func RemoveUser(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, by Principal, id uuid.UUID) (User, error) {
+// what the user was and is. Again is the same, and changes nothing. Its faults are those of ChangeUser.
+func RemoveUser(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, by Principal, id uuid.UUID) (was, is User, err error) {
 	return remove(ctx, tx, tenant, by, id, nil)
 }
 
 // WithdrawInvitation is RemoveUser, but that an invitation that was accepted is a
 // fault.Conflict (invitation_used).
-func WithdrawInvitation(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, by Principal, id uuid.UUID) (User, error) {
+func WithdrawInvitation(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, by Principal, id uuid.UUID) (was, is User, err error) {
 	return remove(ctx, tx, tenant, by, id, func(u *User) error {
 		if u.JoinedAt != nil {
 			return errUsed
@@ -287,34 +288,35 @@ func WithdrawInvitation(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, b
 }
 
 // remove removes a user unless something forbids it.
-func remove(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, by Principal, id uuid.UUID, forbids func(*User) error) (User, error) {
+func remove(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, by Principal, id uuid.UUID, forbids func(*User) error) (was, is User, err error) {
 	by, owners, err := lockPeople(ctx, tx, tenant, by, id)
 	if err != nil {
-		return User{}, err
+		return User{}, User{}, err
 	}
 	u, err := ReadUser(ctx, tx, tenant, id)
 	if err != nil {
-		return User{}, err
+		return User{}, User{}, err
 	}
 	if err := by.allowRole(u.Role); err != nil {
-		return User{}, err
+		return User{}, User{}, err
 	}
 	if forbids != nil {
 		if err := forbids(&u); err != nil {
-			return User{}, err
+			return User{}, User{}, err
 		}
 	}
 	switch {
 	case u.Status == UserRemoved:
-		return u, nil
+		return u, u, nil
 	case isLastOwner(&u, owners):
-		return User{}, errLastOwner
+		return User{}, User{}, errLastOwner
 	}
-	return oneUser(id, tx.QueryRow(ctx, `
+	is, err = oneUser(id, tx.QueryRow(ctx, `
 		UPDATE app.users
 		   SET status = 'removed', removed_at = now(), removed_by = $3, updated_at = now()
 		 WHERE tenant_id = $1 AND id = $2
 		RETURNING`+userColumns, tenant.UUID(), id, by.By()))
+	return u, is, err
 }
 
 var errLastOwner = fault.Conflict("last_owner", "An organisation keeps at least one owner. Make somebody else an owner first.")
