@@ -57,7 +57,7 @@ const (
 
 var (
 	acquireScript = redis.NewScript(refusedWhenFull + libSource + demandSource + acquireSource)
-	carryScript   = redis.NewScript(refusedWhenFull + libSource + demandSource + carrySource)
+	carryScript   = redis.NewScript(allowedWhenFull + libSource + demandSource + carrySource)
 	touchScript   = redis.NewScript(TouchScript())
 	borrowScript  = redis.NewScript(allowedWhenFull + libSource + borrowSource)
 	releaseScript = redis.NewScript(allowedWhenFull + libSource + releaseSource)
