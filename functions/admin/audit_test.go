@@ -183,8 +183,10 @@ func TestEveryActIsRecordedWithWhoDidIt(t *testing.T) {
 	if got := actions(w.whole(w.operator, "")); !slices.Equal(got, []string{"api_key.created", "catalog.product_put", "catalog.plan_put", "catalog.product_put", "catalog.plan_put"}) {
 		t.Errorf("the operator's own are %v", got)
 	}
-	if got := actions(w.whole(w.b.key, "")); !slices.Equal(got, []string{"tenant.created", "license.created", "api_key.created",
-		"invitation.created", "invitation.accepted", "invitation.created"}) {
+	if got := actions(w.whole(w.b.key, "")); !slices.Equal(got, []string{
+		"tenant.created", "license.created", "api_key.created",
+		"invitation.created", "invitation.accepted", "invitation.created",
+	}) {
 		t.Errorf("the other tenant's are %v", got)
 	}
 }

@@ -75,7 +75,7 @@ func TestALicenceFileHoldsASeatUntilItsSessionIsEvicted(t *testing.T) {
 
 	w.call(w.a.key, "POST", "/v1/sessions/"+read.Session+"/evict", `{"reason":"stolen"}`).want(t, http.StatusOK)
 	db := w.as("usher_keys")
-	publisher := signing.NewPublisher(signing.KeysConfig{Issuer: issuer}, db, signing.NewRoots(db, w.vault(kms.Sign).Signer), time.Now, w.log.Logger)
+	publisher := signing.NewPublisher(signing.KeysConfig{Issuer: issuer}, db, signing.NewRoots(db, w.vault(kms.Sign).Signer), db.Now, time.Now, w.log.Logger)
 	list, err := publisher.List(t.Context())
 	w.must(err)
 	text, err := json.Marshal(receipt.RevocationsAnswer{List: list.Text, Version: list.Version})

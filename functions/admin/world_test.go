@@ -166,7 +166,7 @@ func (w *world) makeKeys() receipt.Roots {
 	w.must(err)
 	w.t.Cleanup(func() { _ = ring.Close() })
 	db := w.as("usher_rotate")
-	_, err = rotation.New(rotation.Deps{DB: db, Vault: w.vault(kms.Wrap | kms.Rotate), Ring: ring, Now: time.Now, Log: w.log.Logger}).Run(w.t.Context())
+	_, err = rotation.New(rotation.Deps{DB: db, Vault: w.vault(kms.Wrap | kms.Rotate), Ring: ring, Now: db.Now, Log: w.log.Logger}).Run(w.t.Context())
 	w.must(err)
 	text, err := signing.PinnedRoots(w.t.Context(), db)
 	w.must(err)
