@@ -589,6 +589,7 @@ func TestOpenServesFromItsEnvironment(t *testing.T) {
 	env := map[string]string{
 		"DATABASE_URL": db.URL("usher_admin"), "OPERATOR_DATABASE_URL": db.URL("usher_operator"), "REDIS_URL": redis.URL(),
 		"API_KEY_PEPPERS": pepper, "LICENSE_KEY_PEPPERS": pepper, "IDENTITY_ISSUER": "https://issuer.example", "IDENTITY_AUDIENCE": audience,
+		"RECEIPT_ISSUER": "https://usher.example",
 	}
 	f, err := admin.Open(t.Context(), func(name string) string { return env[name] }, testenv.Logs(t).Logger)
 	if err != nil {

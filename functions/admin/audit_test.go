@@ -158,6 +158,7 @@ func TestEveryActIsRecordedWithWhoDidIt(t *testing.T) {
 			t.Errorf("%s is recorded as %+v", a.what, e)
 		}
 	}
+	delete(unseen, "POST /v1/licenses/{id}/file") // TestALicenceFileHoldsASeatUntilItsSessionIsEvicted has seen it
 	for route := range unseen {
 		t.Errorf("nobody has seen that %s is recorded", route)
 	}

@@ -29,7 +29,6 @@ func TestALicenceFileHoldsASeatUntilItsSessionIsEvicted(t *testing.T) {
 		t.Errorf("without a root, %d seats are taken", n)
 	}
 	roots := w.makeKeys()
-	w.must(w.deps.Roots.Ready(t.Context()))
 	if a := w.call(w.a.key, "POST", path, `{"hardware_id":"press"}`); !slices.Equal(a.wrong(), []string{"expires_at required"}) {
 		t.Errorf("a licence without an end, and a file without one: %s", a.raw)
 	}

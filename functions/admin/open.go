@@ -41,7 +41,7 @@ func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*s
 		// Redis is not asked: administration goes on without it.
 		Ready: []httpx.Check{{Name: "postgresql", Ping: func(ctx context.Context) error {
 			return errors.Join(db.Ping(ctx), operator.Ping(ctx))
-		}}, {Name: "kms", Ping: roots.Ready}},
+		}}},
 		Close: func() { _ = vault.Close(); _ = seats.Close(); operator.Close(); db.Close() },
 	}, nil
 }

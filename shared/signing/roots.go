@@ -11,7 +11,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 
@@ -28,7 +27,6 @@ type RootSigner func(ctx context.Context, version string, public *ecdsa.PublicKe
 type Roots struct {
 	db     *tenancy.DB
 	signer RootSigner
-	signed atomic.Pointer[string] // the id of the root that signed last
 }
 
 // NewRoots signs with the roots that the database knows.
@@ -42,19 +40,6 @@ func (r *Roots) Sign(ctx context.Context, typ string, claims json.Marshaler) (te
 		return "", err
 	}
 	return r.sign(ctx, root, typ, claims)
-}
-
-// Ready is whether there is an active root, and whether Cloud KMS has signed with it: it is asked once for each root.
-func (r *Roots) Ready(ctx context.Context) error {
-	root, err := r.active(ctx)
-	if err != nil {
-		return err
-	}
-	if signed := r.signed.Load(); signed != nil && *signed == root.id {
-		return nil
-	}
-	_, err = r.signature(ctx, root, "usher: is this root ready?")
-	return err
 }
 
 // root is a root that signs.
@@ -114,21 +99,12 @@ func (r *Roots) sign(ctx context.Context, by *root, typ string, claims json.Mars
 	if err != nil {
 		return "", err
 	}
-	signature, err := r.signature(ctx, by, unsigned)
-	if err != nil {
-		return "", err
-	}
-	return receipt.Signed(unsigned, signature)
-}
-
-func (r *Roots) signature(ctx context.Context, by *root, text string) ([]byte, error) {
-	digest := sha256.Sum256([]byte(text))
+	digest := sha256.Sum256([]byte(unsigned))
 	signature, err := r.signer(ctx, by.version, by.public).Sign(rand.Reader, digest[:], crypto.SHA256)
 	if err != nil {
-		return nil, fault.Unavailable(fmt.Errorf("sign with root %s: %w", by.id, err))
+		return "", fault.Unavailable(fmt.Errorf("sign with root %s: %w", by.id, err))
 	}
-	r.signed.Store(&by.id)
-	return signature, nil
+	return receipt.Signed(unsigned, signature)
 }
 
 // ParsePublic reads a public key as it is kept: SubjectPublicKeyInfo, DER.
