@@ -816,11 +816,18 @@ func TestProofMachineFindsMistakesOfOneLine(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
 	found, latest := 0, 0
+	tried := mutants
 	t.Cleanup(func() {
 		testenv.Proved(t, "machine", "%d mistakes of one line, put into the scripts one at a time: %d were found, the latest in life %d",
-			len(mutants), found, latest)
+			len(tried), found, latest)
 	})
-	for _, m := range mutants {
+	if !testenv.Full() { // every third: all of them are the proof's
+		tried = nil
+		for i := 0; i < len(mutants); i += 3 {
+			tried = append(tried, mutants[i])
+		}
+	}
+	for _, m := range tried {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
 			at := onRedis(t, luaInProduction().with(t, m.script, m.was, m.is))
