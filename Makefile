@@ -12,7 +12,7 @@ PACKAGES  ?= ./...
 
 .DEFAULT_GOAL := help
 .PHONY: help run cli demo test check format lint drift licenses vulnerabilities bench microbench generate fix fuzz install clean \
-	prove model machine races history herd chaos cluster pooler
+	prove model machine races history herd chaos cluster pooler firebase
 
 help: ## List the targets
 	@bold= plain=; \
@@ -38,12 +38,16 @@ check: install format lint drift licenses vulnerabilities ## Check format, lint,
 format: ## Check that the code is formatted (make fix does it)
 	@$(TOOL) golangci-lint fmt --diff
 
+firebase: install ## Sign up at the Firebase Auth emulator, and register with what it says (needs firebase-tools)
+	@go test -race -count=1 -tags firebase -run Firebase ./functions/register
+
 fix: ## Format the code and mend what the linters can mend
 	@$(TOOL) golangci-lint fmt
 	@$(TOOL) golangci-lint run --fix
 
 lint: ## Run the linters, import rules included
 	@go vet ./...
+	@go vet -tags firebase ./functions/register
 	@for system in darwin windows; do GOOS=$$system CGO_ENABLED=0 go vet ./client/...; done
 	@$(TOOL) golangci-lint run
 

@@ -259,9 +259,6 @@ func TestAReceiptOfTheServiceIsGoodOfflineAndAfterARotation(t *testing.T) {
 
 func TestABorrowedSeatStaysTakenUntilItIsBroughtBack(t *testing.T) {
 	t.Parallel()
-	if _, ok := readDocument(t).Paths["/v1/borrow"]; !ok {
-		t.Skip("there is no function borrow yet")
-	}
 	w := operator(t)
 	l := w.sell(t, 2, 3*time.Second)
 	h := w.holder(l)
