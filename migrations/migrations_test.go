@@ -131,3 +131,26 @@ func version(ctx context.Context, t *testing.T, url string) (have, newest int64)
 	}
 	return have, newest
 }
+
+func TestAGraceOfAYearIsAWeekAfterwards(t *testing.T) {
+	t.Parallel()
+	db := testenv.EmptyPostgres(t)
+	url, ctx := db.URL(localenv.Superuser), t.Context()
+	up(ctx, t, url)
+	for have, _ := version(ctx, t, url); have > 14; have, _ = version(ctx, t, url) {
+		if err := migrations.Down(ctx, url, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const year = 365 * 86400
+	db.Exec(t, `INSERT INTO app.products (code, name) VALUES ('p', 'P')`)
+	db.Exec(t, `INSERT INTO app.plans (code, product_code, name, offline_grace_seconds) VALUES ('p-1', 'p', 'P', $1::int)`, year)
+	db.Exec(t, `INSERT INTO app.tenants (id, kind, name, slug) VALUES ('01890000-0000-7000-8000-000000000001', 'customer', 'T', 't')`)
+	db.Exec(t, `INSERT INTO app.licenses (tenant_id, id, product_code, plan_code, max_seats, ttl_seconds, seat_per, offline_grace_seconds, drain_seconds)
+		VALUES ('01890000-0000-7000-8000-000000000001', gen_random_uuid(), 'p', 'p-1', 1, 60, 'device', $1::int, 0)`, year)
+	up(ctx, t, url)
+	const graces = `SELECT format('%s %s', (SELECT offline_grace_seconds FROM app.plans), (SELECT offline_grace_seconds FROM app.licenses))`
+	if got := testenv.Value[string](t, db, graces); got != "604800 604800" {
+		t.Errorf("plan and licence have a grace of %s seconds", got)
+	}
+}

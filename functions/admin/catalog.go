@@ -57,7 +57,7 @@ type PlanRequest struct {
 	Features            []string `json:"features,omitempty" maxItems:"200"`
 	Versions            string   `json:"versions,omitempty" maxLength:"255" doc:"A range such as >=2.0 <4.0; every version when left out."`
 	MaxDevices          *int     `json:"max_devices,omitempty" nullable:"true" minimum:"1" maximum:"1000000" doc:"No limit when null or left out."`
-	OfflineGraceSeconds *int64   `json:"offline_grace_seconds,omitempty" minimum:"0" maximum:"31536000" doc:"The life of a validate receipt, and the longest borrow; 86400 when left out."`
+	OfflineGraceSeconds *int64   `json:"offline_grace_seconds,omitempty" minimum:"0" maximum:"604800" doc:"The life of a validate receipt, and the longest borrow; 86400 when left out."`
 	DrainSeconds        *int64   `json:"drain_seconds,omitempty" minimum:"0" maximum:"31536000" doc:"How long sessions above a reduced number of seats may go on; 86400 when left out."`
 }
 

@@ -136,7 +136,7 @@ func (d Deps) validate(c *httpx.Call) (httpx.Reply, error) {
 	}
 	answer.Valid, answer.Code = license.Verdict(answer.Checks)
 	if answer.Valid {
-		until := now.Add(min(l.OfflineGrace, receipt.Longest))
+		until := now.Add(l.OfflineGrace)
 		if end := l.Until(); end != nil && end.Before(until) {
 			until = *end
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/coditect/usher/client/receipt"
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/tenancy"
 )
@@ -37,8 +38,8 @@ type Plan struct {
 	CreatedAt, UpdatedAt time.Time
 }
 
-// longestGrace is the longest offline grace and drain of a plan: a year.
-const longestGrace = 365 * 24 * time.Hour
+// longestDrain is the longest drain of a plan: a year.
+const longestDrain = 365 * 24 * time.Hour
 
 var codePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
 
@@ -53,9 +54,10 @@ func (p *Plan) Faults(shortestTTL time.Duration) []fault.Field {
 	for _, d := range []struct {
 		field string
 		value time.Duration
-	}{{"offline_grace_seconds", p.OfflineGrace}, {"drain_seconds", p.Drain}} {
-		if d.value < 0 || d.value > longestGrace || d.value%time.Second != 0 {
-			faults = append(faults, fault.Field{Field: d.field, Code: "out_of_range", Detail: fmt.Sprintf("It is from 0 to %d.", int(longestGrace/time.Second))})
+		most  time.Duration
+	}{{"offline_grace_seconds", p.OfflineGrace, receipt.Longest}, {"drain_seconds", p.Drain, longestDrain}} {
+		if d.value < 0 || d.value > d.most || d.value%time.Second != 0 {
+			faults = append(faults, fault.Field{Field: d.field, Code: "out_of_range", Detail: fmt.Sprintf("It is from 0 to %d.", int(d.most/time.Second))})
 		}
 	}
 	return faults
