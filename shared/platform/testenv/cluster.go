@@ -26,26 +26,11 @@ func emptyCluster(ctx context.Context) (string, error) {
 
 // migratedCluster is a cluster with a migrated database, template.
 func migratedCluster(ctx context.Context) (string, error) {
-	root, err := findRoot()
+	fingerprint, err := migrations.Fingerprint()
 	if err != nil {
 		return "", err
 	}
-	sources, err := filepath.Glob(filepath.Join(root, "migrations", "*"))
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.New()
-	for _, source := range sources {
-		if !strings.HasSuffix(source, ".sql") && !strings.HasSuffix(source, ".go") || strings.HasSuffix(source, "_test.go") {
-			continue
-		}
-		text, err := os.ReadFile(source)
-		if err != nil {
-			return "", err
-		}
-		fmt.Fprintf(sum, "%s %d\n%s", filepath.Base(source), len(text), text)
-	}
-	return kept(ctx, fmt.Sprintf("migrated-%x", sum.Sum(nil)[:8]), func(server *localenv.Postgres) error {
+	return kept(ctx, "migrated-"+fingerprint[:16], func(server *localenv.Postgres) error {
 		if err := createDatabase(ctx, server, template, "template0"); err != nil {
 			return err
 		}
