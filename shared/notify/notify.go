@@ -86,9 +86,9 @@ type Mail struct {
 	Data map[string]string
 }
 
-// Queue queues the mail in the transaction of an act of the tenant's. It fails for a mail that could not be written: of no
+// Queue queues the mail in the transaction of an act, for the transaction's tenant. It fails for a mail that could not be written: of no
 // kind, or without its data.
-func Queue(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, m Mail) error {
+func Queue(ctx context.Context, tx tenancy.Tx, m Mail) error {
 	want, known := needs[m.Kind]
 	if have := slices.Sorted(maps.Keys(m.Data)); !known || !slices.Equal(have, want) {
 		return fmt.Errorf("queue a mail %q: it has %v and needs %v", m.Kind, have, want)
@@ -106,28 +106,28 @@ func Queue(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, m Mail) error 
 	}
 	_, err = tx.Exec(ctx, `
 		INSERT INTO app.mails (tenant_id, id, kind, recipient, key, data)
-		VALUES ($1, $2, $3, $4, $5, $6::text::jsonb)
-		ON CONFLICT DO NOTHING`, tenant.UUID(), id, m.Kind, m.To, m.Key, string(data))
+		VALUES (app.tenant(), $1, $2, $3, $4, $5::text::jsonb)
+		ON CONFLICT DO NOTHING`, id, m.Kind, m.To, m.Key, string(data))
 	if err != nil {
 		return fmt.Errorf("queue a mail %q: %w", m.Kind, err)
 	}
 	return nil
 }
 
-// QueueToOwners queues the mail for each owner of the tenant, whose addresses take the place of To. The role must be able to
+// QueueToOwners queues the mail for each owner of the transaction's tenant, whose addresses take the place of To. The role must be able to
 // read who they are.
-func QueueToOwners(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, m Mail) error {
+func QueueToOwners(ctx context.Context, tx tenancy.Tx, m Mail) error {
 	rows, err := tx.Query(ctx, `
 		SELECT email
 		  FROM app.users
-		 WHERE tenant_id = $1 AND role = 'owner' AND status = 'active'
-		 ORDER BY id`, tenant.UUID())
+		 WHERE tenant_id = (SELECT app.tenant()) AND role = 'owner' AND status = 'active'
+		 ORDER BY id`)
 	if err != nil {
-		return fmt.Errorf("list the owners of tenant %s: %w", tenant, err)
+		return fmt.Errorf("list a tenant's owners: %w", err)
 	}
 	owners, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		return fmt.Errorf("list the owners of tenant %s: %w", tenant, err)
+		return fmt.Errorf("list a tenant's owners: %w", err)
 	}
 	key := m.Key
 	for _, owner := range owners {
@@ -136,17 +136,17 @@ func QueueToOwners(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, m Mail
 			m.Key = key + " " + owner
 			m.Key = m.Key[:min(len(m.Key), 200)]
 		}
-		if err := Queue(ctx, tx, tenant, m); err != nil {
+		if err := Queue(ctx, tx, m); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// Organization is the tenant's name, which every mail says.
-func Organization(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID) (name string, err error) {
-	if err := tx.QueryRow(ctx, `SELECT name FROM app.tenants WHERE id = $1`, tenant.UUID()).Scan(&name); err != nil {
-		return "", fmt.Errorf("read tenant %s: %w", tenant, err)
+// Organization is the name of the transaction's tenant, which every mail says.
+func Organization(ctx context.Context, tx tenancy.Tx) (name string, err error) {
+	if err := tx.QueryRow(ctx, `SELECT name FROM app.tenants WHERE id = (SELECT app.tenant())`).Scan(&name); err != nil {
+		return "", fmt.Errorf("read a tenant's name: %w", err)
 	}
 	return name, nil
 }
@@ -154,10 +154,10 @@ func Organization(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID) (name s
 // Date is a time as mails say it.
 func Date(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") }
 
-// Event records what happened, for the webhooks that want its type: of the tenant and of the operator. Type is a thing and
+// Event records what happened to the transaction's tenant, for the webhooks that want its type: its own and the operator's. Type is a thing and
 // what became of it, as in license.suspended; subject names the thing, as in license:ID; data is what there is to say of
 // it, a JSON object without secrets.
-func Event(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, typ, subject string, data any) error {
+func Event(ctx context.Context, tx tenancy.Tx, typ, subject string, data any) error {
 	text, err := json.Marshal(data)
 	if err != nil {
 		return fmt.Errorf("record the event %s: %w", typ, err)
@@ -171,7 +171,7 @@ func Event(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, typ, subject s
 	}
 	_, err = tx.Exec(ctx, `
 		INSERT INTO app.events (tenant_id, id, type, subject, data)
-		VALUES ($1, $2, $3, $4, $5::text::jsonb)`, tenant.UUID(), id, typ, subject, string(text))
+		VALUES (app.tenant(), $1, $2, $3, $4::text::jsonb)`, id, typ, subject, string(text))
 	if err != nil {
 		return fmt.Errorf("record the event %s: %w", typ, err)
 	}

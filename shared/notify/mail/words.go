@@ -26,9 +26,10 @@ type part struct{ Text, Code, Link string }
 
 // Write makes the words of a mail: its subject, its text, and the same text as HTML. Each kind has one file, whose first line
 // is the subject; paragraphs are divided by empty lines; one that begins with "> " is a text to be copied, with "-> " a link.
-// A value is a line of its own making: what it holds of line breaks is a space.
-func Write(k notify.Kind, data map[string]string) (Words, error) {
-	values := make(map[string]string, len(data))
+// A value stays within its line: what it holds of line breaks is a space. AcceptURL is where invitations are accepted; "" says
+// nothing of it.
+func Write(k notify.Kind, data map[string]string, acceptURL string) (Words, error) {
+	values := map[string]string{"accept_url": acceptURL}
 	for name, value := range data {
 		values[name] = strings.Join(strings.Fields(value), " ")
 	}
