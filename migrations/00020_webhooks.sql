@@ -27,7 +27,7 @@ COMMENT ON TABLE app.webhooks IS
     'Systems that hear of events: a tenant''s of its own, the operator''s (those of the operator''s row) of every tenant''s.';
 COMMENT ON COLUMN app.webhooks.events IS 'Types such as seat.denied, or seat.* for all of a kind, or * for all.';
 COMMENT ON COLUMN app.webhooks.key_name IS
-    'The signing secret is no row: it is derived of the named key of the ring WEBHOOK_KEYS, the webhook''s id and the generation.';
+    'The signing secret is no row: it is derived of the named key of the ring NOTIFY_KEYS, the webhook''s id and the generation.';
 COMMENT ON COLUMN app.webhooks.previous_until IS 'Until then what is sent is signed with the secret before, too.';
 COMMENT ON COLUMN app.webhooks.failing_since IS 'The first failure since the last success.';
 ALTER TABLE app.webhooks ENABLE ROW LEVEL SECURITY;

@@ -25,13 +25,13 @@ COMMENT ON TABLE app.event_cursor IS 'Up to where the rows of sessions were read
 INSERT INTO app.event_cursor DEFAULT VALUES;
 GRANT SELECT, UPDATE (seats_to) ON app.event_cursor TO usher_deliver;
 
-GRANT SELECT (tenant_id, id, license_id, seat_no, overdraft, holder, hostname, user_name, instance_id, version, acquired_at)
-    ON app.open_sessions TO usher_deliver;
+GRANT SELECT (tenant_id, id, license_id, seat_no, overdraft, holder, hostname, user_name, instance_id, version, acquired_at, evicted_at, evict_reason,
+        evicted_by) ON app.open_sessions TO usher_deliver;
 GRANT SELECT (tenant_id, id, license_id, seat_no, overdraft, holder, hostname, user_name, instance_id, version, acquired_at, status,
         end_reason, ended_by, ended_at, recorded_at) ON app.ended_sessions TO usher_deliver;
 GRANT SELECT (tenant_id, license_id, hour, denials, denials_told), UPDATE (denials_told) ON app.seat_hours TO usher_deliver;
 
-GRANT SELECT (acquired_at) ON app.open_sessions TO usher_resolver;
+GRANT SELECT (acquired_at, evicted_at) ON app.open_sessions TO usher_resolver;
 CREATE POLICY resolver_finds ON app.ended_sessions FOR SELECT TO usher_resolver USING (true);
 GRANT SELECT (tenant_id, recorded_at) ON app.ended_sessions TO usher_resolver;
 CREATE POLICY resolver_finds ON app.seat_hours FOR SELECT TO usher_resolver USING (true);
@@ -44,14 +44,14 @@ CREATE FUNCTION app.seat_event_tenants(p_from timestamptz, p_to timestamptz, p_a
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
     SELECT s.tenant_id FROM (
-        SELECT o.tenant_id FROM app.open_sessions o WHERE o.acquired_at >= p_from AND o.acquired_at < p_to
+        SELECT o.tenant_id FROM app.open_sessions o WHERE o.acquired_at >= p_from AND o.acquired_at < p_to OR o.evicted_at >= p_from AND o.evicted_at < p_to
         UNION
         SELECT e.tenant_id FROM app.ended_sessions e WHERE e.recorded_at >= p_from AND e.recorded_at < p_to) s
      WHERE p_all OR EXISTS (SELECT FROM app.webhooks w WHERE w.tenant_id = s.tenant_id AND w.status = 'active')
     $$;
 -- +goose StatementEnd
 COMMENT ON FUNCTION app.seat_event_tenants(timestamptz, timestamptz, boolean) IS
-    'Tenants in which sessions began, or rows of ended ones were written, in that time: those with a webhook, or all.';
+    'Tenants in which sessions began or were evicted, or rows of ended ones were written, in that time: those with a webhook, or all.';
 -- +goose StatementBegin
 CREATE FUNCTION app.denial_tenants(p_limit int) RETURNS TABLE (tenant_id uuid)
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -69,7 +69,7 @@ DROP POLICY resolver_finds ON app.seat_hours;
 REVOKE SELECT (tenant_id, denials, denials_told) ON app.seat_hours FROM usher_resolver;
 DROP POLICY resolver_finds ON app.ended_sessions;
 REVOKE SELECT (tenant_id, recorded_at) ON app.ended_sessions FROM usher_resolver;
-REVOKE SELECT (acquired_at) ON app.open_sessions FROM usher_resolver;
+REVOKE SELECT (acquired_at, evicted_at) ON app.open_sessions FROM usher_resolver;
 REVOKE SELECT (tenant_id, license_id, hour, denials, denials_told), UPDATE (denials_told) ON app.seat_hours FROM usher_deliver;
 REVOKE SELECT ON app.ended_sessions FROM usher_deliver;
 REVOKE SELECT ON app.open_sessions FROM usher_deliver;

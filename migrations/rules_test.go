@@ -86,7 +86,7 @@ var rules = []rule{
 			columns("SELECT", "app.license_keys", "tenant_id license_id key_hash expires_at"),
 			columns("SELECT", "app.api_keys", "tenant_id id key_hash"),
 			columns("SELECT", "app.users", "tenant_id id issuer subject status founder token_hash"),
-			columns("SELECT", "app.open_sessions", "tenant_id license_id seat_no acquired_at"),
+			columns("SELECT", "app.open_sessions", "tenant_id license_id seat_no acquired_at evicted_at"),
 			columns("SELECT", "app.outbox", "tenant_id topic subject_id created_at"),
 			columns("SELECT", "app.idempotency_keys", "ctid expires_at"),
 			columns("SELECT", "app.mails", "tenant_id id status next_at finished_at"),

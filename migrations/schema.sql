@@ -485,7 +485,7 @@ CREATE FUNCTION app.seat_event_tenants(p_from timestamp with time zone, p_to tim
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     SELECT s.tenant_id FROM (
-        SELECT o.tenant_id FROM app.open_sessions o WHERE o.acquired_at >= p_from AND o.acquired_at < p_to
+        SELECT o.tenant_id FROM app.open_sessions o WHERE o.acquired_at >= p_from AND o.acquired_at < p_to OR o.evicted_at >= p_from AND o.evicted_at < p_to
         UNION
         SELECT e.tenant_id FROM app.ended_sessions e WHERE e.recorded_at >= p_from AND e.recorded_at < p_to) s
      WHERE p_all OR EXISTS (SELECT FROM app.webhooks w WHERE w.tenant_id = s.tenant_id AND w.status = 'active')
@@ -495,7 +495,7 @@ ALTER FUNCTION app.seat_event_tenants(p_from timestamp with time zone, p_to time
 
 -- COMMENT FUNCTION seat_event_tenants(p_from timestamp with time zone, p_to timestamp with time zone, p_all boolean)
 
-COMMENT ON FUNCTION app.seat_event_tenants(p_from timestamp with time zone, p_to timestamp with time zone, p_all boolean) IS 'Tenants in which sessions began, or rows of ended ones were written, in that time: those with a webhook, or all.';
+COMMENT ON FUNCTION app.seat_event_tenants(p_from timestamp with time zone, p_to timestamp with time zone, p_all boolean) IS 'Tenants in which sessions began or were evicted, or rows of ended ones were written, in that time: those with a webhook, or all.';
 
 -- FUNCTION seat_open(uuid, uuid, integer, bigint, bigint, text, text, text, text, text, text, json, uuid[], text[], text[], text[], timestamp with time zone[])
 
@@ -1939,7 +1939,7 @@ COMMENT ON COLUMN app.webhooks.failing_since IS 'The first failure since the las
 
 -- COMMENT COLUMN webhooks.key_name
 
-COMMENT ON COLUMN app.webhooks.key_name IS 'The signing secret is no row: it is derived of the named key of the ring WEBHOOK_KEYS, the webhook''s id and the generation.';
+COMMENT ON COLUMN app.webhooks.key_name IS 'The signing secret is no row: it is derived of the named key of the ring NOTIFY_KEYS, the webhook''s id and the generation.';
 
 -- COMMENT COLUMN webhooks.previous_until
 
@@ -3368,16 +3368,20 @@ GRANT UPDATE(borrowed_until) ON TABLE app.open_sessions TO usher_sweep;
 
 GRANT UPDATE(evicted_at) ON TABLE app.open_sessions TO usher_admin;
 GRANT UPDATE(evicted_at) ON TABLE app.open_sessions TO usher_sweep;
+GRANT SELECT(evicted_at) ON TABLE app.open_sessions TO usher_deliver;
+GRANT SELECT(evicted_at) ON TABLE app.open_sessions TO usher_resolver;
 
 -- ACL COLUMN open_sessions.evict_reason
 
 GRANT UPDATE(evict_reason) ON TABLE app.open_sessions TO usher_admin;
 GRANT UPDATE(evict_reason) ON TABLE app.open_sessions TO usher_sweep;
+GRANT SELECT(evict_reason) ON TABLE app.open_sessions TO usher_deliver;
 
 -- ACL COLUMN open_sessions.evicted_by
 
 GRANT UPDATE(evicted_by) ON TABLE app.open_sessions TO usher_admin;
 GRANT UPDATE(evicted_by) ON TABLE app.open_sessions TO usher_sweep;
+GRANT SELECT(evicted_by) ON TABLE app.open_sessions TO usher_deliver;
 
 -- ACL TABLE outbox
 

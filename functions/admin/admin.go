@@ -64,6 +64,7 @@ import (
 
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/license"
+	"github.com/coditect/usher/shared/notify"
 	"github.com/coditect/usher/shared/notify/webhook"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/platform/serve"
@@ -85,10 +86,10 @@ type Deps struct {
 	// Roots sign licence files, in the name of Issuer.
 	Roots  *signing.Roots
 	Issuer string
-	// WebhookSecrets sign what is sent to webhooks, WebhookGuard says where those may lead.
-	WebhookSecrets webhook.Secrets
-	WebhookGuard   *webhook.Guard
-	Log            *slog.Logger
+	// Notices seal what mails say in secret, and make the secrets of webhooks; Hooks says where those may lead.
+	Notices notify.Keys
+	Hooks   *webhook.Guard
+	Log     *slog.Logger
 }
 
 // tenants is the operator's way to its customers.

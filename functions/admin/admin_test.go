@@ -215,7 +215,7 @@ func TestTheOperatorSaysForWhom(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	for id, r := range calls(w.a, uuid.NewString(), uuid.NewString()) {
-		if !r.tenant || strings.Contains(id, "api_key") || strings.Contains(id, "user") || strings.Contains(id, "invitation") || id == "list_audit" {
+		if !r.tenant || strings.Contains(id, "api_key") || strings.Contains(id, "user") || strings.Contains(id, "invitation") || strings.Contains(id, "webhook") || id == "list_audit" {
 			continue
 		}
 		a := w.operate(r.method, r.path, r.body).refused(t, http.StatusUnprocessableEntity, "invalid_request")
@@ -583,7 +583,7 @@ func TestARareStatusIsFoundInALongHistory(t *testing.T) {
 func TestOpenNamesEveryVariableThatIsMissing(t *testing.T) {
 	t.Parallel()
 	_, err := admin.Open(t.Context(), func(string) string { return "" }, testenv.Logs(t).Logger)
-	for _, variable := range []string{"DATABASE_URL", "OPERATOR_DATABASE_URL", "REDIS_URL", "API_KEY_PEPPERS", "IDENTITY_ISSUER", "IDENTITY_AUDIENCE", "LICENSE_KEY_PEPPERS"} {
+	for _, variable := range []string{"DATABASE_URL", "OPERATOR_DATABASE_URL", "REDIS_URL", "API_KEY_PEPPERS", "IDENTITY_ISSUER", "IDENTITY_AUDIENCE", "LICENSE_KEY_PEPPERS", "NOTIFY_KEYS"} {
 		if err == nil || !strings.Contains("\n"+err.Error(), "\n"+variable+" ") {
 			t.Errorf("%s is not named: %v", variable, err)
 		}
@@ -597,7 +597,7 @@ func TestOpenServesFromItsEnvironment(t *testing.T) {
 	env := map[string]string{
 		"DATABASE_URL": db.URL("usher_admin"), "OPERATOR_DATABASE_URL": db.URL("usher_operator"), "REDIS_URL": redis.URL(),
 		"API_KEY_PEPPERS": pepper, "LICENSE_KEY_PEPPERS": pepper, "IDENTITY_ISSUER": "https://issuer.example", "IDENTITY_AUDIENCE": audience,
-		"RECEIPT_ISSUER": "https://usher.example",
+		"RECEIPT_ISSUER": "https://usher.example", "NOTIFY_KEYS": "a:" + strings.Repeat("A", 43) + "=",
 	}
 	f, err := admin.Open(t.Context(), func(name string) string { return env[name] }, testenv.Logs(t).Logger)
 	if err != nil {
@@ -734,7 +734,7 @@ func TestARepeatedPOSTGetsItsFirstAnswer(t *testing.T) {
 	w.makeKeys()
 	for id, r := range calls(w.a, uuid.NewString(), uuid.NewString()) {
 		switch id {
-		case "create_tenant", "create_license", "create_license_file", "rotate_license_key", "create_api_key", "rotate_api_key", "create_user", "create_invitation":
+		case "create_tenant", "create_license", "create_license_file", "rotate_license_key", "create_api_key", "rotate_api_key", "create_user", "create_invitation", "create_webhook", "rotate_webhook_secret":
 		default:
 			continue
 		}
@@ -764,7 +764,7 @@ func TestARepeatedPOSTGetsItsFirstAnswer(t *testing.T) {
 				t.Errorf("%s again changed %s", id, table)
 			}
 		}
-		for _, secret := range []string{first.text("api_key"), first.text("license_key"), first.text("token")} {
+		for _, secret := range []string{first.text("api_key"), first.text("license_key"), first.text("token"), first.text("secret")} {
 			if secret == "" {
 				continue
 			}
@@ -873,7 +873,7 @@ func TestWhatIsDecidedFirst(t *testing.T) {
 		if r.tenant {
 			path = r.of(w.a.id)
 		}
-		missing := strings.NewReplacer(w.a.license, none, session, none, "/v1/tenants/"+w.a.id, "/v1/tenants/"+none, w.a.keyID, none, w.a.user, none, w.a.invitation, none).Replace(path)
+		missing := strings.NewReplacer(w.a.license, none, session, none, "/v1/tenants/"+w.a.id, "/v1/tenants/"+none, w.a.keyID, none, w.a.user, none, w.a.invitation, none, w.a.webhook, none, w.a.delivery, none).Replace(path)
 		if a := w.operate(r.method, missing, `{"nonsense":1}`); a.status != http.StatusNotFound {
 			t.Errorf("%s: what is not there, with a bad body, is %d: %s", id, a.status, a.raw)
 		}

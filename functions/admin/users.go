@@ -151,7 +151,7 @@ func (d Deps) invite(c *httpx.Call, who caller, show func(u *identity.User, toke
 		if err != nil {
 			return 0, nil, err
 		}
-		if err := invitationMail(c.Context(), tx, &u, token.Reveal()); err != nil {
+		if err := d.invitationMail(c.Context(), tx, &u, token.Reveal()); err != nil {
 			return 0, nil, err
 		}
 		err = audit.Record(c.Context(), tx, who.act(c, "invitation.created", userSubject(u.ID), asSent(c)))
@@ -159,10 +159,13 @@ func (d Deps) invite(c *httpx.Call, who caller, show func(u *identity.User, toke
 	})
 }
 
-// invitationMail has the invitation sent to whom it is for. The token is in the database until it is.
-func invitationMail(ctx context.Context, tx tenancy.Tx, u *identity.User, token string) error {
+// invitationMail has the invitation sent to whom it is for.
+func (d Deps) invitationMail(ctx context.Context, tx tenancy.Tx, u *identity.User, token string) error {
 	name, err := notify.Organization(ctx, tx)
 	if err != nil {
+		return err
+	}
+	if token, err = d.Notices.Seal(u.Email, token); err != nil {
 		return err
 	}
 	return notify.Queue(ctx, tx, notify.Mail{Kind: notify.Invitation, To: u.Email, Data: map[string]string{

@@ -193,7 +193,7 @@ func (d Deps) createWebhook(c *httpx.Call, who caller) (httpx.Reply, error) {
 	}
 	terms := webhook.Terms{URL: q.URL, Description: or(q.Description, ""), Events: q.Events}
 	return d.once(c, who, func(tx tenancy.Tx) (int, any, error) {
-		made, secret, err := webhook.Create(c.Context(), tx, who.tenant, d.WebhookSecrets, d.WebhookGuard, terms, who.By())
+		made, secret, err := webhook.Create(c.Context(), tx, who.tenant, d.Notices, d.Hooks, terms, who.By())
 		if err != nil {
 			return 0, nil, err
 		}
@@ -244,7 +244,7 @@ func (d Deps) changeWebhook(c *httpx.Call, who caller) (httpx.Reply, error) {
 		change.Description = new(or(q.Description.Value, ""))
 	}
 	return d.actOnWebhook(c, who, "webhook.changed", id, func(tx tenancy.Tx) (webhook.Webhook, error) {
-		return webhook.Alter(c.Context(), tx, who.tenant, d.WebhookGuard, id, change)
+		return webhook.Alter(c.Context(), tx, who.tenant, d.Hooks, id, change)
 	})
 }
 
@@ -286,7 +286,7 @@ func (d Deps) rotateWebhookSecret(c *httpx.Call, who caller) (httpx.Reply, error
 		return httpx.Reply{}, unlessMissing(err, d.readWebhook(c, who, id, nil))
 	}
 	return d.once(c, who, func(tx tenancy.Tx) (int, any, error) {
-		w, secret, err := webhook.Rotate(c.Context(), tx, who.tenant, d.WebhookSecrets, id, duration(q.OverlapSeconds, usualOverlap))
+		w, secret, err := webhook.Rotate(c.Context(), tx, who.tenant, d.Notices, id, duration(q.OverlapSeconds, usualOverlap))
 		if err != nil {
 			return 0, nil, err
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/coditect/usher/functions/admin"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/license"
+	"github.com/coditect/usher/shared/notify"
 	"github.com/coditect/usher/shared/notify/webhook"
 	"github.com/coditect/usher/shared/platform/config"
 	"github.com/coditect/usher/shared/platform/httpx"
@@ -96,8 +97,8 @@ func newWorldOn(t *testing.T, db *testenv.DB) *world {
 		DB:     db1, Operator: w.as("usher_operator"), Keys: identity.New(identity.Config{Peppers: w.peppers()}, db1),
 		Registry: registry, Seats: pools(db1), Roots: signing.NewRoots(db1, w.vault(kms.Sign).Signer), Issuer: issuer, Log: w.log.Logger,
 	}
-	w.deps.WebhookSecrets = webhook.NewSecrets(w.webhookKeys())
-	w.deps.WebhookGuard, err = webhook.OpenGuard(func(string) string { return "" })
+	w.deps.Notices = notify.NewKeys(w.noticeKeys())
+	w.deps.Hooks, err = webhook.OpenGuard(func(string) string { return "" })
 	w.must(err)
 	w.seats = pools(w.as("usher_acquire"))
 	document, err := httpx.OpenAPI("admin", "test", admin.Routes(w.deps))
@@ -138,7 +139,7 @@ func (w *world) peppers() secret.Peppers {
 	return p
 }
 
-func (w *world) webhookKeys() (ring secret.Ring) {
+func (w *world) noticeKeys() (ring secret.Ring) {
 	w.t.Helper()
 	w.must(ring.UnmarshalText([]byte("a:" + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{9}, 32)))))
 	return ring

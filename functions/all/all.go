@@ -149,7 +149,7 @@ func nowhere(variable string) string {
 		return "postgres://usher@127.0.0.1:1/usher"
 	case strings.HasSuffix(variable, "REDIS_URL"):
 		return "redis://127.0.0.1:1/0"
-	case strings.HasSuffix(variable, "_PEPPERS"), variable == "SEAT_TOKEN_KEYS", variable == "WEBHOOK_KEYS":
+	case strings.HasSuffix(variable, "_PEPPERS"), variable == "SEAT_TOKEN_KEYS", variable == "NOTIFY_KEYS":
 		return "1:" + base64.StdEncoding.EncodeToString(make([]byte, 32))
 	case variable == "KMS_ROOT_KEY", variable == "KMS_WRAPPING_KEY":
 		return "projects/usher/locations/nowhere/keyRings/usher/cryptoKeys/usher"

@@ -39,7 +39,7 @@ type world struct {
 	operator tenancy.ID
 	mails    string // where the mail server keeps what it takes
 	env      map[string]string
-	secrets  webhook.Secrets
+	keys     notify.Keys
 	guard    *webhook.Guard
 }
 
@@ -52,7 +52,7 @@ func newWorld(t *testing.T) *world {
 	w.env = map[string]string{
 		"SMTP_HOST": "127.0.0.1", "SMTP_PORT": server.Port(), "SMTP_SECURITY": "none", "SMTP_TIMEOUT": "5s",
 		"MAIL_FROM": "Usher <usher@vendor.example>", "WEBHOOK_ALLOW_PRIVATE": "true", "WEBHOOK_TIMEOUT": "1s",
-		"WEBHOOK_KEYS": "a:YWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWE=",
+		"NOTIFY_KEYS": "a:YWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWE=",
 	}
 	w.admin, err = tenancy.OpenURL(t.Context(), w.DB.URL("usher_admin"), tenancy.Config{}, w.Log.Logger)
 	w.must(err)
@@ -62,7 +62,7 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(operator.Close)
 	w.operator, err = identity.NewTenants(operator).EnsureOperator(t.Context(), "Operator")
 	w.must(err)
-	w.secrets, err = webhook.OpenSecrets(w.getenv(nil))
+	w.keys, err = notify.OpenKeys(w.getenv(nil))
 	w.must(err)
 	w.guard, err = webhook.OpenGuard(w.getenv(nil))
 	w.must(err)
@@ -122,9 +122,11 @@ func (w *world) event(tenant tenancy.ID, typ string) {
 
 func (w *world) invite(to string) {
 	w.t.Helper()
+	sealed, err := w.keys.Seal(to, "usi_geheim")
+	w.must(err)
 	w.act(w.Tenant, func(tx tenancy.Tx) error {
 		return notify.Queue(w.t.Context(), tx, notify.Mail{Kind: notify.Invitation, To: to, Data: map[string]string{
-			"organization": "Äcme", "role": "member", "token": "usi_geheim", "expires_at": "tomorrow",
+			"organization": "Äcme", "role": "member", "token": sealed, "expires_at": "tomorrow",
 		}})
 	})
 }
@@ -135,7 +137,7 @@ func (w *world) hook(tenant tenancy.ID, url string, events ...string) (uuid.UUID
 	var made webhook.Webhook
 	var secret string
 	w.act(tenant, func(tx tenancy.Tx) (err error) {
-		made, secret, err = webhook.Create(w.t.Context(), tx, tenant, w.secrets, w.guard, webhook.Terms{URL: url, Events: events}, "test")
+		made, secret, err = webhook.Create(w.t.Context(), tx, tenant, w.keys, w.guard, webhook.Terms{URL: url, Events: events}, "test")
 		return err
 	})
 	return made.ID, secret
@@ -211,6 +213,16 @@ func TestAMailIsSentInItsWordsAndNothingOfThemIsLeft(t *testing.T) {
 	w := newWorld(t)
 	door := w.door(nil)
 	w.invite("zoe@example.com")
+	if got := testenv.Value[string](t, w.DB, `SELECT data::text FROM app.mails`); strings.Contains(got, "geheim") {
+		t.Errorf("the secret is stored as it is: %s", got)
+	}
+	w.act(w.Tenant, func(tx tenancy.Tx) error {
+		mail := notify.Mail{Kind: notify.Invitation, To: "a@example.com", Data: map[string]string{"organization": "Acme", "role": "member", "token": "usi_x", "expires_at": "tomorrow"}}
+		if notify.Queue(t.Context(), tx, mail) == nil {
+			t.Error("a token is queued as it is")
+		}
+		return nil
+	})
 	for range 2 {
 		w.act(w.Tenant, func(tx tenancy.Tx) error {
 			return notify.Queue(t.Context(), tx, notify.Mail{Kind: notify.Welcome, To: "a@example.com", Key: "welcome", Data: map[string]string{"organization": "Acme"}})
@@ -490,7 +502,7 @@ func TestARotatedSecretAndTheOneBeforeBothVerify(t *testing.T) {
 	hook, was := w.hook(w.Tenant, s.URL, "*")
 	var is string
 	w.act(w.Tenant, func(tx tenancy.Tx) (err error) {
-		_, is, err = webhook.Rotate(t.Context(), tx, w.Tenant, w.secrets, hook, time.Hour)
+		_, is, err = webhook.Rotate(t.Context(), tx, w.Tenant, w.keys, hook, time.Hour)
 		return err
 	})
 	door := w.door(nil)

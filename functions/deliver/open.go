@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/coditect/usher/shared/identity"
+	"github.com/coditect/usher/shared/notify"
 	"github.com/coditect/usher/shared/notify/mail"
 	"github.com/coditect/usher/shared/notify/webhook"
 	"github.com/coditect/usher/shared/platform/httpx"
@@ -13,12 +14,12 @@ import (
 	"github.com/coditect/usher/shared/tenancy"
 )
 
-// Open puts the function together from its environment: DATABASE_*, SMTP_*, MAIL_*, WEBHOOK_* and SCHEDULER_* as their packages
+// Open puts the function together from its environment: DATABASE_*, SMTP_*, MAIL_*, NOTIFY_KEYS, WEBHOOK_* and SCHEDULER_* as their packages
 // say.
 func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*serve.Function, error) {
 	db, err1 := tenancy.Open(ctx, getenv, log)
-	mails, err2 := mail.Open(getenv, db, log)
-	secrets, err3 := webhook.OpenSecrets(getenv)
+	keys, err2 := notify.OpenKeys(getenv)
+	mails, err3 := mail.Open(getenv, keys, db, log)
 	guard, err4 := webhook.OpenGuard(getenv)
 	scheduler, err5 := identity.OpenScheduler(getenv)
 	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
@@ -27,7 +28,7 @@ func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*s
 	return &serve.Function{
 		Name: "deliver",
 		Routes: Routes(Deps{
-			Mails: mails, Webhooks: webhook.NewSender(db, identity.OperatorID, secrets, guard, log), Scheduler: scheduler, Log: log,
+			Mails: mails, Webhooks: webhook.NewSender(db, identity.OperatorID, keys, guard, log), Scheduler: scheduler, Log: log,
 		}),
 		Ready: []httpx.Check{{Name: "postgresql", Ping: db.Ping}},
 		Close: db.Close,

@@ -29,7 +29,7 @@ type Kind string
 const (
 	// Welcome greets the founder of a tenant: organization.
 	Welcome Kind = "welcome"
-	// Invitation asks somebody in: organization, role, token, expires_at. The token is in the database until the mail is sent.
+	// Invitation asks somebody in: organization, role, token (sealed), expires_at.
 	Invitation Kind = "invitation"
 	// TrialEnding says that a trial ends soon: organization, plan, days, ends_at.
 	TrialEnding Kind = "trial_ending"
@@ -47,7 +47,7 @@ const (
 	TenantSuspended Kind = "tenant_suspended"
 	// Incident tells of something that went wrong: organization, severity, summary.
 	Incident Kind = "incident"
-	// LicenseKey brings a licence key: organization, plan, license_key. The key is in the database until the mail is sent.
+	// LicenseKey brings a licence key: organization, plan, license_key (sealed).
 	LicenseKey Kind = "license_key"
 	// WebhookDisabled says that a webhook hears nothing more: organization, url, reason.
 	WebhookDisabled Kind = "webhook_disabled"
@@ -82,9 +82,12 @@ type Mail struct {
 	// Key is what it is about, as in "renewal:LICENSE:30": a tenant gets one mail of a key, however often it is queued. With ""
 	// each call queues one.
 	Key string
-	// Data are the texts that its words are made with: exactly those that the kind needs.
+	// Data are the texts that its words are made with: exactly those that the kind needs. A token or a key is sealed by Keys.Seal.
 	Data map[string]string
 }
+
+// Sealed says whether the text of that name is a secret, which only Keys.Seal brings into the database.
+func Sealed(name string) bool { return name == "token" || name == "license_key" }
 
 // Queue queues the mail in the transaction of an act, for the transaction's tenant. It fails for a mail that could not be written: of no
 // kind, or without its data.
@@ -92,6 +95,11 @@ func Queue(ctx context.Context, tx tenancy.Tx, m Mail) error {
 	want, known := needs[m.Kind]
 	if have := slices.Sorted(maps.Keys(m.Data)); !known || !slices.Equal(have, want) {
 		return fmt.Errorf("queue a mail %q: it has %v and needs %v", m.Kind, have, want)
+	}
+	for name, text := range m.Data {
+		if Sealed(name) && !strings.HasPrefix(text, sealedPrefix) {
+			return fmt.Errorf("queue a mail %q: its %s is not sealed", m.Kind, name)
+		}
 	}
 	data, err := json.Marshal(m.Data)
 	if err != nil {

@@ -6,8 +6,8 @@
 // word is lost on the way, nobody can know; then the mail is sent again later, under the same Message-ID, by which mailboxes
 // know a repetition, because a mail that is lost is worse.
 //
-// What a mail says is wiped from the database in the statement that says that it was sent, or given up. The package must
-// not know why a mail is sent.
+// What a mail says is wiped from the database in the statement that says that it was sent, or given up; until then what is
+// secret of it is sealed. The package must not know why a mail is sent.
 package mail
 
 import (
@@ -72,21 +72,22 @@ type Sender struct {
 	cfg    Config
 	from   *netmail.Address
 	domain string
+	keys   notify.Keys
 	db     *tenancy.DB
 	log    *slog.Logger
 }
 
 // Open reads Config from the environment. It does not connect.
-func Open(getenv func(string) string, db *tenancy.DB, log *slog.Logger) (*Sender, error) {
+func Open(getenv func(string) string, keys notify.Keys, db *tenancy.DB, log *slog.Logger) (*Sender, error) {
 	var c Config
 	if err := config.Load(&c, getenv); err != nil {
 		return nil, err
 	}
-	return New(c, db, log)
+	return New(c, keys, db, log)
 }
 
 // New makes a Sender; db logs in as usher_deliver. Its faults are the Config's.
-func New(c Config, db *tenancy.DB, log *slog.Logger) (*Sender, error) {
+func New(c Config, keys notify.Keys, db *tenancy.DB, log *slog.Logger) (*Sender, error) {
 	from, err := netmail.ParseAddress(c.From)
 	var faults []error
 	if err != nil {
@@ -112,7 +113,7 @@ func New(c Config, db *tenancy.DB, log *slog.Logger) (*Sender, error) {
 		faults = append(faults, &config.Fault{Variable: "MAIL_INVITATION_URL", Problem: "is no URL without a fragment"})
 	}
 	_, domain, _ := strings.Cut(from.Address, "@")
-	return &Sender{cfg: c, from: from, domain: domain, db: db, log: log}, errors.Join(faults...)
+	return &Sender{cfg: c, from: from, domain: domain, keys: keys, db: db, log: log}, errors.Join(faults...)
 }
 
 // Report is what a run did, in numbers.
@@ -269,6 +270,16 @@ func (s *Sender) send(ctx context.Context, r reference) (outcome, error) {
 
 // message is the mail as it is sent.
 func (s *Sender) message(m *claimed) (*gomail.Msg, error) {
+	for name, sealed := range m.data {
+		if !notify.Sealed(name) {
+			continue
+		}
+		text, err := s.keys.Unseal(m.to, sealed)
+		if err != nil {
+			return nil, fmt.Errorf("read the %s of mail %s: %w", name, m.id, err)
+		}
+		m.data[name] = text
+	}
 	accept := ""
 	if token := m.data["token"]; token != "" && s.cfg.InvitationURL != "" {
 		accept = s.cfg.InvitationURL + "#token=" + url.QueryEscape(token)

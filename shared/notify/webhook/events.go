@@ -285,7 +285,8 @@ func (s *Sender) readSessions(ctx context.Context, byOperator []string) (made in
 	return made, to.Before(now), nil
 }
 
-// readSessionsOf makes events of the rows of a tenant's sessions. An event's id is made of the session's and the type, so that
+// readSessionsOf makes events of the rows of a tenant's sessions. Who is evicted is told of when it is decided; the row may stay
+// open until the lease has run out. An event's id is made of the session's and the type, so that
 // whoever reads the row again records nothing.
 func (s *Sender) readSessionsOf(ctx context.Context, tenant tenancy.ID, from, to time.Time, byOperator []string) (made int64, err error) {
 	err = s.db.As(ctx, tenant, func(tx tenancy.Tx) error {
@@ -296,16 +297,17 @@ func (s *Sender) readSessionsOf(ctx context.Context, tenant tenancy.ID, from, to
 			        OR EXISTS (SELECT FROM app.webhooks w WHERE w.tenant_id = $1 AND w.status = 'active' AND app.wants(w.events, t.type))
 			), rows AS (
 			    SELECT id, license_id, seat_no, overdraft, holder, hostname, user_name, instance_id, version, acquired_at,
-			           NULL AS status, NULL AS end_reason, NULL AS ended_by, NULL::timestamptz AS ended_at
+			           CASE WHEN evicted_at >= $2 AND evicted_at < $3 THEN 'evicted' END AS status, evict_reason AS end_reason,
+			           evicted_by AS ended_by, evicted_at AS ended_at
 			      FROM app.open_sessions
-			     WHERE tenant_id = $1 AND acquired_at >= $2 AND acquired_at < $3
+			     WHERE tenant_id = $1 AND (acquired_at >= $2 AND acquired_at < $3 OR evicted_at >= $2 AND evicted_at < $3)
 			    UNION ALL
 			    SELECT id, license_id, seat_no, overdraft, holder, hostname, user_name, instance_id, version, acquired_at,
 			           status, end_reason, ended_by, ended_at
 			      FROM app.ended_sessions
 			     WHERE tenant_id = $1 AND recorded_at >= $2 AND recorded_at < $3
 			), found AS (
-			    SELECT r.*, 'seat.acquired' AS type, acquired_at AS at FROM rows r WHERE acquired_at >= $2
+			    SELECT r.*, 'seat.acquired' AS type, acquired_at AS at FROM rows r WHERE acquired_at >= $2 AND acquired_at < $3
 			    UNION ALL
 			    SELECT r.*, 'seat.' || status, ended_at FROM rows r WHERE status IN ('lapsed', 'evicted')
 			)

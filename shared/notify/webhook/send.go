@@ -49,14 +49,14 @@ const (
 type Sender struct {
 	db       *tenancy.DB
 	operator uuid.UUID
-	secrets  Secrets
+	keys     notify.Keys
 	client   *http.Client
 	log      *slog.Logger
 }
 
 // NewSender makes a Sender; db logs in as usher_deliver, operator is the operator's own tenant.
-func NewSender(db *tenancy.DB, operator uuid.UUID, secrets Secrets, guard *Guard, log *slog.Logger) *Sender {
-	return &Sender{db: db, operator: operator, secrets: secrets, client: guard.Client(), log: log}
+func NewSender(db *tenancy.DB, operator uuid.UUID, keys notify.Keys, guard *Guard, log *slog.Logger) *Sender {
+	return &Sender{db: db, operator: operator, keys: keys, client: guard.Client(), log: log}
 }
 
 // Report is what a run did, in numbers.
@@ -266,12 +266,12 @@ func (s *Sender) attempt(ctx context.Context, a *claimed) Try {
 }
 
 func (s *Sender) post(ctx context.Context, a *claimed) (status int, problem string) {
-	secrets := [][]byte{s.secrets.of(a.hook.ID, a.hook.key, a.hook.generation)}
+	secrets := [][]byte{secretOf(s.keys, a.hook.ID, a.hook.key, a.hook.generation)}
 	if secrets[0] == nil {
-		s.log.ErrorContext(ctx, "WEBHOOK_KEYS lacks the key of a webhook", slog.String("webhook", a.hook.ID.String()), slog.String("key", a.hook.key))
+		s.log.ErrorContext(ctx, "NOTIFY_KEYS lacks the key of a webhook", slog.String("webhook", a.hook.ID.String()), slog.String("key", a.hook.key))
 		return 0, "it could not be signed"
 	}
-	if old := s.secrets.of(a.hook.ID, a.hook.previousKey, a.hook.previousGeneration); a.previousLives && old != nil {
+	if old := secretOf(s.keys, a.hook.ID, a.hook.previousKey, a.hook.previousGeneration); a.previousLives && old != nil {
 		secrets = append(secrets, old)
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, a.hook.URL, strings.NewReader(a.body))

@@ -13,50 +13,13 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/coditect/usher/shared/platform/config"
-	"github.com/coditect/usher/shared/secret"
+	"github.com/coditect/usher/shared/notify"
 )
 
-// Config says what signing secrets are made of.
-type Config struct {
-	// Keys is the ring WEBHOOK_KEYS: the first makes new secrets; one that made a secret which is in use must stay.
-	Keys secret.Ring `env:"WEBHOOK_KEYS,required"`
-}
-
-// Secrets makes the signing secrets of webhooks. None is stored: each is derived of a key of the ring, the webhook's id and a
-// number, so that who has only the database has none.
-type Secrets struct{ keys secret.Ring }
-
-// OpenSecrets reads Config from the environment.
-func OpenSecrets(getenv func(string) string) (Secrets, error) {
-	var c Config
-	err := config.Load(&c, getenv)
-	return Secrets{c.Keys}, err
-}
-
-// NewSecrets makes Secrets.
-func NewSecrets(ring secret.Ring) Secrets { return Secrets{ring} }
-
-// inUse is the name of the key that new secrets are made of.
-func (s Secrets) inUse() string {
-	for name := range s.keys.All() {
-		return name
-	}
-	return ""
-}
-
-// of is a webhook's secret of a generation; nil when its key is no longer in the ring.
-func (s Secrets) of(id uuid.UUID, key string, generation int) []byte {
-	for name, master := range s.keys.All() {
-		if name == key {
-			mac := hmac.New(sha256.New, master)
-			_, _ = mac.Write([]byte("usher-webhook-1"))
-			_, _ = mac.Write(id[:])
-			_, _ = mac.Write(binary.BigEndian.AppendUint64(nil, uint64(generation)))
-			return mac.Sum(nil)
-		}
-	}
-	return nil
+// secretOf is a webhook's signing secret of a generation; nil when its key is no longer in the ring. None is stored: each is
+// derived of a key, the webhook's id and a number.
+func secretOf(k notify.Keys, id uuid.UUID, key string, generation int) []byte {
+	return k.Derive(key, []byte("usher-webhook-1"), id[:], binary.BigEndian.AppendUint64(nil, uint64(generation)))
 }
 
 // reveal writes a secret as Standard Webhooks does.

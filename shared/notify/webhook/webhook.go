@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/coditect/usher/shared/fault"
+	"github.com/coditect/usher/shared/notify"
 	"github.com/coditect/usher/shared/tenancy"
 )
 
@@ -92,7 +93,7 @@ func (t *Terms) check(g *Guard) error {
 
 // Create makes a webhook and the secret that it signs with, to be shown once. Its faults are fault.Invalid for terms that
 // cannot be, and fault.Conflict (too_many_webhooks).
-func Create(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, s Secrets, g *Guard, t Terms, by string) (Webhook, string, error) {
+func Create(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, k notify.Keys, g *Guard, t Terms, by string) (Webhook, string, error) {
 	if err := t.check(g); err != nil {
 		return Webhook{}, "", err
 	}
@@ -113,11 +114,11 @@ func Create(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, s Secrets, g 
 	made, err := scan(tx.QueryRow(ctx, `
 		INSERT INTO app.webhooks (tenant_id, id, url, description, events, key_name, created_by)
 		VALUES ($1, $2, $3, nullif($4, ''), $5, $6, $7)
-		RETURNING`+columns, tenant.UUID(), id, t.URL, t.Description, t.Events, s.inUse(), by))
+		RETURNING`+columns, tenant.UUID(), id, t.URL, t.Description, t.Events, k.InUse(), by))
 	if err != nil {
 		return Webhook{}, "", fmt.Errorf("store a webhook: %w", err)
 	}
-	return made, reveal(s.of(id, made.key, made.generation)), nil
+	return made, reveal(secretOf(k, id, made.key, made.generation)), nil
 }
 
 var errNone = fault.NotFound("not_found", "There is no such webhook.")
@@ -219,17 +220,17 @@ func Delete(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, id uuid.UUID)
 }
 
 // Rotate gives a webhook another secret, to be shown once. For overlap what is sent is signed with the one before, too.
-func Rotate(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, s Secrets, id uuid.UUID, overlap time.Duration) (Webhook, string, error) {
+func Rotate(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, k notify.Keys, id uuid.UUID, overlap time.Duration) (Webhook, string, error) {
 	w, err := one(tx.QueryRow(ctx, `
 		UPDATE app.webhooks
 		   SET previous_key_name = key_name, previous_generation = generation, previous_until = now() + $4::interval,
 		       key_name = $3, generation = generation + 1, updated_at = now()
 		 WHERE tenant_id = $1 AND id = $2 AND status <> 'deleted'
-		RETURNING`+columns, tenant.UUID(), id, s.inUse(), overlap))
+		RETURNING`+columns, tenant.UUID(), id, k.InUse(), overlap))
 	if err != nil {
 		return w, "", err
 	}
-	return w, reveal(s.of(id, w.key, w.generation)), nil
+	return w, reveal(secretOf(k, id, w.key, w.generation)), nil
 }
 
 // Delivery is an event on its way to a webhook.

@@ -19,6 +19,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"golang.org/x/net/dns/dnsmessage"
 
+	"github.com/coditect/usher/shared/notify"
 	"github.com/coditect/usher/shared/secret"
 )
 
@@ -37,8 +38,8 @@ func ring(t *testing.T, names ...string) secret.Ring {
 
 func TestAStockLibraryVerifiesWhatIsSigned(t *testing.T) {
 	t.Parallel()
-	s, id, body := NewSecrets(ring(t, "a", "b")), uuid.New(), []byte(`{"type":"seat.denied"}`)
-	is, was := s.of(id, "a", 2), s.of(id, "b", 1)
+	k, id, body := notify.NewKeys(ring(t, "a", "b")), uuid.New(), []byte(`{"type":"seat.denied"}`)
+	is, was := secretOf(k, id, "a", 2), secretOf(k, id, "b", 1)
 	h := http.Header{}
 	sign(h, "evt", time.Now(), body, is, was)
 	for _, key := range [][]byte{is, was} {
@@ -54,7 +55,7 @@ func TestAStockLibraryVerifiesWhatIsSigned(t *testing.T) {
 		}
 	}
 	for name, key := range map[string][]byte{
-		"another generation": s.of(id, "a", 3), "another webhook": s.of(uuid.New(), "a", 2), "another key": s.of(id, "b", 2),
+		"another generation": secretOf(k, id, "a", 3), "another webhook": secretOf(k, uuid.New(), "a", 2), "another key": secretOf(k, id, "b", 2),
 	} {
 		verifier, err := standardwebhooks.NewWebhook(reveal(key))
 		if err != nil {
@@ -64,7 +65,7 @@ func TestAStockLibraryVerifiesWhatIsSigned(t *testing.T) {
 			t.Errorf("the secret of %s verifies", name)
 		}
 	}
-	if s.of(id, "c", 1) != nil {
+	if secretOf(k, id, "c", 1) != nil {
 		t.Error("a key that is not in the ring makes a secret")
 	}
 	old := http.Header{}
