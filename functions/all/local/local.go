@@ -122,7 +122,7 @@ func Start(ctx context.Context, o Options) (u *Usher, err error) {
 		return u, err
 	}
 	u.closes = append(u.closes, cloud.Close)
-	mails, err := localenv.StartMailServer(filepath.Join(o.Dir, "mail"), func(path string) { o.Progress("a mail: %s", path) })
+	mails, err := localenv.StartMailServer(filepath.Join(o.Dir, "mail"), func(path string) { log.InfoContext(running, "a mail was taken", "file", path) })
 	if err != nil {
 		return u, err
 	}
