@@ -115,7 +115,7 @@ var rules = []rule{
 			"app.operator_tenants(uuid,integer) as usher_resolver: usher_operator",
 			"app.make_history_partitions(integer) as usher_owner: usher_sweep",
 			"app.make_audit_partitions(integer) as usher_owner: usher_sweep",
-			"app.audit_record(text,text,text,boolean,text,text,text,text,jsonb,interval) as usher_owner: usher_admin usher_deliver usher_operator usher_register",
+			"app.audit_record(text,text,text,boolean,text,text,text,text,jsonb,interval) as usher_owner: usher_admin usher_deliver usher_operator usher_register usher_rotate",
 			"app.due_mails(integer) as usher_resolver: usher_deliver",
 			"app.waiting_events(integer) as usher_resolver: usher_deliver",
 			"app.expire_notices() as usher_resolver: usher_deliver",
@@ -185,7 +185,7 @@ var rules = []rule{
 		 WHERE c.relkind IN ('r', 'p', 'f', 'm') AND c.relnamespace <> ALL (ARRAY['pg_catalog', 'information_schema']::regnamespace[])
 		   AND c.relnamespace::regnamespace::text NOT LIKE 'pg\_toast%' AND NOT EXISTS (SELECT FROM walled w WHERE w.oid = c.oid)`,
 		want: []string{
-			"app.products", "app.plans", "app.sweep_cursor", "app.signing_keys", "app.revocations", "app.revocation_lists", "app.event_cursor", "goose_db_version",
+			"app.products", "app.plans", "app.sweep_cursor", "app.signing_keys", "app.rotation_turn", "app.revocations", "app.revocation_lists", "app.event_cursor", "goose_db_version",
 		},
 	},
 	{name: "views show what their reader may see", query: `
@@ -221,6 +221,7 @@ var rules = []rule{
 			"usher_operator: usher_audits usher_notices",
 			"usher_deliver: usher_audits usher_notices",
 			"usher_register: usher_audits usher_facts usher_notices usher_replays",
+			"usher_rotate: usher_audits",
 			"usher_seats: usher_pools",
 		},
 	},
