@@ -43,6 +43,12 @@ var seeds = map[string]string{
 	"app.audit_entries.details":       `'{}'`,
 	"app.audit_entries.previous":      `sha256('')`,
 	"app.audit_entries.hash":          `sha256('')`,
+	"app.mails.kind":                  `'welcome'`,
+	"app.mails.data":                  `'{}'`,
+	"app.events.type":                 `'thing.done'`,
+	"app.events.data":                 `'{}'`,
+	"app.webhooks.url":                `'https://hooks.example'`,
+	"app.webhooks.events":             `'{*}'`,
 	"app.seat_hours.hour":             `date_trunc('hour', now(), 'UTC') - (random() * 1000000)::int * interval '1 hour'`,
 }
 

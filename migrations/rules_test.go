@@ -63,6 +63,15 @@ var rules = []rule{
 			"app.open_sessions r true",
 			"app.outbox r true",
 			"app.idempotency_keys * (expires_at < now())",
+			"app.mails r true",
+			"app.mails d (finished_at < (now() - '30 days'::interval))",
+			"app.events r true",
+			"app.events d (dispatched_at < (now() - '7 days'::interval))",
+			"app.webhooks r true",
+			"app.webhook_deliveries r true",
+			"app.webhook_deliveries d (finished_at < (now() - '30 days'::interval))",
+			"app.ended_sessions r true",
+			"app.seat_hours r true",
 		},
 	},
 	{
@@ -77,10 +86,16 @@ var rules = []rule{
 			columns("SELECT", "app.license_keys", "tenant_id license_id key_hash expires_at"),
 			columns("SELECT", "app.api_keys", "tenant_id id key_hash"),
 			columns("SELECT", "app.users", "tenant_id id issuer subject status founder token_hash"),
-			columns("SELECT", "app.open_sessions", "tenant_id license_id seat_no"),
+			columns("SELECT", "app.open_sessions", "tenant_id license_id seat_no acquired_at evicted_at"),
 			columns("SELECT", "app.outbox", "tenant_id topic subject_id created_at"),
 			columns("SELECT", "app.idempotency_keys", "ctid expires_at"),
-			[]string{"DELETE app.idempotency_keys"},
+			columns("SELECT", "app.mails", "tenant_id id status next_at finished_at"),
+			columns("SELECT", "app.events", "tenant_id id recorded_at dispatched_at"),
+			columns("SELECT", "app.webhooks", "tenant_id id status events failing_since"),
+			columns("SELECT", "app.webhook_deliveries", "tenant_id id webhook_id status next_at finished_at"),
+			columns("SELECT", "app.ended_sessions", "tenant_id recorded_at"),
+			columns("SELECT", "app.seat_hours", "tenant_id denials denials_told"),
+			[]string{"DELETE app.idempotency_keys", "DELETE app.mails", "DELETE app.events", "DELETE app.webhook_deliveries"},
 		),
 	},
 	{
@@ -100,7 +115,14 @@ var rules = []rule{
 			"app.operator_tenants(uuid,integer) as usher_resolver: usher_operator",
 			"app.make_history_partitions(integer) as usher_owner: usher_sweep",
 			"app.make_audit_partitions(integer) as usher_owner: usher_sweep",
-			"app.audit_record(text,text,text,boolean,text,text,text,text,jsonb,interval) as usher_owner: usher_admin usher_operator usher_register usher_rotate",
+			"app.audit_record(text,text,text,boolean,text,text,text,text,jsonb,interval) as usher_owner: usher_admin usher_deliver usher_operator usher_register usher_rotate",
+			"app.due_mails(integer) as usher_resolver: usher_deliver",
+			"app.waiting_events(integer) as usher_resolver: usher_deliver",
+			"app.expire_notices() as usher_resolver: usher_deliver",
+			"app.due_webhooks(integer) as usher_resolver: usher_deliver",
+			"app.expire_deliveries() as usher_resolver: usher_deliver",
+			"app.seat_event_tenants(timestamp with time zone,timestamp with time zone,boolean) as usher_resolver: usher_deliver",
+			"app.denial_tenants(integer) as usher_resolver: usher_deliver",
 			"app.license_changed() as usher_owner: nobody",
 			"app.borrow_withdrawn() as usher_owner: nobody",
 			"app.licenses_touched() as usher_owner: nobody",
@@ -163,7 +185,7 @@ var rules = []rule{
 		 WHERE c.relkind IN ('r', 'p', 'f', 'm') AND c.relnamespace <> ALL (ARRAY['pg_catalog', 'information_schema']::regnamespace[])
 		   AND c.relnamespace::regnamespace::text NOT LIKE 'pg\_toast%' AND NOT EXISTS (SELECT FROM walled w WHERE w.oid = c.oid)`,
 		want: []string{
-			"app.products", "app.plans", "app.sweep_cursor", "app.signing_keys", "app.rotation_turn", "app.revocations", "app.revocation_lists", "goose_db_version",
+			"app.products", "app.plans", "app.sweep_cursor", "app.signing_keys", "app.rotation_turn", "app.revocations", "app.revocation_lists", "app.event_cursor", "goose_db_version",
 		},
 	},
 	{name: "views show what their reader may see", query: `
@@ -183,7 +205,7 @@ var rules = []rule{
 		SELECT rolname FROM pg_roles
 		 WHERE rolname LIKE 'usher\_%' AND (rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication)`},
 	{name: "owners, resolver and groups cannot log in", query: `
-		SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname IN ('usher_owner', 'usher_resolver', 'usher_facts', 'usher_pools', 'usher_seats', 'usher_replays', 'usher_audits', 'usher_signers')`},
+		SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname IN ('usher_owner', 'usher_resolver', 'usher_facts', 'usher_pools', 'usher_seats', 'usher_replays', 'usher_audits', 'usher_signers', 'usher_notices')`},
 	{
 		name: "who is a member of what", query: `
 		SELECT format('%s: %s', r.rolname, string_agg(g.rolname, ' ' ORDER BY g.rolname)) FROM roles r, pg_roles g
@@ -195,9 +217,10 @@ var rules = []rule{
 			"usher_release: usher_facts usher_pools usher_seats",
 			"usher_borrow: usher_facts usher_pools usher_signers",
 			"usher_sweep: usher_pools usher_seats",
-			"usher_admin: usher_audits usher_facts usher_pools usher_replays usher_seats",
-			"usher_operator: usher_audits",
-			"usher_register: usher_audits usher_facts usher_replays",
+			"usher_admin: usher_audits usher_facts usher_notices usher_pools usher_replays usher_seats",
+			"usher_operator: usher_audits usher_notices",
+			"usher_deliver: usher_audits usher_notices",
+			"usher_register: usher_audits usher_facts usher_notices usher_replays",
 			"usher_rotate: usher_audits",
 			"usher_seats: usher_pools",
 		},

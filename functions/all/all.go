@@ -18,6 +18,7 @@ import (
 	"github.com/coditect/usher/functions/acquire"
 	"github.com/coditect/usher/functions/admin"
 	"github.com/coditect/usher/functions/borrow"
+	"github.com/coditect/usher/functions/deliver"
 	"github.com/coditect/usher/functions/heartbeat"
 	"github.com/coditect/usher/functions/keys"
 	"github.com/coditect/usher/functions/register"
@@ -48,6 +49,7 @@ var functions = []function{
 	{"keys", keys.Open},
 	{"register", register.Open},
 	{"sweep", sweep.Open},
+	{"deliver", deliver.Open},
 	{"rotate", rotate.Open},
 	{"admin", admin.Open},
 }
@@ -147,7 +149,7 @@ func nowhere(variable string) string {
 		return "postgres://usher@127.0.0.1:1/usher"
 	case strings.HasSuffix(variable, "REDIS_URL"):
 		return "redis://127.0.0.1:1/0"
-	case strings.HasSuffix(variable, "_PEPPERS"), variable == "SEAT_TOKEN_KEYS":
+	case strings.HasSuffix(variable, "_PEPPERS"), variable == "SEAT_TOKEN_KEYS", variable == "NOTIFY_KEYS":
 		return "1:" + base64.StdEncoding.EncodeToString(make([]byte, 32))
 	case variable == "KMS_ROOT_KEY", variable == "KMS_WRAPPING_KEY":
 		return "projects/usher/locations/nowhere/keyRings/usher/cryptoKeys/usher"
@@ -157,6 +159,10 @@ func nowhere(variable string) string {
 		return "https://usher.example"
 	case variable == "SCHEDULER_EMAIL":
 		return "scheduler@usher.example"
+	case variable == "SMTP_HOST":
+		return "smtp.usher.example"
+	case variable == "MAIL_FROM":
+		return "usher@usher.example"
 	}
 	return ""
 }

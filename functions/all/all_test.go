@@ -80,12 +80,13 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 	good := map[string]string{
 		"DATABASE_URL": "postgres://usher@127.0.0.1:1/usher", "OPERATOR_DATABASE_URL": "postgres://usher@127.0.0.1:1/usher",
 		"REDIS_URL": "redis://127.0.0.1:1/0", "BUDGET_REDIS_URL": "redis://127.0.0.1:1/1",
-		"LICENSE_KEY_PEPPERS": ring(), "API_KEY_PEPPERS": ring(), "SEAT_TOKEN_KEYS": ring(),
+		"LICENSE_KEY_PEPPERS": ring(), "API_KEY_PEPPERS": ring(), "SEAT_TOKEN_KEYS": ring(), "NOTIFY_KEYS": ring(),
 		"KMS_ROOT_KEY": rootKey, "KMS_WRAPPING_KEY": wrappingKey, "SEAT_TOKEN_SECRET": tokenSecret, "RECEIPT_ISSUER": audience,
 		"SCHEDULER_AUDIENCE": audience, "SCHEDULER_EMAIL": scheduler, "IDENTITY_ISSUER": audience, "IDENTITY_AUDIENCE": audience,
+		"SMTP_HOST": "smtp.example", "MAIL_FROM": "usher@example.com",
 	}
 	stores := []string{"validate", "acquire", "heartbeat", "release", "borrow", "sweep", "admin"}
-	databases := append(slices.Clone(stores), "keys", "rotate", "register")
+	databases := append(slices.Clone(stores), "keys", "rotate", "register", "deliver")
 	budgets := []string{"validate", "acquire", "release"}
 	for _, at := range []struct {
 		variable, value string
@@ -123,11 +124,21 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"BUDGET_HOLDER_PER_SECOND", "29713000000", append(slices.Clone(budgets), "heartbeat", "borrow")},
 		{"BUDGET_HOLDER_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
 		{"BUDGET_UNKNOWN_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
-		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate"}},
-		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate"}},
+		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate", "deliver"}},
+		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate", "deliver"}},
 		{"IDENTITY_ISSUER", "hunter2", []string{"admin", "register"}},
 		{"IDENTITY_ISSUER", "", []string{"admin", "register"}},
 		{"IDENTITY_AUDIENCE", "", []string{"admin", "register"}},
+		{"NOTIFY_KEYS", "hunter2", []string{"admin", "deliver"}},
+		{"WEBHOOK_TIMEOUT", "-29713s", []string{"admin", "deliver"}},
+		{"WEBHOOK_ALLOW_PRIVATE", "hunter2", []string{"admin", "deliver"}},
+		{"SMTP_HOST", "", []string{"deliver"}},
+		{"SMTP_PORT", "29713000", []string{"deliver"}},
+		{"SMTP_SECURITY", "hunter2", []string{"deliver"}},
+		{"SMTP_SECURITY", "none", []string{"deliver"}}, // for a server elsewhere
+		{"SMTP_TIMEOUT", "-29713s", []string{"deliver"}},
+		{"MAIL_FROM", "hunter2", []string{"deliver"}},
+		{"MAIL_INVITATION_URL", "hunter2", []string{"deliver"}},
 	} {
 		getenv := func(variable string) string {
 			if variable == at.variable {
@@ -219,7 +230,8 @@ func start(t *testing.T) *service {
 		"CLOUD_EMULATOR": cloud.Addr(), "KMS_ROOT_KEY": rootKey, "KMS_WRAPPING_KEY": wrappingKey, "SEAT_TOKEN_SECRET": tokenSecret,
 		"OPERATOR_DATABASE_URL": s.postgres.URL("usher_operator"),
 		"REDIS_URL":             s.redis.Database(0), "BUDGET_REDIS_URL": s.redis.Database(1),
-		"LICENSE_KEY_PEPPERS": ring(), "API_KEY_PEPPERS": ring(), "SEAT_TOKEN_KEYS": ring(),
+		"LICENSE_KEY_PEPPERS": ring(), "API_KEY_PEPPERS": ring(), "SEAT_TOKEN_KEYS": ring(), "NOTIFY_KEYS": ring(),
+		"SMTP_HOST": "127.0.0.1", "SMTP_PORT": "1", "SMTP_SECURITY": "none", "MAIL_FROM": "usher@example.com",
 		"RECEIPT_ISSUER":   audience,
 		"SCHEDULER_ISSUER": issuer.URL(), "SCHEDULER_AUDIENCE": audience, "SCHEDULER_EMAIL": scheduler,
 		"IDENTITY_ISSUER": issuer.URL(), "IDENTITY_AUDIENCE": people,

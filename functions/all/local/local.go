@@ -122,8 +122,15 @@ func Start(ctx context.Context, o Options) (u *Usher, err error) {
 		return u, err
 	}
 	u.closes = append(u.closes, cloud.Close)
+	mails, err := localenv.StartMailServer(filepath.Join(o.Dir, "mail"), func(path string) { log.InfoContext(running, "a mail was taken", "file", path) })
+	if err != nil {
+		return u, err
+	}
+	u.closes = append(u.closes, mails.Close)
 	set := map[string]string{
-		"REDIS_URL": s.pools, "BUDGET_REDIS_URL": s.budgets,
+		"SMTP_HOST": "127.0.0.1", "SMTP_PORT": mails.Port(), "SMTP_SECURITY": "none", "MAIL_FROM": "Usher <usher@usher.localhost>",
+		"WEBHOOK_ALLOW_PRIVATE": "true",
+		"REDIS_URL":             s.pools, "BUDGET_REDIS_URL": s.budgets,
 		"RECEIPT_ISSUER":   base,
 		"SCHEDULER_ISSUER": issuer.URL(), "SCHEDULER_AUDIENCE": base, "SCHEDULER_EMAIL": schedulerEmail,
 		"IDENTITY_ISSUER": issuer.URL(), "IDENTITY_AUDIENCE": idAudience,

@@ -45,7 +45,7 @@ func keepSecrets(path string) (map[string]string, error) {
 }
 
 // variables are those that hold the secrets: rings.
-var variables = []string{"LICENSE_KEY_PEPPERS", "API_KEY_PEPPERS"}
+var variables = []string{"LICENSE_KEY_PEPPERS", "API_KEY_PEPPERS", "NOTIFY_KEYS"}
 
 // newRing is a ring of one secret.
 func newRing() string {
