@@ -189,7 +189,7 @@ func TestRunPrintsCommandsThatWork(t *testing.T) {
 	dir := folder(t)
 	p := run(t, dir, "")
 	d, _ := ready(t, p, dir)
-	p.Await(t, "until make ") // the last line
+	p.Await(t, "in .local/ until") // the last line
 	readme, err := os.ReadFile(filepath.Join(testenv.Root(t), "README.md"))
 	if err != nil {
 		t.Fatal(err)
