@@ -202,7 +202,7 @@ func (b *Books) keepFailed(ctx context.Context, tenant tenancy.ID, e Event, why 
 	defer cancel()
 	status, said := "failed", "it failed on our side; the log says why"
 	switch f := fault.As(why); {
-	case errors.Is(why, ErrRefused):
+	case f != nil && f.Code == ErrRefused.Code:
 		status, said = "refused", ErrRefused.Detail
 	case errors.Is(why, errForeign):
 		said = errForeign.Error()
