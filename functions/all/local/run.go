@@ -114,7 +114,7 @@ func (s *Screen) style(code, text string) string {
 
 // ready says where the service is, and what to try.
 func (s *Screen) ready(d Demo) {
-	try := strings.NewReplacer("URL", d.BaseURL, "KEY", d.LicenseKey, "DIR", dir)
+	try := strings.NewReplacer("URL", d.BaseURL, "KEY", d.LicenseKey)
 	s.Line("")
 	s.Line("%s", s.bold("Usher serves on "+d.BaseURL)+" with the licence key "+s.bold(d.LicenseKey))
 	s.Line("It has one seat, and a lease of 30 s. Paste the commands, one by one, into another terminal.")
@@ -145,13 +145,5 @@ var steps = []struct{ says, command string }{
 	{
 		"Give it back:",
 		`curl -s -w '\n' -X POST URL/v1/release -H "Authorization: Bearer $TOKEN"`,
-	},
-	{
-		"Buy five seats of plan team: open the page that this prints, pay there, and the licence is in the list that follows:",
-		`OWNER=$(sed -n 's/.*"owner": "\([^"]*\)".*/\1/p' DIR/demo.json); curl -s URL/v1/checkout -H "Authorization: Bearer $OWNER" -H 'Content-Type: application/json' -d '{"plan":"team","cycle":"monthly","seats":5,"success_url":"URL/v1/subscription","cancel_url":"URL/"}' | sed 's/.*"checkout_url":"\([^"]*\)".*/\1/'`,
-	},
-	{
-		"What the organisation subscribes to, and its licences:",
-		`curl -s -w '\n' URL/v1/subscription -H "Authorization: Bearer $OWNER"; curl -s -w '\n' URL/v1/licenses -H "Authorization: Bearer $OWNER"`,
 	},
 }
