@@ -60,6 +60,8 @@ var rules = []rule{
 			"app.license_keys r true",
 			"app.api_keys r true",
 			"app.users r true",
+			"app.billing_customers r true",
+			"app.stripe_events r true",
 			"app.open_sessions r true",
 			"app.outbox r true",
 			"app.idempotency_keys * (expires_at < now())",
@@ -87,6 +89,8 @@ var rules = []rule{
 			columns("SELECT", "app.api_keys", "tenant_id id key_hash"),
 			columns("SELECT", "app.users", "tenant_id id issuer subject status founder token_hash"),
 			columns("SELECT", "app.open_sessions", "tenant_id license_id seat_no acquired_at evicted_at"),
+			columns("SELECT", "app.billing_customers", "tenant_id stripe_id"),
+			columns("SELECT", "app.stripe_events", "tenant_id id"),
 			columns("SELECT", "app.outbox", "tenant_id topic subject_id created_at"),
 			columns("SELECT", "app.idempotency_keys", "ctid expires_at"),
 			columns("SELECT", "app.mails", "tenant_id id status next_at finished_at"),
@@ -106,16 +110,18 @@ var rules = []rule{
 		 GROUP BY p.oid, p.proowner`,
 		want: []string{
 			"app.find_license_key(bytea[]) as usher_resolver: usher_acquire usher_release usher_validate",
-			"app.find_api_key(bytea[]) as usher_resolver: usher_admin usher_rotate",
-			"app.find_user(text,text) as usher_resolver: usher_admin usher_register",
+			"app.find_api_key(bytea[]) as usher_resolver: usher_admin usher_rotate usher_webhook",
+			"app.find_user(text,text) as usher_resolver: usher_admin usher_checkout usher_register usher_subscription usher_webhook",
 			"app.find_invitation(bytea[]) as usher_resolver: usher_admin",
+			"app.find_billing_customer(text) as usher_resolver: usher_webhook",
+			"app.find_stripe_event(text) as usher_resolver: usher_webhook",
 			"app.sweep_licenses(uuid,uuid,integer) as usher_resolver: usher_sweep",
 			"app.sweep_outbox(integer) as usher_resolver: usher_sweep",
 			"app.expire_idempotency_keys() as usher_resolver: usher_sweep",
 			"app.operator_tenants(uuid,integer) as usher_resolver: usher_operator",
 			"app.make_history_partitions(integer) as usher_owner: usher_sweep",
 			"app.make_audit_partitions(integer) as usher_owner: usher_sweep",
-			"app.audit_record(text,text,text,boolean,text,text,text,text,jsonb,interval) as usher_owner: usher_admin usher_deliver usher_operator usher_register usher_rotate",
+			"app.audit_record(text,text,text,boolean,text,text,text,text,jsonb,interval) as usher_owner: usher_admin usher_checkout usher_deliver usher_operator usher_register usher_rotate usher_subscription usher_webhook",
 			"app.due_mails(integer) as usher_resolver: usher_deliver",
 			"app.waiting_events(integer) as usher_resolver: usher_deliver",
 			"app.expire_notices() as usher_resolver: usher_deliver",
@@ -163,7 +169,7 @@ var rules = []rule{
 		name: "unique only within a tenant", query: `
 		SELECT i.indexrelid::regclass::text FROM pg_index i JOIN walled w ON w.oid = i.indrelid
 		 WHERE i.indisunique AND w.no <> ALL (i.indkey::int2[])`,
-		want: []string{"app.tenants_slug_key", "app.users_identity_key", "app.users_founder_key"},
+		want: []string{"app.tenants_slug_key", "app.users_identity_key", "app.users_founder_key", "app.billing_customers_stripe_key"},
 	},
 	{name: "no exclusion constraint across tenants", query: `
 		SELECT conrelid::regclass || ' ' || conname FROM pg_constraint WHERE contype = 'x'`},
@@ -205,7 +211,7 @@ var rules = []rule{
 		SELECT rolname FROM pg_roles
 		 WHERE rolname LIKE 'usher\_%' AND (rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication)`},
 	{name: "owners, resolver and groups cannot log in", query: `
-		SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname IN ('usher_owner', 'usher_resolver', 'usher_facts', 'usher_pools', 'usher_seats', 'usher_replays', 'usher_audits', 'usher_signers', 'usher_notices')`},
+		SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname IN ('usher_owner', 'usher_resolver', 'usher_facts', 'usher_pools', 'usher_seats', 'usher_replays', 'usher_audits', 'usher_signers', 'usher_notices', 'usher_billing')`},
 	{
 		name: "who is a member of what", query: `
 		SELECT format('%s: %s', r.rolname, string_agg(g.rolname, ' ' ORDER BY g.rolname)) FROM roles r, pg_roles g
@@ -222,6 +228,9 @@ var rules = []rule{
 			"usher_deliver: usher_audits usher_notices",
 			"usher_register: usher_audits usher_facts usher_notices usher_replays",
 			"usher_rotate: usher_audits",
+			"usher_checkout: usher_audits usher_facts usher_replays",
+			"usher_webhook: usher_audits usher_billing usher_facts usher_pools usher_seats",
+			"usher_subscription: usher_audits usher_billing usher_facts usher_pools usher_replays usher_seats",
 			"usher_seats: usher_pools",
 		},
 	},

@@ -212,6 +212,19 @@ ALTER FUNCTION app.find_api_key(p_hashes bytea[]) OWNER TO usher_resolver;
 
 COMMENT ON FUNCTION app.find_api_key(p_hashes bytea[]) IS 'Whose key it is, by the hashes it may have; also one that was revoked or is over.';
 
+-- FUNCTION find_billing_customer(text)
+
+CREATE FUNCTION app.find_billing_customer(p_stripe_id text) RETURNS TABLE(tenant_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ SELECT c.tenant_id FROM app.billing_customers c WHERE c.stripe_id = p_stripe_id $$;
+
+ALTER FUNCTION app.find_billing_customer(p_stripe_id text) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION find_billing_customer(p_stripe_id text)
+
+COMMENT ON FUNCTION app.find_billing_customer(p_stripe_id text) IS 'Whose customer of Stripe''s it is, also one that was deleted there.';
+
 -- FUNCTION find_invitation(bytea[])
 
 CREATE FUNCTION app.find_invitation(p_hashes bytea[]) RETURNS TABLE(tenant_id uuid, user_id uuid)
@@ -240,6 +253,19 @@ ALTER FUNCTION app.find_license_key(p_hashes bytea[]) OWNER TO usher_resolver;
 -- COMMENT FUNCTION find_license_key(p_hashes bytea[])
 
 COMMENT ON FUNCTION app.find_license_key(p_hashes bytea[]) IS 'Whose licence a key opens, by the hashes it may have, and until when; no row for a key that is unknown or over.';
+
+-- FUNCTION find_stripe_event(text)
+
+CREATE FUNCTION app.find_stripe_event(p_id text) RETURNS TABLE(tenant_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ SELECT e.tenant_id FROM app.stripe_events e WHERE e.id = p_id LIMIT 1 $$;
+
+ALTER FUNCTION app.find_stripe_event(p_id text) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION find_stripe_event(p_id text)
+
+COMMENT ON FUNCTION app.find_stripe_event(p_id text) IS 'Whose event it is, for the operator who has it handled again.';
 
 -- FUNCTION find_user(text, text)
 
@@ -1052,6 +1078,40 @@ ALTER TABLE app.audit_entries_default OWNER TO usher_owner;
 
 COMMENT ON TABLE app.audit_entries_default IS 'Months that have no partition of their own: no act fails because nobody made one.';
 
+-- TABLE billing_customers
+
+CREATE TABLE app.billing_customers (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    stripe_id text,
+    checkout_session_id text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deleted_at timestamp with time zone,
+    CONSTRAINT billing_customers_checkout_session_id_check CHECK (((char_length(checkout_session_id) >= 1) AND (char_length(checkout_session_id) <= 255))),
+    CONSTRAINT billing_customers_stripe_id_check CHECK (((char_length(stripe_id) >= 1) AND (char_length(stripe_id) <= 255)))
+);
+
+ALTER TABLE ONLY app.billing_customers FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.billing_customers OWNER TO usher_owner;
+
+-- COMMENT TABLE billing_customers
+
+COMMENT ON TABLE app.billing_customers IS 'What Stripe knows a tenant by. The row is written before the customer is made at Stripe, and its id is the idempotency key of the making: however often that is tried, one customer comes of it.';
+
+-- COMMENT COLUMN billing_customers.stripe_id
+
+COMMENT ON COLUMN app.billing_customers.stripe_id IS 'NULL until Stripe has answered.';
+
+-- COMMENT COLUMN billing_customers.checkout_session_id
+
+COMMENT ON COLUMN app.billing_customers.checkout_session_id IS 'The newest Checkout Session: the one before it is expired, so that nobody pays twice.';
+
+-- COMMENT COLUMN billing_customers.deleted_at
+
+COMMENT ON COLUMN app.billing_customers.deleted_at IS 'When Stripe said that the customer was deleted there. The next purchase makes another.';
+
 -- TABLE devices
 
 CREATE TABLE app.devices (
@@ -1757,6 +1817,113 @@ COMMENT ON COLUMN app.signing_keys.destroyed_at IS 'Of a root: its destruction w
 
 COMMENT ON COLUMN app.signing_keys.revoked_at IS 'Since when nothing that it signed is believed, whenever it was signed.';
 
+-- TABLE stripe_events
+
+CREATE TABLE app.stripe_events (
+    tenant_id uuid NOT NULL,
+    id text NOT NULL,
+    type text NOT NULL,
+    api_version text NOT NULL,
+    object_id text NOT NULL,
+    subscription_id text,
+    status text NOT NULL,
+    attempts integer DEFAULT 1 NOT NULL,
+    error text,
+    created_at timestamp with time zone NOT NULL,
+    received_at timestamp with time zone DEFAULT now() NOT NULL,
+    handled_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT failed_says_why CHECK (((status = 'done'::text) = (error IS NULL))),
+    CONSTRAINT stripe_events_api_version_check CHECK ((char_length(api_version) <= 255)),
+    CONSTRAINT stripe_events_error_check CHECK ((char_length(error) <= 1000)),
+    CONSTRAINT stripe_events_id_check CHECK (((char_length(id) >= 1) AND (char_length(id) <= 255))),
+    CONSTRAINT stripe_events_object_id_check CHECK ((char_length(object_id) <= 255)),
+    CONSTRAINT stripe_events_status_check CHECK ((status = ANY (ARRAY['done'::text, 'failed'::text, 'refused'::text]))),
+    CONSTRAINT stripe_events_subscription_id_check CHECK ((char_length(subscription_id) <= 255)),
+    CONSTRAINT stripe_events_type_check CHECK (((char_length(type) >= 1) AND (char_length(type) <= 255)))
+);
+
+ALTER TABLE ONLY app.stripe_events FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.stripe_events OWNER TO usher_owner;
+
+-- COMMENT TABLE stripe_events
+
+COMMENT ON TABLE app.stripe_events IS 'Stripe''s events that are about a tenant. One that is done was written in the transaction that had its effect; one that failed stays until it succeeds, by Stripe''s own repetition or by the operator''s. Payloads are not kept: they are only triggers.';
+
+-- COMMENT COLUMN stripe_events.object_id
+
+COMMENT ON COLUMN app.stripe_events.object_id IS 'What the event is about, by Stripe''s id.';
+
+-- COMMENT COLUMN stripe_events.created_at
+
+COMMENT ON COLUMN app.stripe_events.created_at IS 'When it happened, by Stripe''s clock.';
+
+-- TABLE subscriptions
+
+CREATE TABLE app.subscriptions (
+    tenant_id uuid NOT NULL,
+    id text NOT NULL,
+    customer_id uuid NOT NULL,
+    license_id uuid,
+    status text NOT NULL,
+    plan_code text NOT NULL,
+    cycle text NOT NULL,
+    seats integer NOT NULL,
+    next_seats integer NOT NULL,
+    period_start timestamp with time zone NOT NULL,
+    period_end timestamp with time zone NOT NULL,
+    paid_through timestamp with time zone,
+    grace_until timestamp with time zone,
+    trouble text,
+    cancel_at_period_end boolean NOT NULL,
+    canceled_at timestamp with time zone,
+    ended_at timestamp with time zone,
+    cancel_reason text,
+    cancel_feedback text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT subscriptions_cancel_feedback_check CHECK ((char_length(cancel_feedback) <= 2000)),
+    CONSTRAINT subscriptions_cancel_reason_check CHECK ((char_length(cancel_reason) <= 500)),
+    CONSTRAINT subscriptions_cycle_check CHECK ((cycle = ANY (ARRAY['monthly'::text, 'annual'::text]))),
+    CONSTRAINT subscriptions_id_check CHECK (((char_length(id) >= 1) AND (char_length(id) <= 255))),
+    CONSTRAINT subscriptions_next_seats_check CHECK (((next_seats >= 1) AND (next_seats <= 100000))),
+    CONSTRAINT subscriptions_seats_check CHECK (((seats >= 1) AND (seats <= 100000))),
+    CONSTRAINT subscriptions_status_check CHECK ((status = ANY (ARRAY['incomplete'::text, 'incomplete_expired'::text, 'trialing'::text, 'active'::text, 'past_due'::text, 'canceled'::text, 'unpaid'::text, 'paused'::text]))),
+    CONSTRAINT subscriptions_trouble_check CHECK ((trouble = ANY (ARRAY['payment_failed'::text, 'payment_refunded'::text, 'payment_disputed'::text, 'subscription_paused'::text])))
+);
+
+ALTER TABLE ONLY app.subscriptions FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.subscriptions OWNER TO usher_owner;
+
+-- COMMENT TABLE subscriptions
+
+COMMENT ON TABLE app.subscriptions IS 'What Stripe said of each subscription when it was last asked, and the licence that was made for it. Stripe''s word is final: a row is written only from an object that was fetched under the subscription''s lock.';
+
+-- COMMENT COLUMN subscriptions.id
+
+COMMENT ON COLUMN app.subscriptions.id IS 'Stripe''s own.';
+
+-- COMMENT COLUMN subscriptions.license_id
+
+COMMENT ON COLUMN app.subscriptions.license_id IS 'The one that was made for it. NULL until something was paid.';
+
+-- COMMENT COLUMN subscriptions.next_seats
+
+COMMENT ON COLUMN app.subscriptions.next_seats IS 'The seats from the next period on: fewer than seats after a downgrade.';
+
+-- COMMENT COLUMN subscriptions.paid_through
+
+COMMENT ON COLUMN app.subscriptions.paid_through IS 'The end of the newest period that is paid; what the licence''s expires_at follows.';
+
+-- COMMENT COLUMN subscriptions.grace_until
+
+COMMENT ON COLUMN app.subscriptions.grace_until IS 'How long the licence grants beyond what is paid, as things stand.';
+
+-- COMMENT COLUMN subscriptions.cancel_reason
+
+COMMENT ON COLUMN app.subscriptions.cancel_reason IS 'Why its owner cancelled it, in their words; with cancel_feedback.';
+
 -- TABLE sweep_cursor
 
 CREATE TABLE app.sweep_cursor (
@@ -1988,6 +2155,11 @@ ALTER TABLE ONLY app.audit_entries
 ALTER TABLE ONLY app.audit_entries_default
     ADD CONSTRAINT audit_entries_default_pkey PRIMARY KEY (tenant_id, at, seq);
 
+-- CONSTRAINT billing_customers billing_customers_pkey
+
+ALTER TABLE ONLY app.billing_customers
+    ADD CONSTRAINT billing_customers_pkey PRIMARY KEY (tenant_id, id);
+
 -- CONSTRAINT devices devices_pkey
 
 ALTER TABLE ONLY app.devices
@@ -2098,6 +2270,16 @@ ALTER TABLE ONLY app.signing_keys
 ALTER TABLE ONLY app.signing_keys
     ADD CONSTRAINT signing_keys_pkey PRIMARY KEY (kid);
 
+-- CONSTRAINT stripe_events stripe_events_pkey
+
+ALTER TABLE ONLY app.stripe_events
+    ADD CONSTRAINT stripe_events_pkey PRIMARY KEY (tenant_id, id);
+
+-- CONSTRAINT subscriptions subscriptions_pkey
+
+ALTER TABLE ONLY app.subscriptions
+    ADD CONSTRAINT subscriptions_pkey PRIMARY KEY (tenant_id, id);
+
 -- CONSTRAINT sweep_cursor sweep_cursor_pkey
 
 ALTER TABLE ONLY app.sweep_cursor
@@ -2164,6 +2346,18 @@ CREATE INDEX audit_entries_default_tenant_id_actor_at_seq_idx ON app.audit_entri
 -- INDEX audit_entries_default_tenant_id_subject_at_seq_idx
 
 CREATE INDEX audit_entries_default_tenant_id_subject_at_seq_idx ON app.audit_entries_default USING btree (tenant_id, subject, at, seq);
+
+-- INDEX billing_customers_one_key
+
+CREATE UNIQUE INDEX billing_customers_one_key ON app.billing_customers USING btree (tenant_id) WHERE (deleted_at IS NULL);
+
+-- INDEX billing_customers_stripe_key
+
+CREATE UNIQUE INDEX billing_customers_stripe_key ON app.billing_customers USING btree (stripe_id);
+
+-- COMMENT INDEX billing_customers_stripe_key
+
+COMMENT ON INDEX app.billing_customers_stripe_key IS 'Unique across tenants: a customer of Stripe''s is one tenant''s. What is written is the id that Stripe gave for this tenant, so that it is no oracle.';
 
 -- INDEX ended_sessions_by_license
 
@@ -2248,6 +2442,22 @@ CREATE UNIQUE INDEX signing_keys_one_a_turn ON app.signing_keys USING btree (not
 -- INDEX signing_keys_one_active_root
 
 CREATE UNIQUE INDEX signing_keys_one_active_root ON app.signing_keys USING btree (kind) WHERE ((kind = 'root'::text) AND (activated_at IS NOT NULL) AND (revoked_at IS NULL) AND (retired_at IS NULL));
+
+-- INDEX stripe_events_by_id
+
+CREATE INDEX stripe_events_by_id ON app.stripe_events USING btree (id);
+
+-- INDEX stripe_events_failed
+
+CREATE INDEX stripe_events_failed ON app.stripe_events USING btree (received_at) WHERE (status = 'failed'::text);
+
+-- INDEX subscriptions_by_customer
+
+CREATE INDEX subscriptions_by_customer ON app.subscriptions USING btree (tenant_id, customer_id);
+
+-- INDEX subscriptions_by_license
+
+CREATE INDEX subscriptions_by_license ON app.subscriptions USING btree (tenant_id, license_id);
 
 -- INDEX users_by_identity
 
@@ -2356,6 +2566,11 @@ ALTER TABLE ONLY app.audit_chains
 ALTER TABLE app.audit_entries
     ADD CONSTRAINT audit_entries_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.audit_chains(tenant_id);
 
+-- FK CONSTRAINT billing_customers billing_customers_tenant_id_fkey
+
+ALTER TABLE ONLY app.billing_customers
+    ADD CONSTRAINT billing_customers_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
 -- FK CONSTRAINT devices devices_tenant_id_license_id_fkey
 
 ALTER TABLE ONLY app.devices
@@ -2431,6 +2646,26 @@ ALTER TABLE ONLY app.seat_hours
 ALTER TABLE ONLY app.signing_keys
     ADD CONSTRAINT signing_keys_issuer_kid_fkey FOREIGN KEY (issuer_kid) REFERENCES app.signing_keys(kid);
 
+-- FK CONSTRAINT stripe_events stripe_events_tenant_id_fkey
+
+ALTER TABLE ONLY app.stripe_events
+    ADD CONSTRAINT stripe_events_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
+-- FK CONSTRAINT subscriptions subscriptions_plan_code_fkey
+
+ALTER TABLE ONLY app.subscriptions
+    ADD CONSTRAINT subscriptions_plan_code_fkey FOREIGN KEY (plan_code) REFERENCES app.plans(code);
+
+-- FK CONSTRAINT subscriptions subscriptions_tenant_id_customer_id_fkey
+
+ALTER TABLE ONLY app.subscriptions
+    ADD CONSTRAINT subscriptions_tenant_id_customer_id_fkey FOREIGN KEY (tenant_id, customer_id) REFERENCES app.billing_customers(tenant_id, id);
+
+-- FK CONSTRAINT subscriptions subscriptions_tenant_id_license_id_fkey
+
+ALTER TABLE ONLY app.subscriptions
+    ADD CONSTRAINT subscriptions_tenant_id_license_id_fkey FOREIGN KEY (tenant_id, license_id) REFERENCES app.licenses(tenant_id, id);
+
 -- FK CONSTRAINT users users_tenant_id_fkey
 
 ALTER TABLE ONLY app.users
@@ -2461,6 +2696,10 @@ ALTER TABLE app.audit_entries ENABLE ROW LEVEL SECURITY;
 -- ROW SECURITY audit_entries_default
 
 ALTER TABLE app.audit_entries_default ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY billing_customers
+
+ALTER TABLE app.billing_customers ENABLE ROW LEVEL SECURITY;
 
 -- ROW SECURITY devices
 
@@ -2522,6 +2761,10 @@ CREATE POLICY resolver_expires ON app.webhook_deliveries FOR DELETE TO usher_res
 
 CREATE POLICY resolver_finds ON app.api_keys FOR SELECT TO usher_resolver USING (true);
 
+-- POLICY billing_customers resolver_finds
+
+CREATE POLICY resolver_finds ON app.billing_customers FOR SELECT TO usher_resolver USING (true);
+
 -- POLICY ended_sessions resolver_finds
 
 CREATE POLICY resolver_finds ON app.ended_sessions FOR SELECT TO usher_resolver USING (true);
@@ -2550,6 +2793,10 @@ CREATE POLICY resolver_finds ON app.outbox FOR SELECT TO usher_resolver USING (t
 
 CREATE POLICY resolver_finds ON app.seat_hours FOR SELECT TO usher_resolver USING (true);
 
+-- POLICY stripe_events resolver_finds
+
+CREATE POLICY resolver_finds ON app.stripe_events FOR SELECT TO usher_resolver USING (true);
+
 -- POLICY users resolver_finds
 
 CREATE POLICY resolver_finds ON app.users FOR SELECT TO usher_resolver USING (true);
@@ -2570,6 +2817,14 @@ CREATE POLICY resolver_lists ON app.tenants FOR SELECT TO usher_resolver USING (
 
 ALTER TABLE app.seat_hours ENABLE ROW LEVEL SECURITY;
 
+-- ROW SECURITY stripe_events
+
+ALTER TABLE app.stripe_events ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY subscriptions
+
+ALTER TABLE app.subscriptions ENABLE ROW LEVEL SECURITY;
+
 -- POLICY api_keys tenant
 
 CREATE POLICY tenant ON app.api_keys USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
@@ -2585,6 +2840,10 @@ CREATE POLICY tenant ON app.audit_entries USING ((tenant_id = ( SELECT app.tenan
 -- POLICY audit_entries_default tenant
 
 CREATE POLICY tenant ON app.audit_entries_default USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY billing_customers tenant
+
+CREATE POLICY tenant ON app.billing_customers USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
 
 -- POLICY devices tenant
 
@@ -2629,6 +2888,14 @@ CREATE POLICY tenant ON app.outbox USING ((tenant_id = ( SELECT app.tenant() AS 
 -- POLICY seat_hours tenant
 
 CREATE POLICY tenant ON app.seat_hours USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY stripe_events tenant
+
+CREATE POLICY tenant ON app.stripe_events USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY subscriptions tenant
+
+CREATE POLICY tenant ON app.subscriptions USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
 
 -- POLICY tenants tenant
 
@@ -2680,6 +2947,10 @@ GRANT USAGE ON SCHEMA app TO usher_register;
 GRANT USAGE ON SCHEMA app TO usher_audits;
 GRANT USAGE ON SCHEMA app TO usher_notices;
 GRANT USAGE ON SCHEMA app TO usher_deliver;
+GRANT USAGE ON SCHEMA app TO usher_billing;
+GRANT USAGE ON SCHEMA app TO usher_checkout;
+GRANT USAGE ON SCHEMA app TO usher_webhook;
+GRANT USAGE ON SCHEMA app TO usher_subscription;
 
 -- ACL SCHEMA public
 
@@ -2733,6 +3004,12 @@ GRANT ALL ON FUNCTION app.expire_notices() TO usher_deliver;
 REVOKE ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) TO usher_admin;
 GRANT ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) TO usher_rotate;
+GRANT ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) TO usher_webhook;
+
+-- ACL FUNCTION find_billing_customer(p_stripe_id text)
+
+REVOKE ALL ON FUNCTION app.find_billing_customer(p_stripe_id text) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.find_billing_customer(p_stripe_id text) TO usher_webhook;
 
 -- ACL FUNCTION find_invitation(p_hashes bytea[])
 
@@ -2746,11 +3023,19 @@ GRANT ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) TO usher_validate;
 GRANT ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) TO usher_acquire;
 GRANT ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) TO usher_release;
 
+-- ACL FUNCTION find_stripe_event(p_id text)
+
+REVOKE ALL ON FUNCTION app.find_stripe_event(p_id text) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.find_stripe_event(p_id text) TO usher_webhook;
+
 -- ACL FUNCTION find_user(p_issuer text, p_subject text)
 
 REVOKE ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_admin;
 GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_register;
+GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_checkout;
+GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_subscription;
+GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_webhook;
 
 -- ACL FUNCTION license_changed()
 
@@ -2848,6 +3133,7 @@ GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_resolver;
 GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_rotate;
+GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL COLUMN api_keys.id
 
@@ -2855,18 +3141,21 @@ GRANT SELECT(id) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(id) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(id) ON TABLE app.api_keys TO usher_resolver;
 GRANT SELECT(id) ON TABLE app.api_keys TO usher_rotate;
+GRANT SELECT(id) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL COLUMN api_keys.name
 
 GRANT SELECT(name) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(name) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(name) ON TABLE app.api_keys TO usher_rotate;
+GRANT SELECT(name) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL COLUMN api_keys.scopes
 
 GRANT SELECT(scopes) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(scopes) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(scopes) ON TABLE app.api_keys TO usher_rotate;
+GRANT SELECT(scopes) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL COLUMN api_keys.key_hash
 
@@ -2876,44 +3165,52 @@ GRANT SELECT(key_hash) ON TABLE app.api_keys TO usher_resolver;
 
 GRANT SELECT(pepper_version) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(pepper_version) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(pepper_version) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL COLUMN api_keys.hint
 
 GRANT SELECT(hint) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(hint) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(hint) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL COLUMN api_keys.created_by
 
 GRANT SELECT(created_by) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(created_by) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(created_by) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL COLUMN api_keys.created_at
 
 GRANT SELECT(created_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(created_at) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(created_at) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL COLUMN api_keys.expires_at
 
 GRANT SELECT(expires_at),UPDATE(expires_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_rotate;
+GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL COLUMN api_keys.revoked_at
 
 GRANT SELECT(revoked_at),UPDATE(revoked_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_rotate;
+GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL COLUMN api_keys.last_used_at
 
 GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(last_used_at) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_rotate;
+GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL COLUMN api_keys.rotated_at
 
 GRANT SELECT(rotated_at),UPDATE(rotated_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(rotated_at) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(rotated_at) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL TABLE audit_chains
 
@@ -2924,6 +3221,38 @@ GRANT SELECT ON TABLE app.audit_chains TO usher_operator;
 
 GRANT SELECT ON TABLE app.audit_entries TO usher_admin;
 GRANT SELECT ON TABLE app.audit_entries TO usher_operator;
+
+-- ACL TABLE billing_customers
+
+GRANT SELECT ON TABLE app.billing_customers TO usher_checkout;
+GRANT SELECT ON TABLE app.billing_customers TO usher_billing;
+
+-- ACL COLUMN billing_customers.tenant_id
+
+GRANT INSERT(tenant_id) ON TABLE app.billing_customers TO usher_checkout;
+GRANT SELECT(tenant_id) ON TABLE app.billing_customers TO usher_resolver;
+
+-- ACL COLUMN billing_customers.id
+
+GRANT INSERT(id) ON TABLE app.billing_customers TO usher_checkout;
+
+-- ACL COLUMN billing_customers.stripe_id
+
+GRANT UPDATE(stripe_id) ON TABLE app.billing_customers TO usher_checkout;
+GRANT SELECT(stripe_id) ON TABLE app.billing_customers TO usher_resolver;
+
+-- ACL COLUMN billing_customers.checkout_session_id
+
+GRANT UPDATE(checkout_session_id) ON TABLE app.billing_customers TO usher_checkout;
+
+-- ACL COLUMN billing_customers.updated_at
+
+GRANT UPDATE(updated_at) ON TABLE app.billing_customers TO usher_checkout;
+GRANT UPDATE(updated_at) ON TABLE app.billing_customers TO usher_webhook;
+
+-- ACL COLUMN billing_customers.deleted_at
+
+GRANT UPDATE(deleted_at) ON TABLE app.billing_customers TO usher_webhook;
 
 -- ACL TABLE devices
 
@@ -3104,6 +3433,7 @@ GRANT SELECT(expires_at) ON TABLE app.idempotency_keys TO usher_resolver;
 
 GRANT INSERT ON TABLE app.license_keys TO usher_admin;
 GRANT INSERT ON TABLE app.license_keys TO usher_register;
+GRANT INSERT ON TABLE app.license_keys TO usher_billing;
 
 -- ACL COLUMN license_keys.tenant_id
 
@@ -3150,102 +3480,123 @@ GRANT SELECT ON TABLE app.licenses TO usher_pools;
 
 GRANT INSERT(tenant_id) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(tenant_id) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(tenant_id) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.id
 
 GRANT INSERT(id) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(id) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(id) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.product_code
 
 GRANT INSERT(product_code),UPDATE(product_code) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(product_code) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(product_code),UPDATE(product_code) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.plan_code
 
 GRANT INSERT(plan_code),UPDATE(plan_code) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(plan_code) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(plan_code),UPDATE(plan_code) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.status
 
 GRANT UPDATE(status) ON TABLE app.licenses TO usher_admin;
+GRANT UPDATE(status) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.status_reason
 
 GRANT UPDATE(status_reason) ON TABLE app.licenses TO usher_admin;
+GRANT UPDATE(status_reason) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.status_by
 
 GRANT UPDATE(status_by) ON TABLE app.licenses TO usher_admin;
+GRANT UPDATE(status_by) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.max_seats
 
 GRANT INSERT(max_seats),UPDATE(max_seats) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(max_seats) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(max_seats),UPDATE(max_seats) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.overdraft_seats
 
 GRANT INSERT(overdraft_seats),UPDATE(overdraft_seats) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(overdraft_seats) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(overdraft_seats),UPDATE(overdraft_seats) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.ttl_seconds
 
 GRANT INSERT(ttl_seconds),UPDATE(ttl_seconds) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(ttl_seconds) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(ttl_seconds),UPDATE(ttl_seconds) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.seat_per
 
 GRANT INSERT(seat_per),UPDATE(seat_per) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(seat_per) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(seat_per),UPDATE(seat_per) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.features
 
 GRANT INSERT(features),UPDATE(features) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(features) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(features),UPDATE(features) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.versions
 
 GRANT INSERT(versions),UPDATE(versions) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(versions) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(versions),UPDATE(versions) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.max_devices
 
 GRANT INSERT(max_devices),UPDATE(max_devices) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(max_devices) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(max_devices),UPDATE(max_devices) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.allowed_hardware
 
 GRANT INSERT(allowed_hardware),UPDATE(allowed_hardware) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(allowed_hardware) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(allowed_hardware),UPDATE(allowed_hardware) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.offline_grace_seconds
 
 GRANT INSERT(offline_grace_seconds),UPDATE(offline_grace_seconds) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(offline_grace_seconds) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(offline_grace_seconds),UPDATE(offline_grace_seconds) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.drain_seconds
 
 GRANT INSERT(drain_seconds),UPDATE(drain_seconds) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(drain_seconds) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(drain_seconds),UPDATE(drain_seconds) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.starts_at
 
 GRANT INSERT(starts_at),UPDATE(starts_at) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(starts_at) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(starts_at),UPDATE(starts_at) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.expires_at
 
 GRANT INSERT(expires_at),UPDATE(expires_at) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(expires_at) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(expires_at),UPDATE(expires_at) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.grace_until
 
 GRANT INSERT(grace_until),UPDATE(grace_until) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(grace_until) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(grace_until),UPDATE(grace_until) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.updated_at
 
 GRANT UPDATE(updated_at) ON TABLE app.licenses TO usher_admin;
+GRANT UPDATE(updated_at) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.pool_version
 
@@ -3267,6 +3618,7 @@ GRANT UPDATE(ttl_floor_until) ON TABLE app.licenses TO usher_seats;
 
 GRANT INSERT(borrow_reserve_seats),UPDATE(borrow_reserve_seats) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(borrow_reserve_seats) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(borrow_reserve_seats),UPDATE(borrow_reserve_seats) ON TABLE app.licenses TO usher_billing;
 
 -- ACL TABLE mails
 
@@ -3683,6 +4035,141 @@ GRANT SELECT(revoked_reason),UPDATE(revoked_reason) ON TABLE app.signing_keys TO
 
 GRANT SELECT(revoked_by),UPDATE(revoked_by) ON TABLE app.signing_keys TO usher_rotate;
 
+-- ACL TABLE stripe_events
+
+GRANT SELECT ON TABLE app.stripe_events TO usher_webhook;
+
+-- ACL COLUMN stripe_events.tenant_id
+
+GRANT INSERT(tenant_id) ON TABLE app.stripe_events TO usher_webhook;
+GRANT SELECT(tenant_id) ON TABLE app.stripe_events TO usher_resolver;
+
+-- ACL COLUMN stripe_events.id
+
+GRANT INSERT(id) ON TABLE app.stripe_events TO usher_webhook;
+GRANT SELECT(id) ON TABLE app.stripe_events TO usher_resolver;
+
+-- ACL COLUMN stripe_events.type
+
+GRANT INSERT(type) ON TABLE app.stripe_events TO usher_webhook;
+
+-- ACL COLUMN stripe_events.api_version
+
+GRANT INSERT(api_version) ON TABLE app.stripe_events TO usher_webhook;
+
+-- ACL COLUMN stripe_events.object_id
+
+GRANT INSERT(object_id) ON TABLE app.stripe_events TO usher_webhook;
+
+-- ACL COLUMN stripe_events.subscription_id
+
+GRANT INSERT(subscription_id),UPDATE(subscription_id) ON TABLE app.stripe_events TO usher_webhook;
+
+-- ACL COLUMN stripe_events.status
+
+GRANT INSERT(status),UPDATE(status) ON TABLE app.stripe_events TO usher_webhook;
+
+-- ACL COLUMN stripe_events.attempts
+
+GRANT UPDATE(attempts) ON TABLE app.stripe_events TO usher_webhook;
+
+-- ACL COLUMN stripe_events.error
+
+GRANT INSERT(error),UPDATE(error) ON TABLE app.stripe_events TO usher_webhook;
+
+-- ACL COLUMN stripe_events.created_at
+
+GRANT INSERT(created_at) ON TABLE app.stripe_events TO usher_webhook;
+
+-- ACL COLUMN stripe_events.handled_at
+
+GRANT UPDATE(handled_at) ON TABLE app.stripe_events TO usher_webhook;
+
+-- ACL TABLE subscriptions
+
+GRANT SELECT ON TABLE app.subscriptions TO usher_checkout;
+GRANT SELECT ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.tenant_id
+
+GRANT INSERT(tenant_id) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.id
+
+GRANT INSERT(id) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.customer_id
+
+GRANT INSERT(customer_id) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.license_id
+
+GRANT INSERT(license_id),UPDATE(license_id) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.status
+
+GRANT INSERT(status),UPDATE(status) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.plan_code
+
+GRANT INSERT(plan_code),UPDATE(plan_code) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.cycle
+
+GRANT INSERT(cycle),UPDATE(cycle) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.seats
+
+GRANT INSERT(seats),UPDATE(seats) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.next_seats
+
+GRANT INSERT(next_seats),UPDATE(next_seats) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.period_start
+
+GRANT INSERT(period_start),UPDATE(period_start) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.period_end
+
+GRANT INSERT(period_end),UPDATE(period_end) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.paid_through
+
+GRANT INSERT(paid_through),UPDATE(paid_through) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.grace_until
+
+GRANT INSERT(grace_until),UPDATE(grace_until) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.trouble
+
+GRANT INSERT(trouble),UPDATE(trouble) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.cancel_at_period_end
+
+GRANT INSERT(cancel_at_period_end),UPDATE(cancel_at_period_end) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.canceled_at
+
+GRANT INSERT(canceled_at),UPDATE(canceled_at) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.ended_at
+
+GRANT INSERT(ended_at),UPDATE(ended_at) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.cancel_reason
+
+GRANT UPDATE(cancel_reason) ON TABLE app.subscriptions TO usher_subscription;
+
+-- ACL COLUMN subscriptions.cancel_feedback
+
+GRANT UPDATE(cancel_feedback) ON TABLE app.subscriptions TO usher_subscription;
+
+-- ACL COLUMN subscriptions.updated_at
+
+GRANT UPDATE(updated_at) ON TABLE app.subscriptions TO usher_billing;
+
 -- ACL TABLE sweep_cursor
 
 GRANT SELECT ON TABLE app.sweep_cursor TO usher_sweep;
@@ -3759,6 +4246,9 @@ GRANT SELECT(tenant_id),INSERT(tenant_id) ON TABLE app.users TO usher_register;
 GRANT SELECT(tenant_id) ON TABLE app.users TO usher_resolver;
 GRANT SELECT(tenant_id) ON TABLE app.users TO usher_deliver;
 GRANT SELECT(tenant_id) ON TABLE app.users TO usher_operator;
+GRANT SELECT(tenant_id) ON TABLE app.users TO usher_checkout;
+GRANT SELECT(tenant_id) ON TABLE app.users TO usher_subscription;
+GRANT SELECT(tenant_id) ON TABLE app.users TO usher_webhook;
 
 -- ACL COLUMN users.id
 
@@ -3767,6 +4257,9 @@ GRANT SELECT(id),INSERT(id) ON TABLE app.users TO usher_register;
 GRANT SELECT(id) ON TABLE app.users TO usher_resolver;
 GRANT SELECT(id) ON TABLE app.users TO usher_deliver;
 GRANT SELECT(id) ON TABLE app.users TO usher_operator;
+GRANT SELECT(id) ON TABLE app.users TO usher_checkout;
+GRANT SELECT(id) ON TABLE app.users TO usher_subscription;
+GRANT SELECT(id) ON TABLE app.users TO usher_webhook;
 
 -- ACL COLUMN users.email
 
@@ -3774,6 +4267,9 @@ GRANT SELECT(email),INSERT(email) ON TABLE app.users TO usher_admin;
 GRANT SELECT(email),INSERT(email) ON TABLE app.users TO usher_register;
 GRANT SELECT(email) ON TABLE app.users TO usher_deliver;
 GRANT SELECT(email) ON TABLE app.users TO usher_operator;
+GRANT SELECT(email) ON TABLE app.users TO usher_checkout;
+GRANT SELECT(email) ON TABLE app.users TO usher_subscription;
+GRANT SELECT(email) ON TABLE app.users TO usher_webhook;
 
 -- ACL COLUMN users.name
 
@@ -3781,6 +4277,9 @@ GRANT SELECT(name),INSERT(name),UPDATE(name) ON TABLE app.users TO usher_admin;
 GRANT SELECT(name),INSERT(name) ON TABLE app.users TO usher_register;
 GRANT SELECT(name) ON TABLE app.users TO usher_deliver;
 GRANT SELECT(name) ON TABLE app.users TO usher_operator;
+GRANT SELECT(name) ON TABLE app.users TO usher_checkout;
+GRANT SELECT(name) ON TABLE app.users TO usher_subscription;
+GRANT SELECT(name) ON TABLE app.users TO usher_webhook;
 
 -- ACL COLUMN users.role
 
@@ -3788,6 +4287,9 @@ GRANT SELECT(role),INSERT(role),UPDATE(role) ON TABLE app.users TO usher_admin;
 GRANT SELECT(role),INSERT(role) ON TABLE app.users TO usher_register;
 GRANT SELECT(role) ON TABLE app.users TO usher_deliver;
 GRANT SELECT(role) ON TABLE app.users TO usher_operator;
+GRANT SELECT(role) ON TABLE app.users TO usher_checkout;
+GRANT SELECT(role) ON TABLE app.users TO usher_subscription;
+GRANT SELECT(role) ON TABLE app.users TO usher_webhook;
 
 -- ACL COLUMN users.status
 
@@ -3796,24 +4298,36 @@ GRANT SELECT(status),INSERT(status) ON TABLE app.users TO usher_register;
 GRANT SELECT(status) ON TABLE app.users TO usher_resolver;
 GRANT SELECT(status) ON TABLE app.users TO usher_deliver;
 GRANT SELECT(status) ON TABLE app.users TO usher_operator;
+GRANT SELECT(status) ON TABLE app.users TO usher_checkout;
+GRANT SELECT(status) ON TABLE app.users TO usher_subscription;
+GRANT SELECT(status) ON TABLE app.users TO usher_webhook;
 
 -- ACL COLUMN users.issuer
 
 GRANT SELECT(issuer),UPDATE(issuer) ON TABLE app.users TO usher_admin;
 GRANT SELECT(issuer),INSERT(issuer) ON TABLE app.users TO usher_register;
 GRANT SELECT(issuer) ON TABLE app.users TO usher_resolver;
+GRANT SELECT(issuer) ON TABLE app.users TO usher_checkout;
+GRANT SELECT(issuer) ON TABLE app.users TO usher_subscription;
+GRANT SELECT(issuer) ON TABLE app.users TO usher_webhook;
 
 -- ACL COLUMN users.subject
 
 GRANT SELECT(subject),UPDATE(subject) ON TABLE app.users TO usher_admin;
 GRANT SELECT(subject),INSERT(subject) ON TABLE app.users TO usher_register;
 GRANT SELECT(subject) ON TABLE app.users TO usher_resolver;
+GRANT SELECT(subject) ON TABLE app.users TO usher_checkout;
+GRANT SELECT(subject) ON TABLE app.users TO usher_subscription;
+GRANT SELECT(subject) ON TABLE app.users TO usher_webhook;
 
 -- ACL COLUMN users.founder
 
 GRANT SELECT(founder) ON TABLE app.users TO usher_admin;
 GRANT SELECT(founder),INSERT(founder) ON TABLE app.users TO usher_register;
 GRANT SELECT(founder) ON TABLE app.users TO usher_resolver;
+GRANT SELECT(founder) ON TABLE app.users TO usher_checkout;
+GRANT SELECT(founder) ON TABLE app.users TO usher_subscription;
+GRANT SELECT(founder) ON TABLE app.users TO usher_webhook;
 
 -- ACL COLUMN users.token_hash
 
@@ -4015,7 +4529,9 @@ ALTER DEFAULT PRIVILEGES FOR ROLE usher_resolver REVOKE ALL ON FUNCTIONS  FROM P
 CREATE ROLE usher_acquire LOGIN;
 CREATE ROLE usher_admin LOGIN;
 CREATE ROLE usher_audits NOLOGIN;
+CREATE ROLE usher_billing NOLOGIN;
 CREATE ROLE usher_borrow LOGIN;
+CREATE ROLE usher_checkout LOGIN;
 CREATE ROLE usher_deliver LOGIN;
 CREATE ROLE usher_facts NOLOGIN;
 CREATE ROLE usher_heartbeat LOGIN;
@@ -4031,8 +4547,10 @@ CREATE ROLE usher_resolver NOLOGIN;
 CREATE ROLE usher_rotate LOGIN;
 CREATE ROLE usher_seats NOLOGIN;
 CREATE ROLE usher_signers NOLOGIN;
+CREATE ROLE usher_subscription LOGIN;
 CREATE ROLE usher_sweep LOGIN;
 CREATE ROLE usher_validate LOGIN;
+CREATE ROLE usher_webhook LOGIN;
 ALTER ROLE usher_acquire SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_acquire SET lock_timeout=1s;
 ALTER ROLE usher_acquire SET search_path=app;
@@ -4045,6 +4563,10 @@ ALTER ROLE usher_borrow SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_borrow SET lock_timeout=1s;
 ALTER ROLE usher_borrow SET search_path=app;
 ALTER ROLE usher_borrow SET statement_timeout=3s;
+ALTER ROLE usher_checkout SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_checkout SET lock_timeout=1s;
+ALTER ROLE usher_checkout SET search_path=app;
+ALTER ROLE usher_checkout SET statement_timeout=3s;
 ALTER ROLE usher_deliver SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_deliver SET lock_timeout=1s;
 ALTER ROLE usher_deliver SET search_path=app;
@@ -4073,6 +4595,10 @@ ALTER ROLE usher_rotate SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_rotate SET lock_timeout=1s;
 ALTER ROLE usher_rotate SET search_path=app;
 ALTER ROLE usher_rotate SET statement_timeout=3s;
+ALTER ROLE usher_subscription SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_subscription SET lock_timeout=1s;
+ALTER ROLE usher_subscription SET search_path=app;
+ALTER ROLE usher_subscription SET statement_timeout=3s;
 ALTER ROLE usher_sweep SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_sweep SET lock_timeout=1s;
 ALTER ROLE usher_sweep SET search_path=app;
@@ -4081,17 +4607,29 @@ ALTER ROLE usher_validate SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_validate SET lock_timeout=1s;
 ALTER ROLE usher_validate SET search_path=app;
 ALTER ROLE usher_validate SET statement_timeout=3s;
+ALTER ROLE usher_webhook SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_webhook SET lock_timeout=1s;
+ALTER ROLE usher_webhook SET search_path=app;
+ALTER ROLE usher_webhook SET statement_timeout=3s;
 GRANT usher_audits TO usher_admin;
+GRANT usher_audits TO usher_checkout;
 GRANT usher_audits TO usher_deliver;
 GRANT usher_audits TO usher_operator;
 GRANT usher_audits TO usher_register;
 GRANT usher_audits TO usher_rotate;
+GRANT usher_audits TO usher_subscription;
+GRANT usher_audits TO usher_webhook;
+GRANT usher_billing TO usher_subscription;
+GRANT usher_billing TO usher_webhook;
 GRANT usher_facts TO usher_acquire;
 GRANT usher_facts TO usher_admin;
 GRANT usher_facts TO usher_borrow;
+GRANT usher_facts TO usher_checkout;
 GRANT usher_facts TO usher_register;
 GRANT usher_facts TO usher_release;
+GRANT usher_facts TO usher_subscription;
 GRANT usher_facts TO usher_validate;
+GRANT usher_facts TO usher_webhook;
 GRANT usher_notices TO usher_admin;
 GRANT usher_notices TO usher_deliver;
 GRANT usher_notices TO usher_operator;
@@ -4101,11 +4639,15 @@ GRANT usher_pools TO usher_heartbeat;
 GRANT usher_pools TO usher_seats;
 GRANT usher_replays TO usher_acquire;
 GRANT usher_replays TO usher_admin;
+GRANT usher_replays TO usher_checkout;
 GRANT usher_replays TO usher_register;
+GRANT usher_replays TO usher_subscription;
 GRANT usher_seats TO usher_acquire;
 GRANT usher_seats TO usher_admin;
 GRANT usher_seats TO usher_release;
+GRANT usher_seats TO usher_subscription;
 GRANT usher_seats TO usher_sweep;
+GRANT usher_seats TO usher_webhook;
 GRANT usher_signers TO usher_acquire;
 GRANT usher_signers TO usher_borrow;
 GRANT usher_signers TO usher_validate;

@@ -18,14 +18,17 @@ import (
 	"github.com/coditect/usher/functions/acquire"
 	"github.com/coditect/usher/functions/admin"
 	"github.com/coditect/usher/functions/borrow"
+	"github.com/coditect/usher/functions/checkout"
 	"github.com/coditect/usher/functions/deliver"
 	"github.com/coditect/usher/functions/heartbeat"
 	"github.com/coditect/usher/functions/keys"
 	"github.com/coditect/usher/functions/register"
 	"github.com/coditect/usher/functions/release"
 	"github.com/coditect/usher/functions/rotate"
+	"github.com/coditect/usher/functions/subscription"
 	"github.com/coditect/usher/functions/sweep"
 	"github.com/coditect/usher/functions/validate"
+	"github.com/coditect/usher/functions/webhook"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/platform/serve"
 )
@@ -48,6 +51,9 @@ var functions = []function{
 	{"borrow", borrow.Open},
 	{"keys", keys.Open},
 	{"register", register.Open},
+	{"checkout", checkout.Open},
+	{"subscription", subscription.Open},
+	{"webhook", webhook.Open},
 	{"sweep", sweep.Open},
 	{"deliver", deliver.Open},
 	{"rotate", rotate.Open},
@@ -155,8 +161,15 @@ func nowhere(variable string) string {
 		return "projects/usher/locations/nowhere/keyRings/usher/cryptoKeys/usher"
 	case variable == "SEAT_TOKEN_SECRET":
 		return "projects/usher/secrets/usher"
-	case variable == "RECEIPT_ISSUER", variable == "SCHEDULER_AUDIENCE", variable == "IDENTITY_ISSUER", variable == "IDENTITY_AUDIENCE":
+	case variable == "RECEIPT_ISSUER", variable == "SCHEDULER_AUDIENCE", variable == "IDENTITY_ISSUER", variable == "IDENTITY_AUDIENCE",
+		variable == "BILLING_ORIGINS":
 		return "https://usher.example"
+	case variable == "STRIPE_API_KEY":
+		return "sk_test_nowhere"
+	case variable == "STRIPE_CATALOG":
+		return "{}"
+	case variable == "STRIPE_WEBHOOK_SECRETS":
+		return "whsec_nowhere"
 	case variable == "SCHEDULER_EMAIL":
 		return "scheduler@usher.example"
 	case variable == "SMTP_HOST":

@@ -23,6 +23,7 @@ import (
 	"github.com/coditect/usher/functions/admin"
 	"github.com/coditect/usher/functions/all"
 	"github.com/coditect/usher/functions/all/local"
+	"github.com/coditect/usher/shared/billing/stripesim"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/platform/config"
 	"github.com/coditect/usher/shared/platform/httpx/httpxtest"
@@ -84,9 +85,11 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		"KMS_ROOT_KEY": rootKey, "KMS_WRAPPING_KEY": wrappingKey, "SEAT_TOKEN_SECRET": tokenSecret, "RECEIPT_ISSUER": audience,
 		"SCHEDULER_AUDIENCE": audience, "SCHEDULER_EMAIL": scheduler, "IDENTITY_ISSUER": audience, "IDENTITY_AUDIENCE": audience,
 		"SMTP_HOST": "smtp.example", "MAIL_FROM": "usher@example.com",
+		"STRIPE_API_KEY": "sk_test_1", "STRIPE_CATALOG": "{}", "STRIPE_WEBHOOK_SECRETS": "whsec_12345678", "BILLING_ORIGINS": audience,
 	}
-	stores := []string{"validate", "acquire", "heartbeat", "release", "borrow", "sweep", "admin"}
-	databases := append(slices.Clone(stores), "keys", "rotate", "register", "deliver")
+	stores := []string{"validate", "acquire", "heartbeat", "release", "borrow", "sweep", "admin", "webhook", "subscription"}
+	databases := append(slices.Clone(stores), "keys", "rotate", "register", "deliver", "checkout")
+	money := []string{"checkout", "subscription", "webhook"}
 	budgets := []string{"validate", "acquire", "release"}
 	for _, at := range []struct {
 		variable, value string
@@ -107,9 +110,9 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"SEAT_CONNECTION_LIFE", "-29713s", stores},
 		{"SEAT_CLOCK_ALLOWANCE", "-29713s", stores},
 		{"SEAT_POLL", "29713us", stores},
-		{"LICENSE_KEY_PEPPERS", "hunter2", []string{"validate", "acquire", "release", "admin", "register"}},
-		{"LICENSE_MIN_TTL_SECONDS", "-29713", []string{"admin", "register"}},
-		{"API_KEY_PEPPERS", "hunter2", []string{"rotate", "admin"}},
+		{"LICENSE_KEY_PEPPERS", "hunter2", []string{"validate", "acquire", "release", "admin", "register", "subscription", "webhook"}},
+		{"LICENSE_MIN_TTL_SECONDS", "-29713", []string{"admin", "register", "subscription", "webhook"}},
+		{"API_KEY_PEPPERS", "hunter2", []string{"rotate", "admin", "webhook"}},
 		{"SEAT_TOKEN_KEYS", "hunter2", []string{"acquire", "heartbeat", "release", "borrow"}},
 		{"SEAT_TOKEN_KEYS", "", []string{"acquire", "heartbeat", "release", "borrow"}},
 		{"KMS_WRAPPING_KEY", "hunter2", []string{"validate", "acquire", "borrow", "rotate"}},
@@ -126,9 +129,6 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"BUDGET_UNKNOWN_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
 		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate", "deliver"}},
 		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate", "deliver"}},
-		{"IDENTITY_ISSUER", "hunter2", []string{"admin", "register"}},
-		{"IDENTITY_ISSUER", "", []string{"admin", "register"}},
-		{"IDENTITY_AUDIENCE", "", []string{"admin", "register"}},
 		{"NOTIFY_KEYS", "hunter2", []string{"admin", "deliver"}},
 		{"WEBHOOK_TIMEOUT", "-29713s", []string{"admin", "deliver"}},
 		{"WEBHOOK_ALLOW_PRIVATE", "hunter2", []string{"admin", "deliver"}},
@@ -139,6 +139,15 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"SMTP_TIMEOUT", "-29713s", []string{"deliver"}},
 		{"MAIL_FROM", "hunter2", []string{"deliver"}},
 		{"MAIL_INVITATION_URL", "hunter2", []string{"deliver"}},
+		{"IDENTITY_ISSUER", "hunter2", append(slices.Clone(money), "admin", "register")},
+		{"IDENTITY_ISSUER", "", append(slices.Clone(money), "admin", "register")},
+		{"STRIPE_API_KEY", "hunter2", money},
+		{"STRIPE_URL", "hunter2", money},
+		{"STRIPE_TIMEOUT", "29713s", money},
+		{"STRIPE_CATALOG", `{"hunter2":{}}`, money},
+		{"STRIPE_WEBHOOK_SECRETS", "hunter2", []string{"webhook"}},
+		{"BILLING_ORIGINS", "hunter2", []string{"checkout", "subscription"}},
+		{"IDENTITY_AUDIENCE", "", append(slices.Clone(money), "admin", "register")},
 	} {
 		getenv := func(variable string) string {
 			if variable == at.variable {
@@ -192,6 +201,7 @@ type service struct {
 	redis    *testenv.RedisServer
 	env      all.Environment
 	token    func(claims map[string]any) string // of the local issuer
+	stripe   *stripesim.Sim
 	log      *testenv.LogCapture
 }
 
@@ -226,7 +236,14 @@ func start(t *testing.T) *service {
 			t.Fatal(err)
 		}
 	}
+	var err error
+	if s.stripe, err = stripesim.New(stripesim.Options{Key: stripeKey, Prices: stripePrices}); err != nil {
+		t.Fatal(err)
+	}
+	stripe := httptest.NewServer(s.stripe)
+	t.Cleanup(stripe.Close)
 	settings := map[string]string{
+		"STRIPE_API_KEY": stripeKey, "STRIPE_URL": stripe.URL, "STRIPE_CATALOG": stripeCatalog, "STRIPE_WEBHOOK_SECRETS": stripeSecret, "BILLING_ORIGINS": audience,
 		"CLOUD_EMULATOR": cloud.Addr(), "KMS_ROOT_KEY": rootKey, "KMS_WRAPPING_KEY": wrappingKey, "SEAT_TOKEN_SECRET": tokenSecret,
 		"OPERATOR_DATABASE_URL": s.postgres.URL("usher_operator"),
 		"REDIS_URL":             s.redis.Database(0), "BUDGET_REDIS_URL": s.redis.Database(1),
