@@ -117,7 +117,7 @@ func Start(ctx context.Context, o Options) (u *Usher, err error) {
 		return u, err
 	}
 
-	stripe, money, err := startStripe(o.Dir, base)
+	stripe, money, err := startStripe(o.Dir, base, secrets["STRIPE_WEBHOOK_SECRETS"])
 	if err != nil {
 		return u, err
 	}
@@ -205,7 +205,7 @@ func Start(ctx context.Context, o Options) (u *Usher, err error) {
 		return u, fmt.Errorf("make the demo's people: %w", err)
 	}
 	token := schedulerToken(issuer, base)
-	u.demo.StripeWebhookSecret = money["STRIPE_WEBHOOK_SECRETS"]
+	u.demo.StripeWebhookSecret = secrets["STRIPE_WEBHOOK_SECRETS"]
 	if u.demo.SchedulerToken, err = token(tokenLife); err != nil {
 		return u, err
 	}

@@ -1,8 +1,6 @@
 package local
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"path/filepath"
@@ -29,10 +27,7 @@ var demoCatalog = billing.Catalog{
 }
 
 // startStripe plays Stripe, with a state that is kept, and answers the settings by which functions find it.
-func startStripe(dir, base string) (*stripesim.Sim, map[string]string, error) {
-	noise := make([]byte, 12)
-	_, _ = rand.Read(noise) // never fails
-	secret := "whsec_" + hex.EncodeToString(noise)
+func startStripe(dir, base, secret string) (*stripesim.Sim, map[string]string, error) {
 	const key = "sk_test_local"
 	sim, err := stripesim.New(stripesim.Options{
 		URL: base + stripePath, Key: key, Prices: prices(demoCatalog), File: filepath.Join(dir, "stripe.json"),
@@ -46,7 +41,7 @@ func startStripe(dir, base string) (*stripesim.Sim, map[string]string, error) {
 		return nil, nil, fmt.Errorf("write the catalogue: %w", err)
 	}
 	return sim, map[string]string{
-		"STRIPE_API_KEY": key, "STRIPE_URL": base + stripePath, "STRIPE_CATALOG": string(catalog), "STRIPE_WEBHOOK_SECRETS": secret,
+		"STRIPE_API_KEY": key, "STRIPE_URL": base + stripePath, "STRIPE_CATALOG": string(catalog),
 		"BILLING_ORIGINS": base,
 	}, nil
 }
