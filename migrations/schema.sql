@@ -4634,6 +4634,8 @@ GRANT usher_notices TO usher_admin;
 GRANT usher_notices TO usher_deliver;
 GRANT usher_notices TO usher_operator;
 GRANT usher_notices TO usher_register;
+GRANT usher_notices TO usher_subscription;
+GRANT usher_notices TO usher_webhook;
 GRANT usher_pools TO usher_borrow;
 GRANT usher_pools TO usher_heartbeat;
 GRANT usher_pools TO usher_seats;

@@ -392,12 +392,6 @@ func (d Deps) change(c *httpx.Call, who caller, action string, act func(context.
 	return d.license(c, &l, now)
 }
 
-// LicenseEvent is what webhooks hear of a licence: how it is now. Its seats in use are not: they are seat events.
-type LicenseEvent struct {
-	License
-	ActiveSeats *int `json:"active_seats,omitempty"`
-}
-
 // licenseEvent tells of what became of a licence: webhooks and, of a suspension, its tenant's owners.
 func licenseEvent(ctx context.Context, tx tenancy.Tx, action string, l *license.License, now time.Time) error {
 	if action == "license.suspended" {
@@ -413,7 +407,7 @@ func licenseEvent(ctx context.Context, tx tenancy.Tx, action string, l *license.
 			return err
 		}
 	}
-	return notify.Event(ctx, tx, action, licenseSubject(l.ID), LicenseEvent{License: licenseOf(l, 0, now)})
+	return notify.Event(ctx, tx, action, licenseSubject(l.ID), l.Snapshot(now))
 }
 
 // license answers a licence.

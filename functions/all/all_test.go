@@ -129,7 +129,7 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"BUDGET_UNKNOWN_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
 		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate", "deliver"}},
 		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate", "deliver"}},
-		{"NOTIFY_KEYS", "hunter2", []string{"admin", "deliver"}},
+		{"NOTIFY_KEYS", "hunter2", []string{"admin", "deliver", "subscription", "webhook"}},
 		{"WEBHOOK_TIMEOUT", "-29713s", []string{"admin", "deliver"}},
 		{"WEBHOOK_ALLOW_PRIVATE", "hunter2", []string{"admin", "deliver"}},
 		{"SMTP_HOST", "", []string{"deliver"}},

@@ -187,5 +187,16 @@ func TestWhatIsPaidIsSoldAndWhatIsSoldCanBeSatOn(t *testing.T) {
 	if told := testenv.Value[string](t, s.postgres, `SELECT evict_reason || ' by ' || evicted_by FROM app.open_sessions WHERE id = $1`, seat.SessionID); told != "license_suspended by stripe:payment_refunded" {
 		t.Errorf("the holder is told %s", told)
 	}
+	// Whom that concerns was told: by mail, and the vendor's systems by events.
+	for query, want := range map[string]string{
+		`SELECT string_agg(kind || ' to ' || recipient, ', ' ORDER BY kind, recipient) FROM app.mails WHERE kind <> 'welcome'`: "license_key to olivia@example.com, " +
+			"license_key to oskar@example.com, license_suspended to oskar@example.com, payment_failed to olivia@example.com",
+		`SELECT string_agg(DISTINCT type, ' ' ORDER BY type) FROM app.events WHERE type !~ '^seat'`: "license.changed license.created license.key_rotated " +
+			"license.suspended subscription.changed subscription.created subscription.payment_failed subscription.renewed",
+	} {
+		if told := testenv.Value[string](t, s.postgres, query); told != want {
+			t.Errorf("told are\n%s, want\n%s", told, want)
+		}
+	}
 	s.log.Hides(t, key, stripeSecret, stripeKey)
 }

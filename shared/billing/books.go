@@ -17,6 +17,8 @@ import (
 	"github.com/coditect/usher/shared/audit"
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/license"
+	"github.com/coditect/usher/shared/notify"
+	"github.com/coditect/usher/shared/secret"
 	"github.com/coditect/usher/shared/tenancy"
 )
 
@@ -29,6 +31,8 @@ type BooksDeps struct {
 	DB       *tenancy.DB
 	Stripe   *Stripe
 	Registry *license.Registry
+	// Notices seal the keys of licences in the mails that bring them.
+	Notices notify.Keys
 	// Now is the clock by which a grace is over: StoreTime.
 	Now func(context.Context, tenancy.Tx) (time.Time, error)
 	Log *slog.Logger
@@ -277,12 +281,15 @@ func (b *Books) settle(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, id
 		return uuid.Nil, err
 	}
 	change := Decide(now, s, kept)
-	sold, err := b.write(ctx, tx, tenant, &s, row, &change)
+	sold, key, err := b.write(ctx, tx, tenant, &s, row, &change)
 	if err != nil {
 		return uuid.Nil, err
 	}
 	if !change.Nothing() {
 		if err := audit.Record(ctx, tx, entry(&s, sold, &change, why)); err != nil {
+			return uuid.Nil, err
+		}
+		if err := b.tell(ctx, tx, tenant, &s, sold, key, &change, now); err != nil {
 			return uuid.Nil, err
 		}
 	}
@@ -359,14 +366,15 @@ func (b *Books) read(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, s *S
 	return k, row, nil
 }
 
-// write does what was decided.
-func (b *Books) write(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, s *Subscription, row kept, c *Change) (uuid.UUID, error) {
+// write does what was decided, and answers the licence and, when it was made, its key.
+func (b *Books) write(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, s *Subscription, row kept, c *Change) (uuid.UUID, secret.Key, error) {
+	var key secret.Key
+	var err error
 	if c.License != nil {
-		if err := b.sell(ctx, tx, tenant, &row, c); err != nil {
-			return uuid.Nil, err
+		if key, err = b.sell(ctx, tx, tenant, &row, c); err != nil {
+			return uuid.Nil, key, err
 		}
 	}
-	var err error
 	switch {
 	case c.Suspend != "":
 		if _, err = license.Reinstate(ctx, tx, tenant, row.license, by); err == nil { // of another reason of ours, if it was suspended
@@ -376,7 +384,7 @@ func (b *Books) write(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, s *
 		_, err = license.Reinstate(ctx, tx, tenant, row.license, by)
 	}
 	if err != nil {
-		return uuid.Nil, err
+		return uuid.Nil, key, err
 	}
 	var through, grace *time.Time
 	if c.Standing.Sold {
@@ -395,17 +403,17 @@ func (b *Books) write(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, s *
 		tenant.UUID(), s.ID, row.customer, orNull(row.license), s.Status, s.Plan, s.Cycle, s.Seats, s.NextSeats, s.PeriodStart,
 		s.PeriodEnd, through, grace, c.Standing.Trouble, s.CancelAtPeriodEnd, s.CanceledAt, s.EndedAt)
 	if err != nil {
-		return uuid.Nil, fmt.Errorf("write subscription %s: %w", s.ID, err)
+		return uuid.Nil, key, fmt.Errorf("write subscription %s: %w", s.ID, err)
 	}
-	return row.license, nil
+	return row.license, key, nil
 }
 
 // sell makes the licence, or makes it what it is to be.
-func (b *Books) sell(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, row *kept, c *Change) error {
+func (b *Books) sell(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, row *kept, c *Change) (secret.Key, error) {
 	want := c.License
 	plan, err := license.ReadPlan(ctx, tx, want.Plan)
 	if err != nil {
-		return err
+		return secret.Key{}, err
 	}
 	if !c.Create {
 		_, err := b.Registry.Change(ctx, tx, tenant, row.license, func(t *license.Terms) error {
@@ -417,14 +425,13 @@ func (b *Books) sell(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, row 
 			t.MaxSeats, t.ExpiresAt, t.GraceUntil = want.MaxSeats, want.ExpiresAt, want.GraceUntil
 			return nil
 		})
-		return err
+		return secret.Key{}, err
 	}
 	terms := plan.Terms()
 	terms.MaxSeats, terms.ExpiresAt, terms.GraceUntil = want.MaxSeats, want.ExpiresAt, want.GraceUntil
-	// Its first key is nobody's: an administrator makes the one that is used (rotate-key), where it can be shown.
-	made, _, err := b.Registry.Create(ctx, tx, tenant, terms)
+	made, key, err := b.Registry.Create(ctx, tx, tenant, terms)
 	row.license = made.ID
-	return err
+	return key, err
 }
 
 // licensesOf is the licence of a subscription, if there is one.
