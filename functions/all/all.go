@@ -27,6 +27,7 @@ import (
 	"github.com/coditect/usher/functions/rotate"
 	"github.com/coditect/usher/functions/subscription"
 	"github.com/coditect/usher/functions/sweep"
+	"github.com/coditect/usher/functions/usage"
 	"github.com/coditect/usher/functions/validate"
 	"github.com/coditect/usher/functions/webhook"
 	"github.com/coditect/usher/shared/platform/httpx"
@@ -54,6 +55,7 @@ var functions = []function{
 	{"checkout", checkout.Open},
 	{"subscription", subscription.Open},
 	{"webhook", webhook.Open},
+	{"usage", usage.Open},
 	{"sweep", sweep.Open},
 	{"deliver", deliver.Open},
 	{"rotate", rotate.Open},

@@ -88,7 +88,7 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		"STRIPE_API_KEY": "sk_test_1", "STRIPE_CATALOG": "{}", "STRIPE_WEBHOOK_SECRETS": "whsec_12345678", "BILLING_ORIGINS": audience,
 	}
 	stores := []string{"validate", "acquire", "heartbeat", "release", "borrow", "sweep", "admin", "webhook", "subscription"}
-	databases := append(slices.Clone(stores), "keys", "rotate", "register", "deliver", "checkout")
+	databases := append(slices.Clone(stores), "keys", "rotate", "register", "deliver", "checkout", "usage")
 	money := []string{"checkout", "subscription", "webhook"}
 	budgets := []string{"validate", "acquire", "release"}
 	for _, at := range []struct {
@@ -112,9 +112,9 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"SEAT_POLL", "29713us", stores},
 		{"LICENSE_KEY_PEPPERS", "hunter2", []string{"validate", "acquire", "release", "admin", "register", "subscription", "webhook"}},
 		{"LICENSE_MIN_TTL_SECONDS", "-29713", []string{"admin", "register", "subscription", "webhook"}},
-		{"API_KEY_PEPPERS", "hunter2", []string{"rotate", "admin", "webhook"}},
-		{"SEAT_TOKEN_KEYS", "hunter2", []string{"acquire", "heartbeat", "release", "borrow"}},
-		{"SEAT_TOKEN_KEYS", "", []string{"acquire", "heartbeat", "release", "borrow"}},
+		{"API_KEY_PEPPERS", "hunter2", []string{"rotate", "admin", "webhook", "usage"}},
+		{"SEAT_TOKEN_KEYS", "hunter2", []string{"acquire", "heartbeat", "release", "borrow", "usage"}},
+		{"SEAT_TOKEN_KEYS", "", []string{"acquire", "heartbeat", "release", "borrow", "usage"}},
 		{"KMS_WRAPPING_KEY", "hunter2", []string{"validate", "acquire", "borrow", "rotate"}},
 		{"KMS_ROOT_KEY", "", []string{"rotate"}},
 		{"KMS_TIMEOUT", "-29713s", []string{"validate", "acquire", "borrow", "keys", "rotate", "admin"}},
@@ -124,9 +124,9 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"BUDGET_REDIS_URL", "hunter2", budgets},
 		{"BUDGET_TIMEOUT", "-29713s", budgets},
 		{"BUDGET_REST", "-29713s", budgets},
-		{"BUDGET_HOLDER_PER_SECOND", "29713000000", append(slices.Clone(budgets), "heartbeat", "borrow")},
-		{"BUDGET_HOLDER_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
-		{"BUDGET_UNKNOWN_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
+		{"BUDGET_HOLDER_PER_SECOND", "29713000000", append(slices.Clone(budgets), "heartbeat", "borrow", "usage")},
+		{"BUDGET_HOLDER_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow", "usage")},
+		{"BUDGET_UNKNOWN_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow", "usage")},
 		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate", "deliver"}},
 		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate", "deliver"}},
 		{"NOTIFY_KEYS", "hunter2", []string{"admin", "deliver", "subscription", "webhook"}},
@@ -139,15 +139,15 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"SMTP_TIMEOUT", "-29713s", []string{"deliver"}},
 		{"MAIL_FROM", "hunter2", []string{"deliver"}},
 		{"MAIL_INVITATION_URL", "hunter2", []string{"deliver"}},
-		{"IDENTITY_ISSUER", "hunter2", append(slices.Clone(money), "admin", "register")},
-		{"IDENTITY_ISSUER", "", append(slices.Clone(money), "admin", "register")},
+		{"IDENTITY_ISSUER", "hunter2", append(slices.Clone(money), "admin", "register", "usage")},
+		{"IDENTITY_ISSUER", "", append(slices.Clone(money), "admin", "register", "usage")},
 		{"STRIPE_API_KEY", "hunter2", money},
 		{"STRIPE_URL", "hunter2", money},
 		{"STRIPE_TIMEOUT", "29713s", money},
 		{"STRIPE_CATALOG", `{"hunter2":{}}`, money},
 		{"STRIPE_WEBHOOK_SECRETS", "hunter2", []string{"webhook"}},
 		{"BILLING_ORIGINS", "hunter2", []string{"checkout", "subscription"}},
-		{"IDENTITY_AUDIENCE", "", append(slices.Clone(money), "admin", "register")},
+		{"IDENTITY_AUDIENCE", "", append(slices.Clone(money), "admin", "register", "usage")},
 	} {
 		getenv := func(variable string) string {
 			if variable == at.variable {
