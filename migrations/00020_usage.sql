@@ -99,7 +99,7 @@ CREATE TABLE app.usage_hours (
 COMMENT ON TABLE app.usage_hours IS
     'The sum of a licence''s events of a metric in an hour, written in the transaction that counts them, late ones too.';
 COMMENT ON COLUMN app.usage_hours.settled IS 'How much of it is in reports to Stripe, or has no price there.';
-CREATE INDEX usage_hours_due ON app.usage_hours (hour) WHERE settled < quantity;
+CREATE INDEX usage_hours_due ON app.usage_hours (tenant_id, hour) WHERE settled < quantity;
 ALTER TABLE app.usage_hours ENABLE ROW LEVEL SECURITY;
 ALTER TABLE app.usage_hours FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON app.usage_hours
@@ -137,7 +137,7 @@ COMMENT ON COLUMN app.usage_reports.status IS
 COMMENT ON COLUMN app.usage_reports.next_at IS 'Not before. Who sends it moves this on first, by longer than a run takes, so that nobody else does.';
 COMMENT ON COLUMN app.usage_reports.sent_at IS 'When it may first have come to Stripe, which knows its identifier for a day from then on.';
 CREATE INDEX usage_reports_by_hour ON app.usage_reports (tenant_id, license_id, metric, hour);
-CREATE INDEX usage_reports_due ON app.usage_reports (next_at) WHERE status IN ('pending', 'sent');
+CREATE INDEX usage_reports_due ON app.usage_reports (tenant_id, next_at) WHERE status IN ('pending', 'sent');
 ALTER TABLE app.usage_reports ENABLE ROW LEVEL SECURITY;
 ALTER TABLE app.usage_reports FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON app.usage_reports

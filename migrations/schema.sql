@@ -2681,7 +2681,7 @@ CREATE INDEX usage_events_old ON app.usage_events USING btree (recorded_at);
 
 -- INDEX usage_hours_due
 
-CREATE INDEX usage_hours_due ON app.usage_hours USING btree (hour) WHERE (settled < quantity);
+CREATE INDEX usage_hours_due ON app.usage_hours USING btree (tenant_id, hour) WHERE (settled < quantity);
 
 -- INDEX usage_reports_by_hour
 
@@ -2689,7 +2689,7 @@ CREATE INDEX usage_reports_by_hour ON app.usage_reports USING btree (tenant_id, 
 
 -- INDEX usage_reports_due
 
-CREATE INDEX usage_reports_due ON app.usage_reports USING btree (next_at) WHERE (status = ANY (ARRAY['pending'::text, 'sent'::text]));
+CREATE INDEX usage_reports_due ON app.usage_reports USING btree (tenant_id, next_at) WHERE (status = ANY (ARRAY['pending'::text, 'sent'::text]));
 
 -- INDEX users_by_identity
 

@@ -22,6 +22,7 @@ import (
 	"github.com/coditect/usher/functions/deliver"
 	"github.com/coditect/usher/functions/heartbeat"
 	"github.com/coditect/usher/functions/keys"
+	"github.com/coditect/usher/functions/meter"
 	"github.com/coditect/usher/functions/register"
 	"github.com/coditect/usher/functions/release"
 	"github.com/coditect/usher/functions/rotate"
@@ -56,6 +57,7 @@ var functions = []function{
 	{"subscription", subscription.Open},
 	{"webhook", webhook.Open},
 	{"usage", usage.Open},
+	{"meter", meter.Open},
 	{"sweep", sweep.Open},
 	{"deliver", deliver.Open},
 	{"rotate", rotate.Open},

@@ -88,8 +88,9 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		"STRIPE_API_KEY": "sk_test_1", "STRIPE_CATALOG": "{}", "STRIPE_WEBHOOK_SECRETS": "whsec_12345678", "BILLING_ORIGINS": audience,
 	}
 	stores := []string{"validate", "acquire", "heartbeat", "release", "borrow", "sweep", "admin", "webhook", "subscription"}
-	databases := append(slices.Clone(stores), "keys", "rotate", "register", "deliver", "checkout", "usage")
+	databases := append(slices.Clone(stores), "keys", "rotate", "register", "deliver", "checkout", "usage", "meter")
 	money := []string{"checkout", "subscription", "webhook"}
+	stripe := append(slices.Clone(money), "meter")
 	budgets := []string{"validate", "acquire", "release"}
 	for _, at := range []struct {
 		variable, value string
@@ -127,8 +128,8 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"BUDGET_HOLDER_PER_SECOND", "29713000000", append(slices.Clone(budgets), "heartbeat", "borrow", "usage")},
 		{"BUDGET_HOLDER_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow", "usage")},
 		{"BUDGET_UNKNOWN_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow", "usage")},
-		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate", "deliver"}},
-		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate", "deliver"}},
+		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate", "deliver", "meter"}},
+		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate", "deliver", "meter"}},
 		{"NOTIFY_KEYS", "hunter2", []string{"admin", "deliver", "subscription", "webhook"}},
 		{"WEBHOOK_TIMEOUT", "-29713s", []string{"admin", "deliver"}},
 		{"WEBHOOK_ALLOW_PRIVATE", "hunter2", []string{"admin", "deliver"}},
@@ -141,10 +142,10 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"MAIL_INVITATION_URL", "hunter2", []string{"deliver"}},
 		{"IDENTITY_ISSUER", "hunter2", append(slices.Clone(money), "admin", "register", "usage")},
 		{"IDENTITY_ISSUER", "", append(slices.Clone(money), "admin", "register", "usage")},
-		{"STRIPE_API_KEY", "hunter2", money},
-		{"STRIPE_URL", "hunter2", money},
-		{"STRIPE_TIMEOUT", "29713s", money},
-		{"STRIPE_CATALOG", `{"hunter2":{}}`, money},
+		{"STRIPE_API_KEY", "hunter2", stripe},
+		{"STRIPE_URL", "hunter2", stripe},
+		{"STRIPE_TIMEOUT", "29713s", stripe},
+		{"STRIPE_CATALOG", `{"hunter2":{}}`, stripe},
 		{"STRIPE_WEBHOOK_SECRETS", "hunter2", []string{"webhook"}},
 		{"BILLING_ORIGINS", "hunter2", []string{"checkout", "subscription"}},
 		{"IDENTITY_AUDIENCE", "", append(slices.Clone(money), "admin", "register", "usage")},
