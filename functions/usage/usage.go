@@ -50,7 +50,7 @@ type Deps struct {
 	Tokens *signing.Tokens
 	Keys   *identity.Verifier
 	People *identity.People
-	// Beats bound how often each session and each API key may ask.
+	// Beats bound how often each session may ask.
 	Beats *budget.Beats
 	Log   *slog.Logger
 }
@@ -163,7 +163,7 @@ type caller struct {
 	apiKey  uuid.UUID
 }
 
-// caller decides 401, 403 and 429. One of the scopes will do for an API key; a person needs the role, and may not when
+// caller decides 401, 403 and, for a session, 429. One of the scopes will do for an API key; a person needs the role, and may not when
 // there is none.
 func (d Deps) caller(c *httpx.Call, person identity.Role, scopes ...identity.Scope) (caller, error) {
 	bearer, ok := c.Bearer()
@@ -197,11 +197,7 @@ func (d Deps) caller(c *httpx.Call, person identity.Role, scopes ...identity.Sco
 	if err != nil {
 		return caller{}, err
 	}
-	who := caller{tenant: p.Tenant, apiKey: p.APIKey}
-	if p.IsPerson() {
-		return who, d.Beats.Session(p.User)
-	}
-	return who, d.Beats.Session(p.APIKey)
+	return caller{tenant: p.Tenant, apiKey: p.APIKey}, nil
 }
 
 func (d Deps) principal(c *httpx.Call, bearer string) (identity.Principal, error) {
