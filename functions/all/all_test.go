@@ -204,6 +204,7 @@ type service struct {
 	env      all.Environment
 	token    func(claims map[string]any) string // of the local issuer
 	stripe   *stripesim.Sim
+	asked    asked // of Stripe
 	log      *testenv.LogCapture
 }
 
@@ -242,7 +243,7 @@ func start(t *testing.T) *service {
 	if s.stripe, err = stripesim.New(stripesim.Options{Key: stripeKey, Prices: stripePrices}); err != nil {
 		t.Fatal(err)
 	}
-	stripe := httptest.NewServer(s.stripe)
+	stripe := httptest.NewServer(s.asked.before(s.stripe))
 	t.Cleanup(stripe.Close)
 	settings := map[string]string{
 		"STRIPE_API_KEY": stripeKey, "STRIPE_URL": stripe.URL, "STRIPE_CATALOG": stripeCatalog, "STRIPE_WEBHOOK_SECRETS": stripeSecret, "BILLING_ORIGINS": audience,
