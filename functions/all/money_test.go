@@ -202,7 +202,7 @@ func TestWhatIsPaidIsSoldAndWhatIsSoldCanBeSatOn(t *testing.T) {
 	for _, at := range []struct {
 		path string
 		body any
-	}{{"cancel", nil}, {"resume", nil}, {"portal", nil}, {"cancel", object{"cancel_type": "immediate"}}} {
+	}{{"cancel", nil}, {"resume", nil}, {"cancel", nil}, {"cancel", object{"accept_offer": true}}, {"portal", nil}, {"cancel", object{"cancel_type": "immediate"}}} {
 		s.read(t, owner, "POST", "/v1/subscription/"+at.path, at.body, &struct{}{})
 	}
 	s.must(t, 200, s.token(schedulerClaims), "POST", "/tasks/expire", nil)
