@@ -87,10 +87,10 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		"SMTP_HOST": "smtp.example", "MAIL_FROM": "usher@example.com",
 		"STRIPE_API_KEY": "sk_test_1", "STRIPE_CATALOG": "{}", "STRIPE_WEBHOOK_SECRETS": "whsec_12345678", "BILLING_ORIGINS": audience,
 	}
-	stores := []string{"validate", "acquire", "heartbeat", "release", "borrow", "sweep", "admin", "webhook", "subscription"}
-	databases := append(slices.Clone(stores), "keys", "rotate", "register", "deliver", "checkout", "usage", "meter")
-	money := []string{"checkout", "subscription", "webhook"}
-	stripe := append(slices.Clone(money), "meter")
+	stores := []string{"validate", "acquire", "heartbeat", "release", "borrow", "sweep", "admin", "webhook", "subscription", "expire"}
+	databases := append(slices.Clone(stores), "keys", "rotate", "register", "deliver", "checkout", "trial", "usage", "meter")
+	stripe := []string{"checkout", "subscription", "webhook", "expire", "meter"}
+	people := []string{"checkout", "subscription", "webhook", "admin", "register", "trial", "usage"}
 	budgets := []string{"validate", "acquire", "release"}
 	for _, at := range []struct {
 		variable, value string
@@ -111,8 +111,8 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"SEAT_CONNECTION_LIFE", "-29713s", stores},
 		{"SEAT_CLOCK_ALLOWANCE", "-29713s", stores},
 		{"SEAT_POLL", "29713us", stores},
-		{"LICENSE_KEY_PEPPERS", "hunter2", []string{"validate", "acquire", "release", "admin", "register", "subscription", "webhook"}},
-		{"LICENSE_MIN_TTL_SECONDS", "-29713", []string{"admin", "register", "subscription", "webhook"}},
+		{"LICENSE_KEY_PEPPERS", "hunter2", []string{"validate", "acquire", "release", "admin", "register", "subscription", "webhook", "expire", "trial"}},
+		{"LICENSE_MIN_TTL_SECONDS", "-29713", []string{"admin", "register", "subscription", "webhook", "expire", "trial"}},
 		{"API_KEY_PEPPERS", "hunter2", []string{"rotate", "admin", "webhook", "usage"}},
 		{"SEAT_TOKEN_KEYS", "hunter2", []string{"acquire", "heartbeat", "release", "borrow", "usage"}},
 		{"SEAT_TOKEN_KEYS", "", []string{"acquire", "heartbeat", "release", "borrow", "usage"}},
@@ -128,9 +128,9 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"BUDGET_HOLDER_PER_SECOND", "29713000000", append(slices.Clone(budgets), "heartbeat", "borrow", "usage")},
 		{"BUDGET_HOLDER_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow", "usage")},
 		{"BUDGET_UNKNOWN_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow", "usage")},
-		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate", "deliver", "meter"}},
-		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate", "deliver", "meter"}},
-		{"NOTIFY_KEYS", "hunter2", []string{"admin", "deliver", "subscription", "webhook"}},
+		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate", "deliver", "expire", "meter"}},
+		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate", "deliver", "expire", "meter"}},
+		{"NOTIFY_KEYS", "hunter2", []string{"admin", "deliver", "subscription", "webhook", "expire"}},
 		{"WEBHOOK_TIMEOUT", "-29713s", []string{"admin", "deliver"}},
 		{"WEBHOOK_ALLOW_PRIVATE", "hunter2", []string{"admin", "deliver"}},
 		{"SMTP_HOST", "", []string{"deliver"}},
@@ -140,15 +140,16 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"SMTP_TIMEOUT", "-29713s", []string{"deliver"}},
 		{"MAIL_FROM", "hunter2", []string{"deliver"}},
 		{"MAIL_INVITATION_URL", "hunter2", []string{"deliver"}},
-		{"IDENTITY_ISSUER", "hunter2", append(slices.Clone(money), "admin", "register", "usage")},
-		{"IDENTITY_ISSUER", "", append(slices.Clone(money), "admin", "register", "usage")},
+		{"IDENTITY_ISSUER", "hunter2", people},
+		{"IDENTITY_ISSUER", "", people},
 		{"STRIPE_API_KEY", "hunter2", stripe},
 		{"STRIPE_URL", "hunter2", stripe},
 		{"STRIPE_TIMEOUT", "29713s", stripe},
 		{"STRIPE_CATALOG", `{"hunter2":{}}`, stripe},
+		{"RETENTION_SESSION_DAYS", "-29713", []string{"expire"}},
 		{"STRIPE_WEBHOOK_SECRETS", "hunter2", []string{"webhook"}},
 		{"BILLING_ORIGINS", "hunter2", []string{"checkout", "subscription"}},
-		{"IDENTITY_AUDIENCE", "", append(slices.Clone(money), "admin", "register", "usage")},
+		{"IDENTITY_AUDIENCE", "", people},
 	} {
 		getenv := func(variable string) string {
 			if variable == at.variable {
@@ -203,6 +204,7 @@ type service struct {
 	env      all.Environment
 	token    func(claims map[string]any) string // of the local issuer
 	stripe   *stripesim.Sim
+	asked    asked // of Stripe
 	log      *testenv.LogCapture
 }
 
@@ -238,13 +240,13 @@ func start(t *testing.T) *service {
 		}
 	}
 	var err error
-	if s.stripe, err = stripesim.New(stripesim.Options{Key: stripeKey, Prices: stripePrices}); err != nil {
+	if s.stripe, err = stripesim.New(stripesim.Options{Key: stripeKey, Prices: stripePrices, Coupon: "stay"}); err != nil {
 		t.Fatal(err)
 	}
-	stripe := httptest.NewServer(s.stripe)
+	stripe := httptest.NewServer(s.asked.before(s.stripe))
 	t.Cleanup(stripe.Close)
 	settings := map[string]string{
-		"STRIPE_API_KEY": stripeKey, "STRIPE_URL": stripe.URL, "STRIPE_CATALOG": stripeCatalog, "STRIPE_WEBHOOK_SECRETS": stripeSecret, "BILLING_ORIGINS": audience,
+		"STRIPE_API_KEY": stripeKey, "STRIPE_URL": stripe.URL, "STRIPE_CATALOG": stripeCatalog, "STRIPE_WEBHOOK_SECRETS": stripeSecret, "BILLING_ORIGINS": audience, "STRIPE_RETENTION_COUPON": "stay",
 		"CLOUD_EMULATOR": cloud.Addr(), "KMS_ROOT_KEY": rootKey, "KMS_WRAPPING_KEY": wrappingKey, "SEAT_TOKEN_SECRET": tokenSecret,
 		"OPERATOR_DATABASE_URL": s.postgres.URL("usher_operator"),
 		"REDIS_URL":             s.redis.Database(0), "BUDGET_REDIS_URL": s.redis.Database(1),
