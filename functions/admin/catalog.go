@@ -49,28 +49,36 @@ type Plan struct {
 
 // Metric is something whose use is counted, and how much of it a licence may use in a calendar month (UTC).
 type Metric struct {
+	Metric  string  `json:"metric"`
+	Quota   *int64  `json:"quota" doc:"So much is expected: owners are warned at 80 and 100 %. Null: none."`
+	Cap     *int64  `json:"cap" doc:"The most. Null: none."`
+	CapType *string `json:"cap_type" enum:"soft,hard" doc:"What becomes of more: soft, it is counted with a warning; hard, it is refused. Null without a cap."`
+}
+
+// MetricRequest says what a metric is to be.
+type MetricRequest struct {
 	Metric  string  `json:"metric" minLength:"1" maxLength:"63" doc:"Lower-case letters, digits and underscores; the first is a letter."`
-	Quota   *int64  `json:"quota,omitempty" nullable:"true" minimum:"1" maximum:"1000000000000000" doc:"So much is expected: owners are warned at 80 and 100 %. Null: none."`
-	Cap     *int64  `json:"cap,omitempty" nullable:"true" minimum:"1" maximum:"1000000000000000" doc:"The most. Null: none."`
-	CapType *string `json:"cap_type,omitempty" nullable:"true" enum:"soft,hard" doc:"What becomes of more: soft, it is counted with a warning; hard, it is refused. Null without a cap."`
+	Quota   *int64  `json:"quota,omitempty" nullable:"true" minimum:"1" maximum:"1000000000000000" doc:"So much is expected; none when null or left out."`
+	Cap     *int64  `json:"cap,omitempty" nullable:"true" minimum:"1" maximum:"1000000000000000" doc:"The most; none when null or left out."`
+	CapType *string `json:"cap_type,omitempty" nullable:"true" enum:"soft,hard" doc:"What becomes of more: soft, it is counted with a warning; hard, it is refused. With a cap, and only then."`
 }
 
 // PlanRequest says what a plan is to be; what is left out gets its default.
 type PlanRequest struct {
-	Product             string   `json:"product" minLength:"1" maxLength:"63"`
-	Name                string   `json:"name,omitempty" minLength:"1" maxLength:"200" doc:"The code when left out."`
-	MaxSeats            *int     `json:"max_seats,omitempty" minimum:"1" maximum:"1000000" doc:"1 when left out."`
-	OverdraftSeats      *int     `json:"overdraft_seats,omitempty" minimum:"0" maximum:"1000000" doc:"0 when left out."`
-	BorrowReserveSeats  *int     `json:"borrow_reserve_seats,omitempty" minimum:"0" maximum:"1000000" doc:"So many of max_seats are never borrowed; 0 when left out."`
-	TTLSeconds          *int64   `json:"ttl_seconds,omitempty" minimum:"1" maximum:"86400" doc:"The life of a lease; 360 when left out."`
-	SeatPer             string   `json:"seat_per,omitempty" enum:"device,user,instance" doc:"Who holds a seat; device when left out."`
-	Features            []string `json:"features,omitempty" maxItems:"200"`
-	Versions            string   `json:"versions,omitempty" maxLength:"255" doc:"A range such as >=2.0 <4.0; every version when left out."`
-	MaxDevices          *int     `json:"max_devices,omitempty" nullable:"true" minimum:"1" maximum:"1000000" doc:"No limit when null or left out."`
-	OfflineGraceSeconds *int64   `json:"offline_grace_seconds,omitempty" minimum:"0" maximum:"604800" doc:"The life of a validate receipt, and the longest borrow; 86400 when left out."`
-	DrainSeconds        *int64   `json:"drain_seconds,omitempty" minimum:"0" maximum:"31536000" doc:"How long sessions above a reduced number of seats may go on; 86400 when left out."`
-	Metrics             []Metric `json:"metrics,omitempty" maxItems:"50" doc:"What may be reported of its licences' use; nothing when left out."`
-	TrialFallsTo        string   `json:"trial_falls_to,omitempty" maxLength:"63" doc:"Makes it the trial tier of its product, whose trials fall to this plan of the same product when they are over; none when left out."`
+	Product             string          `json:"product" minLength:"1" maxLength:"63"`
+	Name                string          `json:"name,omitempty" minLength:"1" maxLength:"200" doc:"The code when left out."`
+	MaxSeats            *int            `json:"max_seats,omitempty" minimum:"1" maximum:"1000000" doc:"1 when left out."`
+	OverdraftSeats      *int            `json:"overdraft_seats,omitempty" minimum:"0" maximum:"1000000" doc:"0 when left out."`
+	BorrowReserveSeats  *int            `json:"borrow_reserve_seats,omitempty" minimum:"0" maximum:"1000000" doc:"So many of max_seats are never borrowed; 0 when left out."`
+	TTLSeconds          *int64          `json:"ttl_seconds,omitempty" minimum:"1" maximum:"86400" doc:"The life of a lease; 360 when left out."`
+	SeatPer             string          `json:"seat_per,omitempty" enum:"device,user,instance" doc:"Who holds a seat; device when left out."`
+	Features            []string        `json:"features,omitempty" maxItems:"200"`
+	Versions            string          `json:"versions,omitempty" maxLength:"255" doc:"A range such as >=2.0 <4.0; every version when left out."`
+	MaxDevices          *int            `json:"max_devices,omitempty" nullable:"true" minimum:"1" maximum:"1000000" doc:"No limit when null or left out."`
+	OfflineGraceSeconds *int64          `json:"offline_grace_seconds,omitempty" minimum:"0" maximum:"604800" doc:"The life of a validate receipt, and the longest borrow; 86400 when left out."`
+	DrainSeconds        *int64          `json:"drain_seconds,omitempty" minimum:"0" maximum:"31536000" doc:"How long sessions above a reduced number of seats may go on; 86400 when left out."`
+	Metrics             []MetricRequest `json:"metrics,omitempty" maxItems:"50" doc:"What may be reported of its licences' use; nothing when left out."`
+	TrialFallsTo        string          `json:"trial_falls_to,omitempty" maxLength:"63" doc:"Makes it the trial tier of its product, whose trials fall to this plan of the same product when they are over; none when left out."`
 }
 
 var catalogRoutes = []endpoint{{
@@ -126,7 +134,7 @@ func metricsOf(metrics []license.Metric) []Metric {
 }
 
 // metricsAsked are a request's metrics.
-func metricsAsked(metrics []Metric) []license.Metric {
+func metricsAsked(metrics []MetricRequest) []license.Metric {
 	asked := make([]license.Metric, len(metrics))
 	for i, m := range metrics {
 		asked[i] = license.Metric{Name: m.Metric, Quota: m.Quota, Cap: m.Cap, CapType: or(m.CapType, "")}

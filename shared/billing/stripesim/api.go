@@ -188,14 +188,14 @@ func (s *Sim) do(method string, path []string, p params) (any, error) {
 	}
 	var thing object
 	if id != "" {
-		if thing = s.st.Things[id]; thing == nil || !strings.HasPrefix(path[0], str(thing["object"])) && thing["object"] != "checkout.session" {
+		if thing = s.st.Things[id]; thing == nil || !strings.HasPrefix(path[0], strings.TrimPrefix(str(thing["object"]), "billing.")) && thing["object"] != "checkout.session" {
 			return nil, missing(id)
 		}
 	}
 	switch route {
 	case "POST customers":
 		return s.add(object{"id": s.id("cus"), "object": "customer", "name": p["name"], "email": p["email"], "metadata": map[string]any(p.sub("metadata"))}), nil
-	case "GET customers/{id}", "GET prices/{id}", "GET coupons/{id}", "GET subscriptions/{id}", "GET events/{id}", "GET checkout/sessions/{id}":
+	case "GET customers/{id}", "GET prices/{id}", "GET billing/meters/{id}", "GET coupons/{id}", "GET subscriptions/{id}", "GET events/{id}", "GET checkout/sessions/{id}":
 		return thing, nil
 	case "GET invoices/{id}", "GET charges/{id}":
 		return s.expand(thing, p, ""), nil

@@ -134,6 +134,11 @@ func New(o Options) (*Sim, error) {
 		}
 		if p.Meter != "" {
 			s.meters[p.Meter] = true
+			s.st.Things["mtr_"+p.Meter] = object{
+				"id": "mtr_" + p.Meter, "object": "billing.meter", "event_name": p.Meter, "status": "active", "livemode": false,
+				"default_aggregation": object{"formula": "sum"}, "value_settings": object{"event_payload_key": "value"},
+				"customer_mapping": object{"type": "by_id", "event_payload_key": "stripe_customer_id"},
+			}
 			s.st.Things[p.ID]["recurring"] = object{"interval": p.Interval, "interval_count": 1, "usage_type": "metered", "meter": "mtr_" + p.Meter, "sim_event_name": p.Meter}
 		}
 	}
