@@ -22,8 +22,11 @@ const (
 		"metered": [{"id": "price_calls", "amount": 2, "metric": "calls", "event_name": "calls_used"}]}}, "enterprise": {"by_invoice": true}}`
 )
 
-var stripePrices = []stripesim.Price{{ID: "price_base", Amount: 29000, Currency: "usd", Interval: "month"}, {ID: "price_seat", Amount: 5000, Currency: "usd", Interval: "month"},
-	{ID: "price_calls", Amount: 2, Currency: "usd", Interval: "month", Meter: "calls_used"}}
+var stripePrices = []stripesim.Price{
+	{ID: "price_base", Amount: 29000, Currency: "usd", Interval: "month"},
+	{ID: "price_seat", Amount: 5000, Currency: "usd", Interval: "month"},
+	{ID: "price_calls", Amount: 2, Currency: "usd", Interval: "month", Meter: "calls_used"},
+}
 
 // deliver sends Stripe's events from the nth on, and answers how many there are by then.
 func (s *service) deliver(t *testing.T, n int) int {
@@ -59,7 +62,8 @@ func (s *service) owner(t *testing.T) string {
 	t.Helper()
 	operator := s.operator(t)
 	s.must(t, 200, operator, "PUT", "/v1/catalog/products/editor", object{"name": "Editor"})
-	plan := object{"product": "editor", "ttl_seconds": int(lease / time.Second), "drain_seconds": 1,
+	plan := object{
+		"product": "editor", "ttl_seconds": int(lease / time.Second), "drain_seconds": 1,
 		"metrics": []object{{"metric": "calls", "quota": 1000}, {"metric": "clicks", "cap": 10, "cap_type": "hard"}},
 	}
 	s.must(t, 200, operator, "PUT", "/v1/catalog/plans/free", plan)

@@ -11,7 +11,8 @@ import (
 func TestEveryDifferenceBetweenCatalogueAndStripeIsNamed(t *testing.T) {
 	t.Parallel()
 	sim, err := stripesim.New(stripesim.Options{Key: "sk_test_catalog", Prices: []stripesim.Price{
-		{ID: "price_base", Amount: 29000, Currency: "usd", Interval: "month"}, {ID: "price_seat", Amount: 5000, Currency: "eur", Interval: "year"},
+		{ID: "price_base", Amount: 29000, Currency: "usd", Interval: "month"},
+		{ID: "price_seat", Amount: 5000, Currency: "eur", Interval: "year"},
 		{ID: "price_calls", Amount: 2, Currency: "usd", Interval: "month", Meter: "calls_used"},
 	}})
 	if err != nil {
