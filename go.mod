@@ -3,6 +3,7 @@ module github.com/coditect/usher
 go 1.26.8
 
 require (
+	cloud.google.com/go/firestore v1.29.2
 	cloud.google.com/go/kms v1.37.0
 	cloud.google.com/go/secretmanager v1.24.0
 	github.com/GoogleCloudPlatform/functions-framework-go v1.9.2

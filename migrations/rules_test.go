@@ -62,6 +62,9 @@ var rules = []rule{
 			"app.users r true",
 			"app.open_sessions r true",
 			"app.outbox r true",
+			"app.audit_chains r true",
+			"app.checkpoints r true",
+			"app.licenses r true",
 			"app.idempotency_keys * (expires_at < now())",
 		},
 	},
@@ -79,6 +82,9 @@ var rules = []rule{
 			columns("SELECT", "app.users", "tenant_id id issuer subject status founder token_hash"),
 			columns("SELECT", "app.open_sessions", "tenant_id license_id seat_no"),
 			columns("SELECT", "app.outbox", "tenant_id topic subject_id created_at"),
+			columns("SELECT", "app.audit_chains", "tenant_id seq"),
+			columns("SELECT", "app.checkpoints", "tenant_id seq"),
+			columns("SELECT", "app.licenses", "tenant_id id"),
 			columns("SELECT", "app.idempotency_keys", "ctid expires_at"),
 			[]string{"DELETE app.idempotency_keys"},
 		),
@@ -91,16 +97,18 @@ var rules = []rule{
 		 GROUP BY p.oid, p.proowner`,
 		want: []string{
 			"app.find_license_key(bytea[]) as usher_resolver: usher_acquire usher_release usher_validate",
-			"app.find_api_key(bytea[]) as usher_resolver: usher_admin usher_rotate",
-			"app.find_user(text,text) as usher_resolver: usher_admin usher_register",
+			"app.find_api_key(bytea[]) as usher_resolver: usher_admin usher_incident usher_rotate",
+			"app.find_user(text,text) as usher_resolver: usher_admin usher_incident usher_register",
 			"app.find_invitation(bytea[]) as usher_resolver: usher_admin",
 			"app.sweep_licenses(uuid,uuid,integer) as usher_resolver: usher_sweep",
 			"app.sweep_outbox(integer) as usher_resolver: usher_sweep",
 			"app.expire_idempotency_keys() as usher_resolver: usher_sweep",
 			"app.operator_tenants(uuid,integer) as usher_resolver: usher_operator",
+			"app.pending_checkpoints(uuid,integer) as usher_resolver: usher_incident",
+			"app.incident_tenant(uuid,uuid,uuid) as usher_resolver: usher_incident",
 			"app.make_history_partitions(integer) as usher_owner: usher_sweep",
 			"app.make_audit_partitions(integer) as usher_owner: usher_sweep",
-			"app.audit_record(text,text,text,boolean,text,text,text,text,jsonb,interval) as usher_owner: usher_admin usher_operator usher_register",
+			"app.audit_record(text,text,text,boolean,text,text,text,text,jsonb,interval) as usher_owner: usher_admin usher_incident usher_operator usher_register",
 			"app.license_changed() as usher_owner: nobody",
 			"app.borrow_withdrawn() as usher_owner: nobody",
 			"app.licenses_touched() as usher_owner: nobody",
@@ -164,6 +172,7 @@ var rules = []rule{
 		   AND c.relnamespace::regnamespace::text NOT LIKE 'pg\_toast%' AND NOT EXISTS (SELECT FROM walled w WHERE w.oid = c.oid)`,
 		want: []string{
 			"app.products", "app.plans", "app.sweep_cursor", "app.signing_keys", "app.revocations", "app.revocation_lists", "goose_db_version",
+			"app.incidents", "app.incident_actions", "app.incident_evidence", "app.incident_entries",
 		},
 	},
 	{name: "views show what their reader may see", query: `
@@ -183,7 +192,7 @@ var rules = []rule{
 		SELECT rolname FROM pg_roles
 		 WHERE rolname LIKE 'usher\_%' AND (rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication)`},
 	{name: "owners, resolver and groups cannot log in", query: `
-		SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname IN ('usher_owner', 'usher_resolver', 'usher_facts', 'usher_pools', 'usher_seats', 'usher_replays', 'usher_audits', 'usher_signers')`},
+		SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname IN ('usher_owner', 'usher_resolver', 'usher_facts', 'usher_pools', 'usher_seats', 'usher_replays', 'usher_audits', 'usher_signers', 'usher_checkpoints')`},
 	{
 		name: "who is a member of what", query: `
 		SELECT format('%s: %s', r.rolname, string_agg(g.rolname, ' ' ORDER BY g.rolname)) FROM roles r, pg_roles g
@@ -198,6 +207,7 @@ var rules = []rule{
 			"usher_admin: usher_audits usher_facts usher_pools usher_replays usher_seats",
 			"usher_operator: usher_audits",
 			"usher_register: usher_audits usher_facts usher_replays",
+			"usher_incident: usher_audits usher_checkpoints usher_facts usher_pools usher_replays usher_rotate usher_seats",
 			"usher_seats: usher_pools",
 		},
 	},

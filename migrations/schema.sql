@@ -169,6 +169,25 @@ ALTER FUNCTION app.find_user(p_issuer text, p_subject text) OWNER TO usher_resol
 
 COMMENT ON FUNCTION app.find_user(p_issuer text, p_subject text) IS 'Where an identity is a user; when it is none any more, where it was: first where it registered, else where it came last.';
 
+-- FUNCTION incident_tenant(uuid, uuid, uuid)
+
+CREATE FUNCTION app.incident_tenant(p_license uuid, p_user uuid, p_api_key uuid) RETURNS TABLE(tenant_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT l.tenant_id FROM app.licenses l WHERE l.id = p_license
+    UNION ALL
+    SELECT u.tenant_id FROM app.users u WHERE u.id = p_user
+    UNION ALL
+    SELECT k.tenant_id FROM app.api_keys k WHERE k.id = p_api_key
+    $$;
+
+ALTER FUNCTION app.incident_tenant(p_license uuid, p_user uuid, p_api_key uuid) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION incident_tenant(p_license uuid, p_user uuid, p_api_key uuid)
+
+COMMENT ON FUNCTION app.incident_tenant(p_license uuid, p_user uuid, p_api_key uuid) IS 'Whose the things are that an incident is about: a row for each that is there.';
+
 -- FUNCTION license_changed()
 
 CREATE FUNCTION app.license_changed() RETURNS trigger
@@ -388,6 +407,23 @@ ALTER FUNCTION app.operator_tenants(p_after uuid, p_limit integer) OWNER TO ushe
 -- COMMENT FUNCTION operator_tenants(p_after uuid, p_limit integer)
 
 COMMENT ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) IS 'Customers, in the order in which they were made, after p_after (NULL: from the start); at most 101.';
+
+-- FUNCTION pending_checkpoints(uuid, integer)
+
+CREATE FUNCTION app.pending_checkpoints(p_after uuid, p_limit integer) RETURNS TABLE(tenant_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT c.tenant_id FROM app.audit_chains c LEFT JOIN app.checkpoints p ON p.tenant_id = c.tenant_id
+     WHERE c.seq > coalesce(p.seq, 0) AND c.tenant_id > p_after
+     ORDER BY c.tenant_id LIMIT least(p_limit, 1000)
+    $$;
+
+ALTER FUNCTION app.pending_checkpoints(p_after uuid, p_limit integer) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION pending_checkpoints(p_after uuid, p_limit integer)
+
+COMMENT ON FUNCTION app.pending_checkpoints(p_after uuid, p_limit integer) IS 'Tenants whose audit chain is longer than the journal is known to have it, after p_after.';
 
 -- FUNCTION seat_open(uuid, uuid, integer, bigint, bigint, text, text, text, text, text, text, json, uuid[], text[], text[], text[], timestamp with time zone[])
 
@@ -916,6 +952,23 @@ ALTER TABLE app.audit_entries_default OWNER TO usher_owner;
 
 COMMENT ON TABLE app.audit_entries_default IS 'Months that have no partition of their own: no act fails because nobody made one.';
 
+-- TABLE checkpoints
+
+CREATE TABLE app.checkpoints (
+    tenant_id uuid NOT NULL,
+    seq bigint NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT checkpoints_seq_check CHECK ((seq > 0))
+);
+
+ALTER TABLE ONLY app.checkpoints FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.checkpoints OWNER TO usher_owner;
+
+-- COMMENT TABLE checkpoints
+
+COMMENT ON TABLE app.checkpoints IS 'How far the journal is known to have each audit chain, so that it is not asked in vain. The checkpoints are in the journal: whoever writes here delays one, and alters none.';
+
 -- TABLE devices
 
 CREATE TABLE app.devices (
@@ -1046,6 +1099,120 @@ COMMENT ON COLUMN app.idempotency_keys.answer IS 'Encrypted under a key derived 
 -- COMMENT COLUMN idempotency_keys.session_id
 
 COMMENT ON COLUMN app.idempotency_keys.session_id IS 'Acquire only: the answer is repeated while this session lives.';
+
+-- TABLE incident_actions
+
+CREATE TABLE app.incident_actions (
+    incident_id uuid NOT NULL,
+    action text NOT NULL,
+    place integer NOT NULL,
+    outcome text DEFAULT 'pending'::text NOT NULL,
+    detail text DEFAULT ''::text NOT NULL,
+    at timestamp with time zone,
+    CONSTRAINT decided_has_time CHECK (((outcome = 'pending'::text) = (at IS NULL))),
+    CONSTRAINT incident_actions_action_check CHECK ((action = ANY (ARRAY['freeze_tenant'::text, 'end_sessions'::text, 'revoke_licenses'::text, 'revoke_api_keys'::text, 'revoke_signing_key'::text, 'rotate_signing_key'::text, 'unfreeze_tenant'::text]))),
+    CONSTRAINT incident_actions_detail_check CHECK ((char_length(detail) <= 500)),
+    CONSTRAINT incident_actions_outcome_check CHECK ((outcome = ANY (ARRAY['pending'::text, 'done'::text, 'failed'::text])))
+);
+
+ALTER TABLE app.incident_actions OWNER TO usher_owner;
+
+-- COMMENT TABLE incident_actions
+
+COMMENT ON TABLE app.incident_actions IS 'What an incident''s opening asked for, and what became of each. Each may be done again without doing more; what is pending the next run of the watch does.';
+
+-- TABLE incident_entries
+
+CREATE TABLE app.incident_entries (
+    id uuid NOT NULL,
+    incident_id uuid NOT NULL,
+    body jsonb NOT NULL,
+    CONSTRAINT incident_entries_body_check CHECK ((jsonb_typeof(body) = 'object'::text))
+);
+
+ALTER TABLE app.incident_entries OWNER TO usher_owner;
+
+-- COMMENT TABLE incident_entries
+
+COMMENT ON TABLE app.incident_entries IS 'Entries of timelines that the journal does not have yet: written in the transaction that does the act, deleted when the journal has them.';
+
+-- TABLE incident_evidence
+
+CREATE TABLE app.incident_evidence (
+    incident_id uuid NOT NULL,
+    minute timestamp with time zone NOT NULL,
+    source text NOT NULL,
+    count bigint NOT NULL,
+    CONSTRAINT incident_evidence_count_check CHECK ((count > 0)),
+    CONSTRAINT incident_evidence_source_check CHECK (((char_length(source) >= 1) AND (char_length(source) <= 200)))
+);
+
+ALTER TABLE app.incident_evidence OWNER TO usher_owner;
+
+-- COMMENT TABLE incident_evidence
+
+COMMENT ON TABLE app.incident_evidence IS 'What an incident that opened by itself was opened for: how often it was seen in a minute, from which address or by whom.';
+
+-- TABLE incidents
+
+CREATE TABLE app.incidents (
+    id uuid NOT NULL,
+    severity text NOT NULL,
+    kind text NOT NULL,
+    summary text NOT NULL,
+    status text DEFAULT 'open'::text NOT NULL,
+    about_tenant uuid,
+    about_license uuid,
+    about_user uuid,
+    about_api_key uuid,
+    about_kid text,
+    opened_by text NOT NULL,
+    opened_at timestamp with time zone DEFAULT now() NOT NULL,
+    respond_by timestamp with time zone NOT NULL,
+    responded_at timestamp with time zone,
+    resolved_at timestamp with time zone,
+    resolved_by text,
+    resolution text,
+    offline boolean DEFAULT false NOT NULL,
+    detected_as text,
+    CONSTRAINT incidents_about_kid_check CHECK (((char_length(about_kid) >= 1) AND (char_length(about_kid) <= 64))),
+    CONSTRAINT incidents_detected_as_check CHECK (((char_length(detected_as) >= 1) AND (char_length(detected_as) <= 200))),
+    CONSTRAINT incidents_kind_check CHECK ((kind ~ '^[a-z][a-z0-9_]{0,59}$'::text)),
+    CONSTRAINT incidents_opened_by_check CHECK (((char_length(opened_by) >= 1) AND (char_length(opened_by) <= 300))),
+    CONSTRAINT incidents_resolution_check CHECK (((char_length(resolution) >= 1) AND (char_length(resolution) <= 2000))),
+    CONSTRAINT incidents_resolved_by_check CHECK (((char_length(resolved_by) >= 1) AND (char_length(resolved_by) <= 300))),
+    CONSTRAINT incidents_severity_check CHECK ((severity = ANY (ARRAY['P0'::text, 'P1'::text, 'P2'::text, 'P3'::text]))),
+    CONSTRAINT incidents_status_check CHECK ((status = ANY (ARRAY['open'::text, 'resolved'::text]))),
+    CONSTRAINT incidents_summary_check CHECK (((char_length(summary) >= 1) AND (char_length(summary) <= 500))),
+    CONSTRAINT license_has_tenant CHECK (((about_tenant IS NOT NULL) OR ((about_license IS NULL) AND (about_user IS NULL) AND (about_api_key IS NULL)))),
+    CONSTRAINT resolved_is_whole CHECK ((((status = 'resolved'::text) = (resolved_at IS NOT NULL)) AND ((resolved_at IS NULL) = (resolved_by IS NULL))))
+);
+
+ALTER TABLE app.incidents OWNER TO usher_owner;
+
+-- COMMENT TABLE incidents
+
+COMMENT ON TABLE app.incidents IS 'What went wrong, whom it is about, and what became of it. Its timeline is in the operator''s audit chain and in the journal.';
+
+-- COMMENT COLUMN incidents.about_tenant
+
+COMMENT ON COLUMN app.incidents.about_tenant IS 'Of a licence, a user or an API key: whose it is.';
+
+-- COMMENT COLUMN incidents.respond_by
+
+COMMENT ON COLUMN app.incidents.respond_by IS 'When somebody should have looked at it: as its severity says.';
+
+-- COMMENT COLUMN incidents.responded_at
+
+COMMENT ON COLUMN app.incidents.responded_at IS 'When a person first did something about it: opened it, noted something or resolved it.';
+
+-- COMMENT COLUMN incidents.offline
+
+COMMENT ON COLUMN app.incidents.offline IS 'It was opened while this database was out, and came here from the journal.';
+
+-- COMMENT COLUMN incidents.detected_as
+
+COMMENT ON COLUMN app.incidents.detected_as IS 'What was seen, and of whom: of each there is one open incident at a time. NULL when a person opened it.';
 
 -- TABLE license_keys
 
@@ -1645,6 +1812,11 @@ ALTER TABLE ONLY app.audit_entries
 ALTER TABLE ONLY app.audit_entries_default
     ADD CONSTRAINT audit_entries_default_pkey PRIMARY KEY (tenant_id, at, seq);
 
+-- CONSTRAINT checkpoints checkpoints_pkey
+
+ALTER TABLE ONLY app.checkpoints
+    ADD CONSTRAINT checkpoints_pkey PRIMARY KEY (tenant_id);
+
 -- CONSTRAINT devices devices_pkey
 
 ALTER TABLE ONLY app.devices
@@ -1669,6 +1841,26 @@ ALTER TABLE ONLY app.ended_sessions_default
 
 ALTER TABLE ONLY app.idempotency_keys
     ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (tenant_id, scope, key_hash);
+
+-- CONSTRAINT incident_actions incident_actions_pkey
+
+ALTER TABLE ONLY app.incident_actions
+    ADD CONSTRAINT incident_actions_pkey PRIMARY KEY (incident_id, action);
+
+-- CONSTRAINT incident_entries incident_entries_pkey
+
+ALTER TABLE ONLY app.incident_entries
+    ADD CONSTRAINT incident_entries_pkey PRIMARY KEY (id);
+
+-- CONSTRAINT incident_evidence incident_evidence_pkey
+
+ALTER TABLE ONLY app.incident_evidence
+    ADD CONSTRAINT incident_evidence_pkey PRIMARY KEY (incident_id, minute, source);
+
+-- CONSTRAINT incidents incidents_pkey
+
+ALTER TABLE ONLY app.incidents
+    ADD CONSTRAINT incidents_pkey PRIMARY KEY (id);
 
 -- CONSTRAINT license_keys license_keys_pkey
 
@@ -1802,6 +1994,22 @@ CREATE INDEX ended_sessions_default_tenant_id_status_id_idx ON app.ended_session
 
 CREATE INDEX idempotency_keys_expiry ON app.idempotency_keys USING btree (expires_at);
 
+-- INDEX incident_actions_pending
+
+CREATE INDEX incident_actions_pending ON app.incident_actions USING btree (incident_id) WHERE (outcome = 'pending'::text);
+
+-- INDEX incidents_by_detection
+
+CREATE INDEX incidents_by_detection ON app.incidents USING btree (detected_as, resolved_at) WHERE (detected_as IS NOT NULL);
+
+-- INDEX incidents_one_open
+
+CREATE UNIQUE INDEX incidents_one_open ON app.incidents USING btree (detected_as) WHERE ((status = 'open'::text) AND (detected_as IS NOT NULL));
+
+-- INDEX incidents_open
+
+CREATE INDEX incidents_open ON app.incidents USING btree (opened_at) WHERE (status = 'open'::text);
+
 -- INDEX license_keys_by_hash
 
 CREATE INDEX license_keys_by_hash ON app.license_keys USING btree (key_hash);
@@ -1929,6 +2137,11 @@ ALTER TABLE ONLY app.audit_chains
 ALTER TABLE app.audit_entries
     ADD CONSTRAINT audit_entries_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.audit_chains(tenant_id);
 
+-- FK CONSTRAINT checkpoints checkpoints_tenant_id_fkey
+
+ALTER TABLE ONLY app.checkpoints
+    ADD CONSTRAINT checkpoints_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
 -- FK CONSTRAINT devices devices_tenant_id_license_id_fkey
 
 ALTER TABLE ONLY app.devices
@@ -1943,6 +2156,16 @@ ALTER TABLE app.ended_sessions
 
 ALTER TABLE ONLY app.idempotency_keys
     ADD CONSTRAINT idempotency_keys_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
+-- FK CONSTRAINT incident_actions incident_actions_incident_id_fkey
+
+ALTER TABLE ONLY app.incident_actions
+    ADD CONSTRAINT incident_actions_incident_id_fkey FOREIGN KEY (incident_id) REFERENCES app.incidents(id);
+
+-- FK CONSTRAINT incident_evidence incident_evidence_incident_id_fkey
+
+ALTER TABLE ONLY app.incident_evidence
+    ADD CONSTRAINT incident_evidence_incident_id_fkey FOREIGN KEY (incident_id) REFERENCES app.incidents(id);
 
 -- FK CONSTRAINT license_keys license_keys_tenant_id_license_id_fkey
 
@@ -2015,6 +2238,10 @@ ALTER TABLE app.audit_entries ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE app.audit_entries_default ENABLE ROW LEVEL SECURITY;
 
+-- ROW SECURITY checkpoints
+
+ALTER TABLE app.checkpoints ENABLE ROW LEVEL SECURITY;
+
 -- ROW SECURITY devices
 
 ALTER TABLE app.devices ENABLE ROW LEVEL SECURITY;
@@ -2059,6 +2286,10 @@ CREATE POLICY resolver_finds ON app.api_keys FOR SELECT TO usher_resolver USING 
 
 CREATE POLICY resolver_finds ON app.license_keys FOR SELECT TO usher_resolver USING (true);
 
+-- POLICY licenses resolver_finds
+
+CREATE POLICY resolver_finds ON app.licenses FOR SELECT TO usher_resolver USING (true);
+
 -- POLICY open_sessions resolver_finds
 
 CREATE POLICY resolver_finds ON app.open_sessions FOR SELECT TO usher_resolver USING (true);
@@ -2070,6 +2301,14 @@ CREATE POLICY resolver_finds ON app.outbox FOR SELECT TO usher_resolver USING (t
 -- POLICY users resolver_finds
 
 CREATE POLICY resolver_finds ON app.users FOR SELECT TO usher_resolver USING (true);
+
+-- POLICY audit_chains resolver_lists
+
+CREATE POLICY resolver_lists ON app.audit_chains FOR SELECT TO usher_resolver USING (true);
+
+-- POLICY checkpoints resolver_lists
+
+CREATE POLICY resolver_lists ON app.checkpoints FOR SELECT TO usher_resolver USING (true);
 
 -- POLICY tenants resolver_lists
 
@@ -2094,6 +2333,10 @@ CREATE POLICY tenant ON app.audit_entries USING ((tenant_id = ( SELECT app.tenan
 -- POLICY audit_entries_default tenant
 
 CREATE POLICY tenant ON app.audit_entries_default USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY checkpoints tenant
+
+CREATE POLICY tenant ON app.checkpoints USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
 
 -- POLICY devices tenant
 
@@ -2163,6 +2406,8 @@ GRANT USAGE ON SCHEMA app TO usher_rotate;
 GRANT USAGE ON SCHEMA app TO usher_borrow;
 GRANT USAGE ON SCHEMA app TO usher_register;
 GRANT USAGE ON SCHEMA app TO usher_audits;
+GRANT USAGE ON SCHEMA app TO usher_checkpoints;
+GRANT USAGE ON SCHEMA app TO usher_incident;
 
 -- ACL SCHEMA public
 
@@ -2209,6 +2454,12 @@ GRANT ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) TO usher_release;
 REVOKE ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_admin;
 GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_register;
+GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_incident;
+
+-- ACL FUNCTION incident_tenant(p_license uuid, p_user uuid, p_api_key uuid)
+
+REVOKE ALL ON FUNCTION app.incident_tenant(p_license uuid, p_user uuid, p_api_key uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.incident_tenant(p_license uuid, p_user uuid, p_api_key uuid) TO usher_incident;
 
 -- ACL FUNCTION license_changed()
 
@@ -2242,6 +2493,11 @@ GRANT ALL ON FUNCTION app.new_id() TO usher_seats;
 
 REVOKE ALL ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) TO usher_operator;
+
+-- ACL FUNCTION pending_checkpoints(p_after uuid, p_limit integer)
+
+REVOKE ALL ON FUNCTION app.pending_checkpoints(p_after uuid, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.pending_checkpoints(p_after uuid, p_limit integer) TO usher_checkpoints;
 
 -- ACL FUNCTION seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata json, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[])
 
@@ -2303,6 +2559,7 @@ GRANT SELECT(id) ON TABLE app.api_keys TO usher_rotate;
 GRANT SELECT(name) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(name) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(name) ON TABLE app.api_keys TO usher_rotate;
+GRANT SELECT(name) ON TABLE app.api_keys TO usher_incident;
 
 -- ACL COLUMN api_keys.scopes
 
@@ -2323,16 +2580,19 @@ GRANT SELECT(pepper_version) ON TABLE app.api_keys TO usher_operator;
 
 GRANT SELECT(hint) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(hint) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(hint) ON TABLE app.api_keys TO usher_incident;
 
 -- ACL COLUMN api_keys.created_by
 
 GRANT SELECT(created_by) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(created_by) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(created_by) ON TABLE app.api_keys TO usher_incident;
 
 -- ACL COLUMN api_keys.created_at
 
 GRANT SELECT(created_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(created_at) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(created_at) ON TABLE app.api_keys TO usher_incident;
 
 -- ACL COLUMN api_keys.expires_at
 
@@ -2345,6 +2605,7 @@ GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_rotate;
 GRANT SELECT(revoked_at),UPDATE(revoked_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_rotate;
+GRANT UPDATE(revoked_at) ON TABLE app.api_keys TO usher_incident;
 
 -- ACL COLUMN api_keys.last_used_at
 
@@ -2356,16 +2617,45 @@ GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_r
 
 GRANT SELECT(rotated_at),UPDATE(rotated_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(rotated_at) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(rotated_at) ON TABLE app.api_keys TO usher_incident;
 
 -- ACL TABLE audit_chains
 
 GRANT SELECT ON TABLE app.audit_chains TO usher_admin;
 GRANT SELECT ON TABLE app.audit_chains TO usher_operator;
+GRANT SELECT ON TABLE app.audit_chains TO usher_checkpoints;
+
+-- ACL COLUMN audit_chains.tenant_id
+
+GRANT SELECT(tenant_id) ON TABLE app.audit_chains TO usher_resolver;
+
+-- ACL COLUMN audit_chains.seq
+
+GRANT SELECT(seq) ON TABLE app.audit_chains TO usher_resolver;
 
 -- ACL TABLE audit_entries
 
 GRANT SELECT ON TABLE app.audit_entries TO usher_admin;
 GRANT SELECT ON TABLE app.audit_entries TO usher_operator;
+GRANT SELECT ON TABLE app.audit_entries TO usher_checkpoints;
+
+-- ACL TABLE checkpoints
+
+GRANT SELECT ON TABLE app.checkpoints TO usher_checkpoints;
+
+-- ACL COLUMN checkpoints.tenant_id
+
+GRANT INSERT(tenant_id) ON TABLE app.checkpoints TO usher_checkpoints;
+GRANT SELECT(tenant_id) ON TABLE app.checkpoints TO usher_resolver;
+
+-- ACL COLUMN checkpoints.seq
+
+GRANT INSERT(seq),UPDATE(seq) ON TABLE app.checkpoints TO usher_checkpoints;
+GRANT SELECT(seq) ON TABLE app.checkpoints TO usher_resolver;
+
+-- ACL COLUMN checkpoints.at
+
+GRANT UPDATE(at) ON TABLE app.checkpoints TO usher_checkpoints;
 
 -- ACL TABLE devices
 
@@ -2428,6 +2718,58 @@ GRANT UPDATE(created_at) ON TABLE app.idempotency_keys TO usher_replays;
 GRANT UPDATE(expires_at) ON TABLE app.idempotency_keys TO usher_replays;
 GRANT SELECT(expires_at) ON TABLE app.idempotency_keys TO usher_resolver;
 
+-- ACL TABLE incident_actions
+
+GRANT SELECT,INSERT ON TABLE app.incident_actions TO usher_incident;
+
+-- ACL COLUMN incident_actions.outcome
+
+GRANT UPDATE(outcome) ON TABLE app.incident_actions TO usher_incident;
+
+-- ACL COLUMN incident_actions.detail
+
+GRANT UPDATE(detail) ON TABLE app.incident_actions TO usher_incident;
+
+-- ACL COLUMN incident_actions.at
+
+GRANT UPDATE(at) ON TABLE app.incident_actions TO usher_incident;
+
+-- ACL TABLE incident_entries
+
+GRANT SELECT,INSERT,DELETE ON TABLE app.incident_entries TO usher_incident;
+
+-- ACL TABLE incident_evidence
+
+GRANT SELECT,INSERT ON TABLE app.incident_evidence TO usher_incident;
+
+-- ACL COLUMN incident_evidence.count
+
+GRANT UPDATE(count) ON TABLE app.incident_evidence TO usher_incident;
+
+-- ACL TABLE incidents
+
+GRANT SELECT,INSERT ON TABLE app.incidents TO usher_incident;
+
+-- ACL COLUMN incidents.status
+
+GRANT UPDATE(status) ON TABLE app.incidents TO usher_incident;
+
+-- ACL COLUMN incidents.responded_at
+
+GRANT UPDATE(responded_at) ON TABLE app.incidents TO usher_incident;
+
+-- ACL COLUMN incidents.resolved_at
+
+GRANT UPDATE(resolved_at) ON TABLE app.incidents TO usher_incident;
+
+-- ACL COLUMN incidents.resolved_by
+
+GRANT UPDATE(resolved_by) ON TABLE app.incidents TO usher_incident;
+
+-- ACL COLUMN incidents.resolution
+
+GRANT UPDATE(resolution) ON TABLE app.incidents TO usher_incident;
+
 -- ACL TABLE license_keys
 
 GRANT INSERT ON TABLE app.license_keys TO usher_admin;
@@ -2478,11 +2820,13 @@ GRANT SELECT ON TABLE app.licenses TO usher_pools;
 
 GRANT INSERT(tenant_id) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(tenant_id) ON TABLE app.licenses TO usher_register;
+GRANT SELECT(tenant_id) ON TABLE app.licenses TO usher_resolver;
 
 -- ACL COLUMN licenses.id
 
 GRANT INSERT(id) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(id) ON TABLE app.licenses TO usher_register;
+GRANT SELECT(id) ON TABLE app.licenses TO usher_resolver;
 
 -- ACL COLUMN licenses.product_code
 
@@ -2497,14 +2841,17 @@ GRANT INSERT(plan_code) ON TABLE app.licenses TO usher_register;
 -- ACL COLUMN licenses.status
 
 GRANT UPDATE(status) ON TABLE app.licenses TO usher_admin;
+GRANT UPDATE(status) ON TABLE app.licenses TO usher_incident;
 
 -- ACL COLUMN licenses.status_reason
 
 GRANT UPDATE(status_reason) ON TABLE app.licenses TO usher_admin;
+GRANT UPDATE(status_reason) ON TABLE app.licenses TO usher_incident;
 
 -- ACL COLUMN licenses.status_by
 
 GRANT UPDATE(status_by) ON TABLE app.licenses TO usher_admin;
+GRANT UPDATE(status_by) ON TABLE app.licenses TO usher_incident;
 
 -- ACL COLUMN licenses.max_seats
 
@@ -2625,16 +2972,19 @@ GRANT UPDATE(borrowed_until) ON TABLE app.open_sessions TO usher_sweep;
 
 GRANT UPDATE(evicted_at) ON TABLE app.open_sessions TO usher_admin;
 GRANT UPDATE(evicted_at) ON TABLE app.open_sessions TO usher_sweep;
+GRANT UPDATE(evicted_at) ON TABLE app.open_sessions TO usher_incident;
 
 -- ACL COLUMN open_sessions.evict_reason
 
 GRANT UPDATE(evict_reason) ON TABLE app.open_sessions TO usher_admin;
 GRANT UPDATE(evict_reason) ON TABLE app.open_sessions TO usher_sweep;
+GRANT UPDATE(evict_reason) ON TABLE app.open_sessions TO usher_incident;
 
 -- ACL COLUMN open_sessions.evicted_by
 
 GRANT UPDATE(evicted_by) ON TABLE app.open_sessions TO usher_admin;
 GRANT UPDATE(evicted_by) ON TABLE app.open_sessions TO usher_sweep;
+GRANT UPDATE(evicted_by) ON TABLE app.open_sessions TO usher_incident;
 
 -- ACL TABLE outbox
 
@@ -2784,6 +3134,7 @@ GRANT SELECT(kid) ON TABLE app.signing_keys TO usher_signers;
 GRANT SELECT(kid) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(kid) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(kid),INSERT(kid) ON TABLE app.signing_keys TO usher_rotate;
+GRANT SELECT(kid) ON TABLE app.signing_keys TO usher_checkpoints;
 
 -- ACL COLUMN signing_keys.kind
 
@@ -2791,6 +3142,7 @@ GRANT SELECT(kind) ON TABLE app.signing_keys TO usher_signers;
 GRANT SELECT(kind) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(kind) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(kind),INSERT(kind) ON TABLE app.signing_keys TO usher_rotate;
+GRANT SELECT(kind) ON TABLE app.signing_keys TO usher_checkpoints;
 
 -- ACL COLUMN signing_keys.public_key
 
@@ -2798,6 +3150,7 @@ GRANT SELECT(public_key) ON TABLE app.signing_keys TO usher_signers;
 GRANT SELECT(public_key) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(public_key) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(public_key),INSERT(public_key) ON TABLE app.signing_keys TO usher_rotate;
+GRANT SELECT(public_key) ON TABLE app.signing_keys TO usher_checkpoints;
 
 -- ACL COLUMN signing_keys.certificate
 
@@ -2805,6 +3158,7 @@ GRANT SELECT(certificate) ON TABLE app.signing_keys TO usher_signers;
 GRANT SELECT(certificate) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(certificate) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(certificate),INSERT(certificate) ON TABLE app.signing_keys TO usher_rotate;
+GRANT SELECT(certificate) ON TABLE app.signing_keys TO usher_checkpoints;
 
 -- ACL COLUMN signing_keys.issuer_kid
 
@@ -2812,6 +3166,7 @@ GRANT SELECT(issuer_kid) ON TABLE app.signing_keys TO usher_signers;
 GRANT SELECT(issuer_kid) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(issuer_kid) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(issuer_kid),INSERT(issuer_kid) ON TABLE app.signing_keys TO usher_rotate;
+GRANT SELECT(issuer_kid) ON TABLE app.signing_keys TO usher_checkpoints;
 
 -- ACL COLUMN signing_keys.kms_version
 
@@ -2819,6 +3174,7 @@ GRANT SELECT(kms_version) ON TABLE app.signing_keys TO usher_signers;
 GRANT SELECT(kms_version) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(kms_version) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(kms_version),INSERT(kms_version) ON TABLE app.signing_keys TO usher_rotate;
+GRANT SELECT(kms_version) ON TABLE app.signing_keys TO usher_checkpoints;
 
 -- ACL COLUMN signing_keys.wrapped_key
 
@@ -2848,6 +3204,7 @@ GRANT SELECT(published_at) ON TABLE app.signing_keys TO usher_signers;
 GRANT SELECT(published_at) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(published_at) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(published_at),INSERT(published_at),UPDATE(published_at) ON TABLE app.signing_keys TO usher_rotate;
+GRANT SELECT(published_at) ON TABLE app.signing_keys TO usher_checkpoints;
 
 -- ACL COLUMN signing_keys.activated_at
 
@@ -2855,6 +3212,7 @@ GRANT SELECT(activated_at) ON TABLE app.signing_keys TO usher_signers;
 GRANT SELECT(activated_at) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(activated_at) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(activated_at),INSERT(activated_at),UPDATE(activated_at) ON TABLE app.signing_keys TO usher_rotate;
+GRANT SELECT(activated_at) ON TABLE app.signing_keys TO usher_checkpoints;
 
 -- ACL COLUMN signing_keys.retired_at
 
@@ -2862,6 +3220,7 @@ GRANT SELECT(retired_at) ON TABLE app.signing_keys TO usher_signers;
 GRANT SELECT(retired_at) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(retired_at) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(retired_at),UPDATE(retired_at) ON TABLE app.signing_keys TO usher_rotate;
+GRANT SELECT(retired_at) ON TABLE app.signing_keys TO usher_checkpoints;
 
 -- ACL COLUMN signing_keys.disabled_at
 
@@ -2879,6 +3238,7 @@ GRANT SELECT(revoked_at) ON TABLE app.signing_keys TO usher_signers;
 GRANT SELECT(revoked_at) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(revoked_at) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(revoked_at),UPDATE(revoked_at) ON TABLE app.signing_keys TO usher_rotate;
+GRANT SELECT(revoked_at) ON TABLE app.signing_keys TO usher_checkpoints;
 
 -- ACL COLUMN signing_keys.revoked_reason
 
@@ -2936,16 +3296,19 @@ GRANT INSERT(slug) ON TABLE app.tenants TO usher_register;
 GRANT UPDATE(status) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(status) ON TABLE app.tenants TO usher_resolver;
 GRANT SELECT(status) ON TABLE app.tenants TO usher_rotate;
+GRANT UPDATE(status) ON TABLE app.tenants TO usher_incident;
 
 -- ACL COLUMN tenants.status_reason
 
 GRANT UPDATE(status_reason) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(status_reason) ON TABLE app.tenants TO usher_resolver;
+GRANT UPDATE(status_reason) ON TABLE app.tenants TO usher_incident;
 
 -- ACL COLUMN tenants.status_by
 
 GRANT UPDATE(status_by) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(status_by) ON TABLE app.tenants TO usher_resolver;
+GRANT UPDATE(status_by) ON TABLE app.tenants TO usher_incident;
 
 -- ACL COLUMN tenants.created_at
 
@@ -2955,51 +3318,60 @@ GRANT SELECT(created_at) ON TABLE app.tenants TO usher_resolver;
 
 GRANT UPDATE(updated_at) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(updated_at) ON TABLE app.tenants TO usher_resolver;
+GRANT UPDATE(updated_at) ON TABLE app.tenants TO usher_incident;
 
 -- ACL COLUMN users.tenant_id
 
 GRANT SELECT(tenant_id),INSERT(tenant_id) ON TABLE app.users TO usher_admin;
 GRANT SELECT(tenant_id),INSERT(tenant_id) ON TABLE app.users TO usher_register;
 GRANT SELECT(tenant_id) ON TABLE app.users TO usher_resolver;
+GRANT SELECT(tenant_id) ON TABLE app.users TO usher_incident;
 
 -- ACL COLUMN users.id
 
 GRANT SELECT(id),INSERT(id) ON TABLE app.users TO usher_admin;
 GRANT SELECT(id),INSERT(id) ON TABLE app.users TO usher_register;
 GRANT SELECT(id) ON TABLE app.users TO usher_resolver;
+GRANT SELECT(id) ON TABLE app.users TO usher_incident;
 
 -- ACL COLUMN users.email
 
 GRANT SELECT(email),INSERT(email) ON TABLE app.users TO usher_admin;
 GRANT SELECT(email),INSERT(email) ON TABLE app.users TO usher_register;
+GRANT SELECT(email) ON TABLE app.users TO usher_incident;
 
 -- ACL COLUMN users.name
 
 GRANT SELECT(name),INSERT(name),UPDATE(name) ON TABLE app.users TO usher_admin;
 GRANT SELECT(name),INSERT(name) ON TABLE app.users TO usher_register;
+GRANT SELECT(name) ON TABLE app.users TO usher_incident;
 
 -- ACL COLUMN users.role
 
 GRANT SELECT(role),INSERT(role),UPDATE(role) ON TABLE app.users TO usher_admin;
 GRANT SELECT(role),INSERT(role) ON TABLE app.users TO usher_register;
+GRANT SELECT(role) ON TABLE app.users TO usher_incident;
 
 -- ACL COLUMN users.status
 
 GRANT SELECT(status),UPDATE(status) ON TABLE app.users TO usher_admin;
 GRANT SELECT(status),INSERT(status) ON TABLE app.users TO usher_register;
 GRANT SELECT(status) ON TABLE app.users TO usher_resolver;
+GRANT SELECT(status) ON TABLE app.users TO usher_incident;
 
 -- ACL COLUMN users.issuer
 
 GRANT SELECT(issuer),UPDATE(issuer) ON TABLE app.users TO usher_admin;
 GRANT SELECT(issuer),INSERT(issuer) ON TABLE app.users TO usher_register;
 GRANT SELECT(issuer) ON TABLE app.users TO usher_resolver;
+GRANT SELECT(issuer) ON TABLE app.users TO usher_incident;
 
 -- ACL COLUMN users.subject
 
 GRANT SELECT(subject),UPDATE(subject) ON TABLE app.users TO usher_admin;
 GRANT SELECT(subject),INSERT(subject) ON TABLE app.users TO usher_register;
 GRANT SELECT(subject) ON TABLE app.users TO usher_resolver;
+GRANT SELECT(subject) ON TABLE app.users TO usher_incident;
 
 -- ACL COLUMN users.founder
 
@@ -3065,8 +3437,10 @@ CREATE ROLE usher_acquire LOGIN;
 CREATE ROLE usher_admin LOGIN;
 CREATE ROLE usher_audits NOLOGIN;
 CREATE ROLE usher_borrow LOGIN;
+CREATE ROLE usher_checkpoints NOLOGIN;
 CREATE ROLE usher_facts NOLOGIN;
 CREATE ROLE usher_heartbeat LOGIN;
+CREATE ROLE usher_incident LOGIN;
 CREATE ROLE usher_keys LOGIN;
 CREATE ROLE usher_operator LOGIN;
 CREATE ROLE usher_owner NOLOGIN;
@@ -3096,6 +3470,10 @@ ALTER ROLE usher_heartbeat SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_heartbeat SET lock_timeout=1s;
 ALTER ROLE usher_heartbeat SET search_path=app;
 ALTER ROLE usher_heartbeat SET statement_timeout=3s;
+ALTER ROLE usher_incident SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_incident SET lock_timeout=1s;
+ALTER ROLE usher_incident SET search_path=app;
+ALTER ROLE usher_incident SET statement_timeout=3s;
 ALTER ROLE usher_keys SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_keys SET lock_timeout=1s;
 ALTER ROLE usher_keys SET search_path=app;
@@ -3125,11 +3503,14 @@ ALTER ROLE usher_validate SET lock_timeout=1s;
 ALTER ROLE usher_validate SET search_path=app;
 ALTER ROLE usher_validate SET statement_timeout=3s;
 GRANT usher_audits TO usher_admin;
+GRANT usher_audits TO usher_incident;
 GRANT usher_audits TO usher_operator;
 GRANT usher_audits TO usher_register;
+GRANT usher_checkpoints TO usher_incident;
 GRANT usher_facts TO usher_acquire;
 GRANT usher_facts TO usher_admin;
 GRANT usher_facts TO usher_borrow;
+GRANT usher_facts TO usher_incident;
 GRANT usher_facts TO usher_register;
 GRANT usher_facts TO usher_release;
 GRANT usher_facts TO usher_validate;
@@ -3138,9 +3519,12 @@ GRANT usher_pools TO usher_heartbeat;
 GRANT usher_pools TO usher_seats;
 GRANT usher_replays TO usher_acquire;
 GRANT usher_replays TO usher_admin;
+GRANT usher_replays TO usher_incident;
 GRANT usher_replays TO usher_register;
+GRANT usher_rotate TO usher_incident;
 GRANT usher_seats TO usher_acquire;
 GRANT usher_seats TO usher_admin;
+GRANT usher_seats TO usher_incident;
 GRANT usher_seats TO usher_release;
 GRANT usher_seats TO usher_sweep;
 GRANT usher_signers TO usher_acquire;
