@@ -112,6 +112,18 @@ CREATE TABLE app.incident_entries (
 COMMENT ON TABLE app.incident_entries IS
     'Entries of timelines that the journal does not have yet: written in the transaction that does the act, deleted when the journal has them.';
 
+CREATE TABLE app.freezes (
+    about_tenant uuid        PRIMARY KEY,
+    frozen       boolean     NOT NULL,
+    reason       text        NOT NULL CHECK (char_length(reason) BETWEEN 1 AND 500),
+    by           text        NOT NULL CHECK (char_length(by) BETWEEN 1 AND 300),
+    at           timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE app.freezes IS
+    'Tenants that an incident or a switch froze, or froze no more, and when: where this and the switches in the journal disagree, because '
+    'one of them was out, the later word counts.';
+
+GRANT SELECT, INSERT, UPDATE (frozen, reason, by, at) ON app.freezes TO usher_incident;
 GRANT SELECT, INSERT, UPDATE (status, responded_at, resolved_at, resolved_by, resolution) ON app.incidents TO usher_incident;
 GRANT SELECT, INSERT, UPDATE (outcome, detail, at) ON app.incident_actions TO usher_incident;
 GRANT SELECT, INSERT, UPDATE (count) ON app.incident_evidence TO usher_incident;
@@ -183,6 +195,7 @@ REVOKE UPDATE (evicted_at, evict_reason, evicted_by) ON app.open_sessions FROM u
 REVOKE SELECT (name, hint, created_by, created_at, rotated_at), UPDATE (revoked_at) ON app.api_keys FROM usher_incident;
 REVOKE UPDATE (status, status_reason, status_by) ON app.licenses FROM usher_incident;
 REVOKE UPDATE (status, status_reason, status_by, updated_at) ON app.tenants FROM usher_incident;
+DROP TABLE app.freezes;
 DROP TABLE app.incident_entries;
 DROP TABLE app.incident_evidence;
 DROP TABLE app.incident_actions;

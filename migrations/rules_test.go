@@ -172,7 +172,7 @@ var rules = []rule{
 		   AND c.relnamespace::regnamespace::text NOT LIKE 'pg\_toast%' AND NOT EXISTS (SELECT FROM walled w WHERE w.oid = c.oid)`,
 		want: []string{
 			"app.products", "app.plans", "app.sweep_cursor", "app.signing_keys", "app.revocations", "app.revocation_lists", "goose_db_version",
-			"app.incidents", "app.incident_actions", "app.incident_evidence", "app.incident_entries",
+			"app.incidents", "app.incident_actions", "app.incident_evidence", "app.incident_entries", "app.freezes",
 		},
 	},
 	{name: "views show what their reader may see", query: `

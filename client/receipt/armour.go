@@ -26,7 +26,7 @@ func unarmour(text []byte, blockType string) (string, error) {
 		return "", fmt.Errorf("%w: it has no PEM block of type %s", ErrMalformed, blockType)
 	}
 	compact := string(block.Bytes)
-	if !bytes.Equal(text, bytes.TrimSpace(pem.EncodeToMemory(block))) {
+	if !bytes.Equal(text, bytes.TrimSpace(pem.EncodeToMemory(&pem.Block{Type: blockType, Bytes: block.Bytes}))) {
 		return "", fmt.Errorf("%w: there is more in it than its PEM block", ErrMalformed)
 	}
 	return compact, nil
