@@ -1054,6 +1054,24 @@ ALTER TABLE app.ended_sessions_default OWNER TO usher_owner;
 
 COMMENT ON TABLE app.ended_sessions_default IS 'Months that have no partition of their own: nothing is refused because nobody made one.';
 
+-- TABLE freezes
+
+CREATE TABLE app.freezes (
+    about_tenant uuid NOT NULL,
+    frozen boolean NOT NULL,
+    reason text NOT NULL,
+    by text NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT freezes_by_check CHECK (((char_length(by) >= 1) AND (char_length(by) <= 300))),
+    CONSTRAINT freezes_reason_check CHECK (((char_length(reason) >= 1) AND (char_length(reason) <= 500)))
+);
+
+ALTER TABLE app.freezes OWNER TO usher_owner;
+
+-- COMMENT TABLE freezes
+
+COMMENT ON TABLE app.freezes IS 'Tenants that an incident or a switch froze, or froze no more, and when: where this and the switches in the journal disagree, because one of them was out, the later word counts.';
+
 -- TABLE idempotency_keys
 
 CREATE TABLE app.idempotency_keys (
@@ -1836,6 +1854,11 @@ ALTER TABLE ONLY app.ended_sessions
 
 ALTER TABLE ONLY app.ended_sessions_default
     ADD CONSTRAINT ended_sessions_default_pkey PRIMARY KEY (tenant_id, id, ended_at);
+
+-- CONSTRAINT freezes freezes_pkey
+
+ALTER TABLE ONLY app.freezes
+    ADD CONSTRAINT freezes_pkey PRIMARY KEY (about_tenant);
 
 -- CONSTRAINT idempotency_keys idempotency_keys_pkey
 
@@ -2675,6 +2698,26 @@ GRANT UPDATE(last_seen_at) ON TABLE app.devices TO usher_seats;
 
 GRANT SELECT ON TABLE app.ended_sessions TO usher_pools;
 GRANT INSERT ON TABLE app.ended_sessions TO usher_seats;
+
+-- ACL TABLE freezes
+
+GRANT SELECT,INSERT ON TABLE app.freezes TO usher_incident;
+
+-- ACL COLUMN freezes.frozen
+
+GRANT UPDATE(frozen) ON TABLE app.freezes TO usher_incident;
+
+-- ACL COLUMN freezes.reason
+
+GRANT UPDATE(reason) ON TABLE app.freezes TO usher_incident;
+
+-- ACL COLUMN freezes.by
+
+GRANT UPDATE(by) ON TABLE app.freezes TO usher_incident;
+
+-- ACL COLUMN freezes.at
+
+GRANT UPDATE(at) ON TABLE app.freezes TO usher_incident;
 
 -- ACL TABLE idempotency_keys
 

@@ -19,6 +19,7 @@ import (
 	"github.com/coditect/usher/functions/admin"
 	"github.com/coditect/usher/functions/borrow"
 	"github.com/coditect/usher/functions/heartbeat"
+	"github.com/coditect/usher/functions/incident"
 	"github.com/coditect/usher/functions/keys"
 	"github.com/coditect/usher/functions/register"
 	"github.com/coditect/usher/functions/release"
@@ -50,6 +51,7 @@ var functions = []function{
 	{"sweep", sweep.Open},
 	{"rotate", rotate.Open},
 	{"admin", admin.Open},
+	{"incident", incident.Open},
 }
 
 // Names lists the functions.
@@ -101,7 +103,7 @@ func ready(opened []*serve.Function) []httpx.Check {
 	for _, f := range opened {
 		for _, check := range f.Ready {
 			if pings[check.Name] == nil {
-				checks = append(checks, httpx.Check{Name: check.Name, Ping: func(ctx context.Context) error {
+				checks = append(checks, httpx.Check{Name: check.Name, Off: check.Off, Ping: func(ctx context.Context) error {
 					return together(ctx, pings[check.Name])
 				}})
 			}

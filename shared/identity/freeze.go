@@ -46,7 +46,7 @@ func setFrozen(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, sql, reaso
 // Customer is a tenant that an incident or a switch is about; fault.NotFound when there is none of that id, or it is the
 // operator's own.
 func (v *Verifier) Customer(ctx context.Context, id uuid.UUID) (tenancy.ID, error) {
-	if id == uuid.Nil {
+	if id == uuid.Nil || id == OperatorID {
 		return tenancy.ID{}, errNoTenant
 	}
 	return v.For(ctx, Principal{Tenant: tenancy.Verified(OperatorID), Operator: true}, id)

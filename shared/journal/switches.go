@@ -153,3 +153,11 @@ func (c *Cache) Switches(ctx context.Context) Switches {
 	}
 	return c.known
 }
+
+// SetFrozen puts a tenant on the list of the frozen, or takes it off.
+func (s *Switches) SetFrozen(tenant uuid.UUID, frozen bool) {
+	s.FrozenTenants = slices.DeleteFunc(s.FrozenTenants, func(id uuid.UUID) bool { return id == tenant })
+	if frozen {
+		s.FrozenTenants = append(s.FrozenTenants, tenant)
+	}
+}

@@ -17,7 +17,7 @@ type job struct {
 }
 
 // jobs are more frequent here than in the cloud, where the sweep runs each minute and the rotation each day.
-var jobs = []job{{"/tasks/sweep", 10 * time.Second}, {"/tasks/rotate", time.Hour}}
+var jobs = []job{{"/tasks/sweep", 10 * time.Second}, {"/tasks/rotate", time.Hour}, {"/tasks/watch", 10 * time.Second}}
 
 // newIssuer is the local issuer of tokens, with a key that is kept.
 func newIssuer(dir, url string) (*localenv.Issuer, error) {

@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 )
 
 // ErrNoFirestore says that Google's Firestore emulator is not on this machine. It is not installed by itself: it comes with
@@ -72,27 +71,41 @@ func (f *FirestoreServer) Start(ctx context.Context) error {
 	if f.server, err = (account{}).start("Firestore", java, args, f.dir, f.log, f.dir); err != nil {
 		return err
 	}
-	client := &http.Client{Timeout: time.Second}
-	err = f.server.ready(ctx, func(ctx context.Context) error {
-		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+f.Addr()+"/", nil)
-		if err != nil {
-			return err
-		}
-		response, err := client.Do(r)
-		if err != nil {
-			return err
-		}
-		text, err := io.ReadAll(io.LimitReader(response.Body, 100))
-		if err = errors.Join(err, response.Body.Close()); err != nil {
-			return err
-		}
-		if !strings.HasPrefix(string(text), "Ok") {
-			return errors.New("another program answers at the port")
-		}
-		return nil
-	})
+	client := &http.Client{Timeout: startTimeout}
+	if err := f.server.ready(ctx, func(ctx context.Context) error { return f.ask(ctx, client, http.MethodGet, "/", "", "Ok") }); err != nil {
+		return errors.Join(err, f.server.end(syscall.SIGKILL))
+	}
+	// Its first answers take seconds, while it loads its own code: they are had here.
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	const documents = "/v1/projects/warm/databases/(default)/documents"
+	err = errors.Join(
+		f.ask(ctx, client, http.MethodPost, documents+"/warm?documentId=1", `{"fields": {"n": {"integerValue": "1"}}}`, "{"),
+		f.ask(ctx, client, http.MethodPost, documents+":runQuery",
+			`{"structuredQuery": {"from": [{"collectionId": "warm"}], "orderBy": [{"field": {"fieldPath": "n"}, "direction": "DESCENDING"}], "limit": 1}}`, "["))
 	if err != nil {
 		return errors.Join(err, f.server.end(syscall.SIGKILL))
+	}
+	return nil
+}
+
+// ask sends a request to the emulator, whose answer must begin like this.
+func (f *FirestoreServer) ask(ctx context.Context, client *http.Client, method, path, body, want string) error {
+	r, err := http.NewRequestWithContext(ctx, method, "http://"+f.Addr()+path, strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	response, err := client.Do(r)
+	if err != nil {
+		return err
+	}
+	text, err := io.ReadAll(io.LimitReader(response.Body, 1000))
+	if err = errors.Join(err, response.Body.Close()); err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK || !strings.HasPrefix(string(text), want) {
+		return fmt.Errorf("the Firestore emulator answers %s with %d: %.200s", path, response.StatusCode, text)
 	}
 	return nil
 }

@@ -1,0 +1,211 @@
+package incident_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/coditect/usher/functions/acquire"
+	"github.com/coditect/usher/functions/all/functiontest"
+	"github.com/coditect/usher/functions/incident"
+	"github.com/coditect/usher/shared/identity"
+	"github.com/coditect/usher/shared/platform/testenv"
+)
+
+func TestFreezingATenantEndsItsSessionsAndTouchesNobodyElse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, functiontest.Options{Firestore: testenv.Firestore(t)})
+	sessions := 12
+	if testenv.Full() {
+		sessions = 1000
+	}
+	other := w.Beside(t, "Umbrella")
+	mine, theirs := w.Seats(t, sessions, time.Minute), other.Seats(t, 3, time.Minute)
+	seating := w.Seating(t)
+	var tokens []string
+	for n := range sessions {
+		tokens = append(tokens, seating.Sit(t, mine, functiontest.Device(n)).SeatToken)
+	}
+	their := seating.Sit(t, theirs, "theirs").SeatToken
+	beat := func(token string) functiontest.Reply { return seating.Heartbeat.Send(t, functiontest.Message{Token: token}) }
+
+	opened := w.opened(t, functiontest.Body{
+		"severity": "P1", "kind": "key_leaked", "summary": "A key is on a forum.", "scope": functiontest.Body{"tenant_id": w.Tenant.UUID()},
+		"actions": []string{"freeze_tenant"},
+	})
+	if got := outcomes(opened); got["freeze_tenant"] != "done" || opened.Journal != "written" || opened.RespondBy.Sub(opened.OpenedAt.Time) != 15*time.Minute {
+		t.Fatalf("opened is %+v", opened)
+	}
+	// The pools were told before the answer: no heartbeat passes, and each says why.
+	for n, token := range tokens {
+		r := beat(token).Want(t, http.StatusGone, "seat_evicted")
+		if !strings.Contains(string(r.Body), `"reason":"tenant_suspended"`) {
+			t.Fatalf("session %d: %s", n, r.Body)
+		}
+	}
+	seating.Acquire.Send(t, functiontest.Message{Body: functiontest.Ask(mine, "new")}).Want(t, http.StatusForbidden, "tenant_suspended")
+	beat(their).Want(t, http.StatusOK)
+	if s := functiontest.Read[incident.Switches](t, w.call(t, "GET", "/v1/switches", nil).Want(t, http.StatusOK)); len(s.FrozenTenants) != 1 || s.FrozenTenants[0] != w.Tenant.UUID() {
+		t.Errorf("the switches say %+v", s)
+	}
+
+	// Resolved without being told to, it stays frozen.
+	path := "/v1/incidents/" + opened.ID.String()
+	resolved := functiontest.Read[incident.Incident](t, w.call(t, "POST", path+"/resolve", functiontest.Body{"resolution": "The key was rotated."}).Want(t, http.StatusOK))
+	if resolved.Status != "resolved" || resolved.ResolvedAt == nil {
+		t.Errorf("resolved is %+v", resolved)
+	}
+	seating.Acquire.Send(t, functiontest.Message{Body: functiontest.Ask(mine, "new")}).Want(t, http.StatusForbidden, "tenant_suspended")
+
+	again := w.opened(t, functiontest.Body{
+		"severity": "P3", "kind": "key_leaked", "summary": "The same.", "scope": functiontest.Body{"tenant_id": w.Tenant.UUID()}, "actions": []string{"freeze_tenant"},
+	})
+	unfrozen := functiontest.Read[incident.Incident](t, w.call(t, "POST", "/v1/incidents/"+again.ID.String()+"/resolve", functiontest.Body{"resolution": "Over.", "unfreeze": true}).Want(t, http.StatusOK))
+	if outcomes(unfrozen)["unfreeze_tenant"] != "done" {
+		t.Errorf("unfrozen is %+v", unfrozen)
+	}
+	for n := range sessions { // an ended session stays ended, and its device comes back by asking
+		beat(tokens[n]).Want(t, http.StatusGone)
+		functiontest.Read[acquire.Answer](t, seating.Acquire.Send(t, functiontest.Message{Body: functiontest.Ask(mine, functiontest.Device(n))}).Want(t, http.StatusCreated))
+	}
+	beat(their).Want(t, http.StatusOK)
+	if s := functiontest.Read[incident.Switches](t, w.call(t, "GET", "/v1/switches", nil).Want(t, http.StatusOK)); len(s.FrozenTenants) != 0 {
+		t.Errorf("the switches say %+v", s)
+	}
+	w.Hides(t)
+}
+
+func TestATimelineIsOfTheAuditLogAndTheJournal(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, functiontest.Options{Firestore: testenv.Firestore(t)})
+	l := w.Seats(t, 3, time.Minute)
+	seating := w.Seating(t)
+	seat := seating.Sit(t, l, "a")
+	opened := w.opened(t, functiontest.Body{
+		"severity": "P0", "kind": "license_shared", "summary": "Half the internet sits on it.", "scope": functiontest.Body{"license_id": l.ID},
+		"actions": []string{"end_sessions", "revoke_licenses"},
+	})
+	if got := outcomes(opened); got["end_sessions"] != "done" || got["revoke_licenses"] != "done" || *opened.Scope.TenantID != w.Tenant.UUID() {
+		t.Fatalf("opened is %+v", opened)
+	}
+	r := seating.Heartbeat.Send(t, functiontest.Message{Token: seat.SeatToken}).Want(t, http.StatusGone, "seat_evicted")
+	if !strings.Contains(string(r.Body), `"reason":"incident"`) {
+		t.Errorf("the holder hears %s", r.Body)
+	}
+	path := "/v1/incidents/" + opened.ID.String()
+	w.call(t, "POST", path+"/notes", functiontest.Body{"text": "The customer was called."}).Want(t, http.StatusCreated)
+	w.call(t, "POST", path+"/resolve", functiontest.Body{"resolution": "It was sold anew."}).Want(t, http.StatusOK)
+	w.call(t, "POST", path+"/resolve", functiontest.Body{"resolution": "Again."}).Want(t, http.StatusOK)
+	shown := w.shown(t, opened)
+	var whats []string
+	for _, e := range shown.Timeline {
+		whats = append(whats, e.What)
+		if fmt.Sprint(e.RecordedIn) != "[audit journal]" {
+			t.Errorf("%s is recorded in %v", e.What, e.RecordedIn)
+		}
+	}
+	if !slices.Equal(whats, []string{"opened", "acted", "acted", "noted", "resolved"}) || *shown.Resolution != "It was sold anew." {
+		t.Errorf("the timeline is %v, of %+v", whats, shown.Incident)
+	}
+
+	file := functiontest.Read[incident.Export](t, w.call(t, "GET", path+"/export", nil).Want(t, http.StatusOK))
+	signed, err := w.Verifier(t, time.Now()).IncidentFile([]byte(file.IncidentFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var timeline []incident.Event
+	if err := json.Unmarshal(signed.Timeline, &timeline); err != nil || len(timeline) != 5 || signed.ID != opened.ID.String() {
+		t.Errorf("exported is %s, %v", signed.Timeline, err)
+	}
+	if _, err := w.Verifier(t, time.Now()).IncidentFile([]byte(strings.Replace(file.IncidentFile, "A", "B", 1))); err == nil {
+		t.Error("an altered file verifies")
+	}
+	if page := functiontest.Read[incident.List](t, w.call(t, "GET", "/v1/incidents?status=resolved", nil).Want(t, http.StatusOK)); len(page.Items) != 1 {
+		t.Errorf("listed are %+v", page)
+	}
+}
+
+func TestARepeatedOpeningIsTheSameIncident(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, functiontest.Options{})
+	m := functiontest.Message{
+		Method: "POST", Path: "/v1/incidents", Token: w.key, Header: map[string]string{"Idempotency-Key": "once"},
+		Body: functiontest.Body{"severity": "P2", "kind": "odd", "summary": "Odd.", "scope": functiontest.Body{"tenant_id": w.Tenant.UUID()}, "actions": []string{"revoke_api_keys"}},
+	}
+	first := functiontest.Read[incident.Incident](t, w.door.Send(t, m).Want(t, http.StatusCreated))
+	if first.Journal != "off" {
+		t.Errorf("the journal is %s", first.Journal)
+	}
+	second := functiontest.Read[incident.Incident](t, w.door.Send(t, m).Want(t, http.StatusCreated))
+	if first.ID != second.ID || testenv.Value[int64](t, w.DB, `SELECT count(*) FROM app.incidents`) != 1 {
+		t.Errorf("%s and %s", first.ID, second.ID)
+	}
+	// Its answer is forgotten, and it is still the same.
+	w.DB.Exec(t, `DELETE FROM app.idempotency_keys`)
+	third := functiontest.Read[incident.Incident](t, w.door.Send(t, m).Want(t, http.StatusCreated))
+	if third.ID != first.ID {
+		t.Errorf("%s and %s", first.ID, third.ID)
+	}
+}
+
+func TestOnlyTheOperatorMayAndAllIsChecked(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, functiontest.Options{})
+	body := functiontest.Body{"severity": "P2", "kind": "odd", "summary": "Odd."}
+	for token, status := range map[string]int{
+		"": http.StatusUnauthorized, "ush_x": http.StatusUnauthorized, w.OperatorKey(t, identity.SigningWrite): http.StatusForbidden,
+		w.OperatorKey(t, identity.IncidentsRead): http.StatusForbidden, w.person(t, map[string]any{"usher_operator": true}): http.StatusForbidden,
+	} {
+		w.door.Send(t, functiontest.Message{Method: "POST", Path: "/v1/incidents", Token: token, Body: body}).Want(t, status)
+		w.door.Send(t, functiontest.Message{Method: "POST", Path: "/tasks/watch", Token: token}).Want(t, http.StatusUnauthorized, "scheduler_token_invalid")
+	}
+	for _, wrong := range []functiontest.Body{
+		{"severity": "P9", "kind": "odd", "summary": "x"},
+		{"severity": "P1", "kind": "Odd!", "summary": "x"},
+		{"severity": "P1", "kind": "odd", "summary": "x", "actions": []string{"panic"}},
+		{"severity": "P1", "kind": "odd", "summary": "x", "actions": []string{"freeze_tenant"}},
+		{"severity": "P1", "kind": "odd", "summary": "x", "actions": []string{"revoke_signing_key"}},
+		{"severity": "P1", "kind": "odd", "summary": "x", "scope": functiontest.Body{"tenant_id": uuid.New()}},
+		{"severity": "P1", "kind": "odd", "summary": "x", "scope": functiontest.Body{"tenant_id": identity.OperatorID}, "actions": []string{"freeze_tenant"}},
+		{"severity": "P1", "kind": "odd", "summary": "x", "scope": functiontest.Body{"license_id": uuid.New()}},
+	} {
+		w.call(t, "POST", "/v1/incidents", wrong).Want(t, http.StatusUnprocessableEntity)
+	}
+	w.call(t, "GET", "/v1/incidents/"+uuid.NewString(), nil).Want(t, http.StatusNotFound)
+	w.call(t, "PUT", "/v1/switches", functiontest.Body{"freeze_admissions": true, "read_only": false, "frozen_tenants": []string{}, "reason": "x"}).Want(t, http.StatusConflict, "journal_off")
+	if n := testenv.Value[int64](t, w.DB, `SELECT count(*) FROM app.incidents`); n != 0 {
+		t.Errorf("%d incidents are open", n)
+	}
+}
+
+func TestKeysAreRevokedAndReplacedFromOneCall(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, functiontest.Options{})
+	l := w.Seats(t, 3, time.Minute)
+	before := w.Seating(t).Sit(t, l, "a").Receipt
+	kid := testenv.Value[string](t, w.DB, `SELECT kid FROM app.signing_keys WHERE kind = 'receipt' AND not_before <= now()`)
+	leaked := w.OperatorKey(t, identity.TenantsRead)
+	leakedID := testenv.Value[uuid.UUID](t, w.DB, `SELECT id FROM app.api_keys ORDER BY created_at DESC LIMIT 1`)
+	opened := w.opened(t, functiontest.Body{
+		"severity": "P0", "kind": "laptop_stolen", "summary": "With everything on it.",
+		"scope": functiontest.Body{"api_key_id": leakedID, "signing_key_id": kid}, "actions": []string{"revoke_api_keys", "revoke_signing_key"},
+	})
+	if got := outcomes(opened); got["revoke_api_keys"] != "done" || got["revoke_signing_key"] != "done" {
+		t.Fatalf("opened is %+v", opened)
+	}
+	w.door.Send(t, functiontest.Message{Method: "GET", Path: "/v1/incidents", Token: leaked}).Want(t, http.StatusUnauthorized, "api_key_invalid")
+	if _, err := w.Verifier(t, time.Now()).Receipt(before); err == nil {
+		t.Error("a receipt of before verifies")
+	}
+	rotated := w.opened(t, functiontest.Body{"severity": "P3", "kind": "routine", "summary": "To be sure.", "actions": []string{"rotate_signing_key"}})
+	if outcomes(rotated)["rotate_signing_key"] != "done" {
+		t.Errorf("opened is %+v", rotated)
+	}
+	w.Verify(t, w.Seating(t).Sit(t, l, "b").Receipt, time.Now())
+}
