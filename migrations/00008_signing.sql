@@ -103,6 +103,17 @@ GRANT SELECT (kid, kind, public_key, certificate, issuer_kid, kms_version, not_b
     UPDATE (wrapped_key, published_at, activated_at, retired_at, disabled_at, destroyed_at, revoked_at, revoked_reason, revoked_by)
     ON app.signing_keys TO usher_rotate;
 
+CREATE TABLE app.rotation_turn (
+    one  boolean     PRIMARY KEY DEFAULT true CHECK (one),
+    run  uuid,
+    ends timestamptz NOT NULL DEFAULT '-infinity'
+);
+COMMENT ON TABLE app.rotation_turn IS
+    'Which run of function rotate has its turn, and until when: two at once would both make what is missing. It is no lock of a '
+    'transaction, because a run talks with Cloud KMS for longer than a transaction may be idle.';
+INSERT INTO app.rotation_turn DEFAULT VALUES;
+GRANT SELECT (run, ends), UPDATE (run, ends) ON app.rotation_turn TO usher_rotate;
+
 -- The emergency calls of function rotate are the operator's: it recognises API keys.
 GRANT SELECT (tenant_id, id, name, scopes, expires_at, revoked_at, last_used_at), UPDATE (last_used_at) ON app.api_keys TO usher_rotate;
 GRANT SELECT (id, kind, status) ON app.tenants TO usher_rotate;
@@ -211,6 +222,7 @@ COMMENT ON FUNCTION app.license_changed() IS
     'Suspending and revoking evict every open session.';
 DROP TABLE app.revocation_lists;
 DROP TABLE app.revocations;
+DROP TABLE app.rotation_turn;
 DROP TABLE app.signing_keys;
 REVOKE SELECT (tenant_id, id, name, scopes, expires_at, revoked_at, last_used_at), UPDATE (last_used_at) ON app.api_keys FROM usher_rotate;
 REVOKE SELECT (id, kind, status) ON app.tenants FROM usher_rotate;

@@ -7,8 +7,10 @@ package migrations
 
 import (
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"embed"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +27,23 @@ import (
 
 //go:embed 0*.sql
 var files embed.FS
+
+// Fingerprint is another for other migrations.
+func Fingerprint() (string, error) {
+	sum := sha256.New()
+	all, err := files.ReadDir(".")
+	if err != nil {
+		return "", err
+	}
+	for _, file := range all {
+		text, err := files.ReadFile(file.Name())
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(sum, "%s %d\n%s", file.Name(), len(text), text)
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}
 
 // Up applies every migration that the database at ownerURL lacks, each in its own transaction, and writes one line for
 // each to log. Two runs at once wait for each other. The user must be allowed to create roles.

@@ -108,7 +108,7 @@ var rules = []rule{
 			"app.incident_tenant(uuid,uuid,uuid) as usher_resolver: usher_incident",
 			"app.make_history_partitions(integer) as usher_owner: usher_sweep",
 			"app.make_audit_partitions(integer) as usher_owner: usher_sweep",
-			"app.audit_record(text,text,text,boolean,text,text,text,text,jsonb,interval) as usher_owner: usher_admin usher_incident usher_operator usher_register",
+			"app.audit_record(text,text,text,boolean,text,text,text,text,jsonb,interval) as usher_owner: usher_admin usher_incident usher_operator usher_register usher_rotate",
 			"app.license_changed() as usher_owner: nobody",
 			"app.borrow_withdrawn() as usher_owner: nobody",
 			"app.licenses_touched() as usher_owner: nobody",
@@ -171,7 +171,7 @@ var rules = []rule{
 		 WHERE c.relkind IN ('r', 'p', 'f', 'm') AND c.relnamespace <> ALL (ARRAY['pg_catalog', 'information_schema']::regnamespace[])
 		   AND c.relnamespace::regnamespace::text NOT LIKE 'pg\_toast%' AND NOT EXISTS (SELECT FROM walled w WHERE w.oid = c.oid)`,
 		want: []string{
-			"app.products", "app.plans", "app.sweep_cursor", "app.signing_keys", "app.revocations", "app.revocation_lists", "goose_db_version",
+			"app.products", "app.plans", "app.sweep_cursor", "app.signing_keys", "app.rotation_turn", "app.revocations", "app.revocation_lists", "goose_db_version",
 			"app.incidents", "app.incident_actions", "app.incident_evidence", "app.incident_entries", "app.freezes",
 		},
 	},
@@ -208,6 +208,7 @@ var rules = []rule{
 			"usher_operator: usher_audits",
 			"usher_register: usher_audits usher_facts usher_replays",
 			"usher_incident: usher_audits usher_checkpoints usher_facts usher_pools usher_replays usher_rotate usher_seats",
+			"usher_rotate: usher_audits",
 			"usher_seats: usher_pools",
 		},
 	},

@@ -1567,6 +1567,21 @@ ALTER TABLE app.revocations ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+-- TABLE rotation_turn
+
+CREATE TABLE app.rotation_turn (
+    one boolean DEFAULT true NOT NULL,
+    run uuid,
+    ends timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    CONSTRAINT rotation_turn_one_check CHECK (one)
+);
+
+ALTER TABLE app.rotation_turn OWNER TO usher_owner;
+
+-- COMMENT TABLE rotation_turn
+
+COMMENT ON TABLE app.rotation_turn IS 'Which run of function rotate has its turn, and until when: two at once would both make what is missing. It is no lock of a transaction, because a run talks with Cloud KMS for longer than a transaction may be idle.';
+
 -- TABLE seat_hours
 
 CREATE TABLE app.seat_hours (
@@ -1929,6 +1944,11 @@ ALTER TABLE ONLY app.revocation_lists
 
 ALTER TABLE ONLY app.revocations
     ADD CONSTRAINT revocations_pkey PRIMARY KEY (id);
+
+-- CONSTRAINT rotation_turn rotation_turn_pkey
+
+ALTER TABLE ONLY app.rotation_turn
+    ADD CONSTRAINT rotation_turn_pkey PRIMARY KEY (one);
 
 -- CONSTRAINT seat_hours seat_hours_pkey
 
@@ -3154,6 +3174,14 @@ GRANT SELECT(license_id) ON TABLE app.revocations TO usher_keys;
 
 GRANT SELECT(ends_at) ON TABLE app.revocations TO usher_keys;
 
+-- ACL COLUMN rotation_turn.run
+
+GRANT SELECT(run),UPDATE(run) ON TABLE app.rotation_turn TO usher_rotate;
+
+-- ACL COLUMN rotation_turn.ends
+
+GRANT SELECT(ends),UPDATE(ends) ON TABLE app.rotation_turn TO usher_rotate;
+
 -- ACL TABLE seat_hours
 
 GRANT SELECT ON TABLE app.seat_hours TO usher_admin;
@@ -3549,6 +3577,7 @@ GRANT usher_audits TO usher_admin;
 GRANT usher_audits TO usher_incident;
 GRANT usher_audits TO usher_operator;
 GRANT usher_audits TO usher_register;
+GRANT usher_audits TO usher_rotate;
 GRANT usher_checkpoints TO usher_incident;
 GRANT usher_facts TO usher_acquire;
 GRANT usher_facts TO usher_admin;

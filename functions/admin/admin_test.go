@@ -1007,7 +1007,8 @@ func TestBadInputIsAProblemAndChangesNothing(t *testing.T) {
 		"PUT /v1/catalog/products/a%00b": {`{}`: "code bad_format"},
 		"PUT /v1/catalog/plans/new": {
 			`{}`: "product required", `{"product":"none"}`: "product not_allowed", `{"product":"editor","ttl_seconds":0}`: "ttl_seconds out_of_range",
-			`{"product":"editor","drain_seconds":-1}`: "drain_seconds out_of_range",
+			`{"product":"editor","drain_seconds":-1}`:             "drain_seconds out_of_range",
+			`{"product":"editor","offline_grace_seconds":604801}`: "offline_grace_seconds out_of_range",
 		},
 	} {
 		method, path, _ := strings.Cut(path, " ")

@@ -460,6 +460,10 @@ func TestAReceiptIsVerifiedWithThePublishedKeys(t *testing.T) {
 	if err != nil || r.Session != seat.SessionID.String() {
 		t.Errorf("the receipt says %+v, %v", r, err)
 	}
+	// A stock library needs the URL of the key set alone.
+	if said := testenv.AskJose(t, s.url+"/.well-known/jwks.json", receipt.TypeReceipt, seat.Receipt)[0]; said.Code != "" || !strings.Contains(string(said.Claims), seat.SessionID.String()) {
+		t.Errorf("jose says %s of it, and reads %s", said.Code, said.Claims)
+	}
 }
 
 func TestTheSweepIsForTheSchedulerAlone(t *testing.T) {

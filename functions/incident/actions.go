@@ -10,12 +10,14 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/coditect/usher/shared/audit"
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/journal"
 	"github.com/coditect/usher/shared/license"
 	"github.com/coditect/usher/shared/seat"
 	"github.com/coditect/usher/shared/signing"
+	"github.com/coditect/usher/shared/signing/rotation"
 	"github.com/coditect/usher/shared/tenancy"
 )
 
@@ -80,7 +82,7 @@ func (a *deed) note(ctx context.Context, detail string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
 	defer cancel()
 	err := a.DB.Batch(ctx, tenancy.ID{}, func(b *tenancy.Batch) {
-		b.Queue(`UPDATE app.incident_actions SET detail = $3 WHERE incident_id = $1 AND action = $2 AND outcome = 'pending'`, a.incident.ID, a.action, detail)
+		b.Queue(`UPDATE app.incident_actions SET detail = $3 WHERE incident_id = $1 AND action = $2 AND outcome = 'pending' AND detail <> $4`, a.incident.ID, a.action, detail, takenOut)
 	})
 	if err != nil {
 		a.Log.WarnContext(ctx, "why an action is pending could not be kept", slog.Any("error", err))
@@ -340,6 +342,9 @@ func (a *deed) revokeAPIKeys(ctx context.Context) error {
 	})
 }
 
+// takenOut is what is kept of an action on a signing key when the key is out of use, and its successor is not made yet.
+const takenOut = "The key is out of use. Its successor is still to be made."
+
 // revokeSigningKey takes the key out of use for good, and lets its successor sign. Until that is made it is pending, although the
 // key is out of use.
 func (a *deed) revokeSigningKey(ctx context.Context) error {
@@ -347,38 +352,62 @@ func (a *deed) revokeSigningKey(ctx context.Context) error {
 	if a.incident.Scope.SigningKeyID != nil {
 		kid = *a.incident.Scope.SigningKeyID
 	}
-	if _, err := a.Rotation.Revoke(ctx, kid, "incident "+a.incident.ID.String(), a.who.by); err != nil {
+	if _, err := a.Rotation.Revoke(ctx, kid, a.order(ctx, "signing_key.revoked")); err != nil {
 		return err
 	}
-	return a.succeed(ctx, "signing_key.revoked", "signing_key:"+kid, "The key is revoked, and the next signs.")
+	return a.succeed(ctx, "The key is revoked, and the next signs.")
 }
 
-// rotateSigningKey lets the next key of a kind sign: of the kind of the key in the scope, or of receipts.
+// rotateSigningKey lets the next key of a kind sign: of the kind of the key in the scope, or of receipts. What was taken out of use
+// by an earlier attempt is not followed by another.
 func (a *deed) rotateSigningKey(ctx context.Context) error {
 	kind := signing.ReceiptKey
-	if kid := a.incident.Scope.SigningKeyID; kid != nil {
-		err := a.DB.AsReadOnly(ctx, tenancy.ID{}, func(tx tenancy.Tx) error {
-			return tx.QueryRow(ctx, `SELECT kind FROM app.signing_keys WHERE kid = $1`, *kid).Scan(&kind)
-		})
-		if errors.Is(err, pgx.ErrNoRows) {
-			return fault.NotFound("not_found", "There is no signing key with this id.")
+	var before string
+	err := a.DB.AsReadOnly(ctx, tenancy.ID{}, func(tx tenancy.Tx) error {
+		err := tx.QueryRow(ctx, `SELECT detail FROM app.incident_actions WHERE incident_id = $1 AND action = $2`, a.incident.ID, a.action).Scan(&before)
+		if kid := a.incident.Scope.SigningKeyID; err == nil && kid != nil {
+			err = tx.QueryRow(ctx, `SELECT kind FROM app.signing_keys WHERE kid = $1`, *kid).Scan(&kind)
 		}
-		if err != nil {
+		return err
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return fault.NotFound("not_found", "There is no signing key with this id.")
+	}
+	if err != nil {
+		return fmt.Errorf("find the kind of a signing key: %w", err)
+	}
+	if before != takenOut {
+		if _, err := a.Rotation.Retire(ctx, kind, a.order(ctx, "signing_key.retired")); err != nil {
 			return err
 		}
 	}
-	if _, err := a.Rotation.Retire(ctx, kind); err != nil {
-		return err
+	return a.succeed(ctx, "The next key of the kind "+string(kind)+" signs.")
+}
+
+// order takes keys out of use in the incident's name, with an entry in the operator's audit log for each.
+func (a *deed) order(ctx context.Context, action string) rotation.Order {
+	reason := "incident " + a.incident.ID.String()
+	return rotation.Order{
+		Tenant: identity.Operator(), Reason: reason, By: a.who.by,
+		Record: func(tx tenancy.Tx, kids []string) error {
+			_, err := tx.Exec(ctx, `UPDATE app.incident_actions SET detail = $3 WHERE incident_id = $1 AND action = $2 AND outcome = 'pending'`,
+				a.incident.ID, a.action, takenOut)
+			for _, kid := range kids {
+				if err == nil {
+					err = audit.Record(ctx, tx, a.who.act(action, "signing_key:"+kid, map[string]string{"reason": reason}))
+				}
+			}
+			return err
+		},
 	}
-	return a.succeed(ctx, "signing_key.rotated", "signing_keys:"+string(kind), "The next key of the kind "+string(kind)+" signs.")
 }
 
 // succeed makes what is due with signing keys, and settles the action.
-func (a *deed) succeed(ctx context.Context, action, subject, did string) error {
+func (a *deed) succeed(ctx context.Context, did string) error {
 	if _, err := a.Rotation.Run(ctx); err != nil {
 		return err
 	}
 	return a.DB.As(ctx, identity.Operator(), func(tx tenancy.Tx) error {
-		return a.settle(ctx, tx, done, did, action, subject, nil)
+		return a.settle(ctx, tx, done, did, "incident.acted", subjectOf(a.incident.ID), nil)
 	})
 }

@@ -11,7 +11,8 @@
 //	404  not_found: there is no such key
 //	503  store_unavailable: what could not be done is done when it is called again; a revocation holds already
 //
-// It may be delivered twice, or at once with itself, and takes up where a run that was cut short stopped.
+// What an operator does to a key is in the operator's audit log. A run may be delivered twice, or at once with another, for
+// which it waits; and it takes up where one that was cut short stopped.
 package rotate
 
 import (
@@ -21,12 +22,14 @@ import (
 	"slices"
 	"time"
 
+	"github.com/coditect/usher/shared/audit"
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/platform/serve"
 	"github.com/coditect/usher/shared/signing"
 	"github.com/coditect/usher/shared/signing/rotation"
+	"github.com/coditect/usher/shared/tenancy"
 )
 
 // deadline is within what the scheduler waits for (60 s).
@@ -152,19 +155,44 @@ func (d Deps) revoke(c *httpx.Call) (httpx.Reply, error) {
 		return httpx.Reply{}, err
 	}
 	return d.emergency(c, func() ([]string, error) {
-		return d.Rotation.Revoke(c.Context(), c.Request().PathValue("kid"), q.Reason, who.By())
+		return d.Rotation.Revoke(c.Context(), c.Request().PathValue("kid"), order(c, who, "signing_key.revoked", q.Reason))
 	})
 }
 
 func (d Deps) replace(c *httpx.Call) (httpx.Reply, error) {
-	if _, err := d.operator(c); err != nil {
+	who, err := d.operator(c)
+	if err != nil {
 		return httpx.Reply{}, err
 	}
 	var q RotateRequest
 	if err := c.Decode(&q); err != nil {
 		return httpx.Reply{}, err
 	}
-	return d.emergency(c, func() ([]string, error) { return d.Rotation.Retire(c.Context(), q.Kind) })
+	return d.emergency(c, func() ([]string, error) {
+		return d.Rotation.Retire(c.Context(), q.Kind, order(c, who, "signing_key.retired", ""))
+	})
+}
+
+// order is what the operator asks for, with an entry in its audit log for each key.
+func order(c *httpx.Call, who identity.Principal, action, reason string) rotation.Order {
+	return rotation.Order{
+		Tenant: who.Tenant, Reason: reason, By: who.By(),
+		Record: func(tx tenancy.Tx, kids []string) error {
+			for _, kid := range kids {
+				e := audit.Entry{
+					Action: action, Actor: who.By(), ByOperator: true, Credential: "api_key:" + who.APIKey.String(), Address: c.Address(),
+					Subject: "signing_key:" + kid, RequestID: c.ID(),
+				}
+				if reason != "" {
+					e.Details = map[string]string{"reason": reason}
+				}
+				if err := audit.Record(c.Context(), tx, e); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
 }
 
 // emergency takes keys out of use, and does what is due then.

@@ -105,6 +105,15 @@ func TestOneCallRevokesAKeyAndLetsTheNextSign(t *testing.T) {
 	if by != "api_key" {
 		t.Errorf("who revoked them is told as %q", by)
 	}
+	unwritten := testenv.Value[int](t, w.DB, `
+		SELECT count(*)
+		  FROM app.signing_keys k
+		 WHERE revoked_at IS NOT NULL AND NOT EXISTS (
+		       SELECT FROM app.audit_entries e
+		        WHERE e.action = 'signing_key.revoked' AND e.subject = 'signing_key:' || k.kid AND e.details->>'reason' = 'it leaked' AND e.by_operator)`)
+	if unwritten != 0 {
+		t.Errorf("of %d revoked keys the audit log says nothing", unwritten)
+	}
 }
 
 func TestARevocationHoldsAlsoWhileCloudKMSIsOut(t *testing.T) {

@@ -26,6 +26,7 @@ const Superuser = "postgres"
 type PostgresOptions struct {
 	Dir   string    // where the data is kept between runs; empty = a temporary directory, deleted at the end
 	Port  int       // loopback TCP port besides the unix socket; 0 = socket only
+	Seed  string    // the data directory of a stopped cluster, as Keep leaves one, to begin with a copy of; empty = a fresh one
 	Fsync bool      // whether a commit survives a power cut: for benchmarks and for data that is kept
 	Log   io.Writer // where the server's log goes; nil = nowhere, though an error tells its last lines
 }
@@ -103,6 +104,9 @@ func (p *Postgres) initialise(ctx context.Context) error {
 	if _, err := os.Stat(filepath.Join(p.data, "PG_VERSION")); err == nil {
 		return nil
 	}
+	if p.options.Seed != "" {
+		return p.copySeed()
+	}
 	initdb, err := Find("initdb")
 	if err != nil {
 		return err
@@ -122,6 +126,31 @@ func (p *Postgres) initialise(ctx context.Context) error {
 		return fmt.Errorf("make a database cluster: %w\n%s", err, out)
 	}
 	return nil
+}
+
+// copySeed makes the data directory a copy of the seed.
+func (p *Postgres) copySeed() error {
+	err := os.CopyFS(p.data, os.DirFS(p.options.Seed))
+	if err == nil {
+		err = filepath.WalkDir(p.data, func(path string, _ fs.DirEntry, err error) error {
+			return errors.Join(err, p.account.own(path))
+		})
+	}
+	if err == nil {
+		err = os.Chmod(p.data, 0o700)
+	}
+	if err != nil {
+		return fmt.Errorf("copy a database cluster: %w", err)
+	}
+	return nil
+}
+
+// Keep stops the server in good order and copies its data directory to dir, as a Seed for others.
+func (p *Postgres) Keep(dir string) error {
+	if err := p.server.end(syscall.SIGINT); err != nil {
+		return err
+	}
+	return os.CopyFS(dir, os.DirFS(p.data))
 }
 
 // Start runs the server again after Stop or Kill, on the same data and at the same address.

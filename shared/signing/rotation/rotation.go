@@ -2,7 +2,7 @@
 // Cloud KMS, in Secret Manager and in PostgreSQL.
 //
 // Each step changes one store once, and what it writes to PostgreSQL it writes only if that is still to be done. So a run
-// may end anywhere, and two may go on at once: the next look sees what is so, and plans from there.
+// may end anywhere: the next look sees what is so, and plans from there. Runs take turns.
 //
 // The package must not know when a key is due: that is the plan's to say.
 package rotation
@@ -21,6 +21,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/coditect/usher/client/receipt"
@@ -59,10 +60,16 @@ type Report struct {
 // mostSteps ends a run that does not come to an end: the longest plan, of a fresh deployment, has a dozen.
 const mostSteps = 100
 
-// Run does what is due. What fails with the keys of seat tokens does not keep the others from their turn, nor the other
+// Run does what is due, once a run that goes on elsewhere has ended; when that takes longer than ctx allows it is
+// fault.Unavailable. What fails with the keys of seat tokens does not keep the others from their turn, nor the other
 // way round; the error says both.
 func (r *Rotation) Run(ctx context.Context) (Report, error) {
 	report := Report{Done: map[signing.Deed]int{}}
+	over, err := r.turn(ctx)
+	if err != nil {
+		return report, unavailable(err)
+	}
+	defer over()
 	var errs []error
 	for _, next := range []func(context.Context) (signing.Step, error){r.Next, r.NextOfRing} {
 		for range mostSteps {
@@ -79,6 +86,46 @@ func (r *Rotation) Run(ctx context.Context) (Report, error) {
 		}
 	}
 	return report, unavailable(errors.Join(errs...))
+}
+
+const (
+	// turnEnds is when a run that died has had its turn: later than any run may last.
+	turnEnds = time.Minute
+	// turnAsks is how often a run that waits asks whether the other has ended.
+	turnAsks = 200 * time.Millisecond
+)
+
+// turn waits until no other run goes on, and answers what ends this one's turn.
+func (r *Rotation) turn(ctx context.Context) (over func(), err error) {
+	run := uuid.New()
+	for {
+		var ours bool
+		err := r.DB.As(ctx, tenancy.ID{}, func(tx tenancy.Tx) error {
+			done, err := tx.Exec(ctx, `
+				UPDATE app.rotation_turn
+				   SET run = $1, ends = clock_timestamp() + make_interval(secs => $2)
+				 WHERE ends <= clock_timestamp()`, run, turnEnds.Seconds())
+			ours = done.RowsAffected() == 1
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("ask for a turn: %w", err)
+		}
+		if ours {
+			return func() {
+				ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+				defer cancel()
+				if err := r.write(ctx, `UPDATE app.rotation_turn SET ends = '-infinity' WHERE run = $1`, run); err != nil {
+					r.Log.WarnContext(ctx, "the next rotation has to wait until this one's turn runs out", "error", err)
+				}
+			}, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("another rotation goes on: %w", ctx.Err())
+		case <-time.After(turnAsks):
+		}
+	}
 }
 
 // unavailable is what the caller sees of an error of a store: to ask again.
@@ -418,14 +465,26 @@ func (r *Rotation) noteMAC(ctx context.Context, step signing.Step, now time.Time
 // errNoSuchKey is answered for a key that nobody knows.
 var errNoSuchKey = fault.NotFound("not_found", "There is no signing key with this id.")
 
+// Order is who takes keys out of use, and how that is recorded.
+type Order struct {
+	// Tenant is the operator's own.
+	Tenant tenancy.ID
+	// Reason is the operator's, 1 to 500 characters; of a retirement it is not kept with the key.
+	Reason string
+	// By is who, as in api_key:…
+	By string
+	// Record is called in the transaction, last, with the keys that were taken out of use, when there are any.
+	Record func(tx tenancy.Tx, kids []string) error
+}
+
 // Revoke withdraws a key, and with a root every receipt key that it certified: nothing they signed is believed any more.
 // What replaces them is for Run to make. Again it changes nothing.
-func (r *Rotation) Revoke(ctx context.Context, kid, reason, by string) (revoked []string, err error) {
+func (r *Rotation) Revoke(ctx context.Context, kid string, o Order) (revoked []string, err error) {
 	now, err := r.Now(ctx)
 	if err != nil {
 		return nil, err
 	}
-	err = r.DB.As(ctx, tenancy.ID{}, func(tx tenancy.Tx) error {
+	err = r.DB.As(ctx, o.Tenant, func(tx tenancy.Tx) error {
 		var kind string
 		if err := tx.QueryRow(ctx, `SELECT kind FROM app.signing_keys WHERE kid = $1`, kid).Scan(&kind); errors.Is(err, pgx.ErrNoRows) {
 			return errNoSuchKey
@@ -436,25 +495,32 @@ func (r *Rotation) Revoke(ctx context.Context, kid, reason, by string) (revoked 
 			UPDATE app.signing_keys
 			   SET revoked_at = $2, revoked_reason = $3, revoked_by = $4
 			 WHERE (kid = $1 OR kind = 'receipt' AND issuer_kid = $1) AND revoked_at IS NULL
-			RETURNING kid`, kid, now, reason, by)
+			RETURNING kid`, kid, now, o.Reason, o.By)
 		if err != nil {
 			return fmt.Errorf("revoke signing key %s: %w", kid, err)
 		}
 		if revoked, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
 			return fmt.Errorf("revoke signing key %s: %w", kid, err)
 		}
-		return nil
+		return o.record(tx, revoked)
 	})
 	return revoked, err
 }
 
+func (o Order) record(tx tenancy.Tx, kids []string) error {
+	if len(kids) == 0 {
+		return nil
+	}
+	return o.Record(tx, kids)
+}
+
 // Retire lets the keys of a kind that sign now sign no more. What replaces them is for Run to make.
-func (r *Rotation) Retire(ctx context.Context, kind signing.Kind) (retired []string, err error) {
+func (r *Rotation) Retire(ctx context.Context, kind signing.Kind, o Order) (retired []string, err error) {
 	now, err := r.Now(ctx)
 	if err != nil {
 		return nil, err
 	}
-	err = r.DB.As(ctx, tenancy.ID{}, func(tx tenancy.Tx) error {
+	err = r.DB.As(ctx, o.Tenant, func(tx tenancy.Tx) error {
 		rows, err := tx.Query(ctx, `
 			UPDATE app.signing_keys
 			   SET retired_at = $2
@@ -467,7 +533,7 @@ func (r *Rotation) Retire(ctx context.Context, kind signing.Kind) (retired []str
 		if retired, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
 			return fmt.Errorf("retire the %s keys: %w", kind, err)
 		}
-		return nil
+		return o.record(tx, retired)
 	})
 	return retired, err
 }
