@@ -27,9 +27,9 @@ GRANT USAGE ON SCHEMA app TO usher_checkpoints, usher_incident;
 
 -- Checkpoints.
 CREATE TABLE app.checkpoints (
-    tenant_id uuid        NOT NULL PRIMARY KEY REFERENCES app.tenants (id),
-    seq       bigint      NOT NULL CHECK (seq > 0),
-    at        timestamptz NOT NULL DEFAULT now()
+    tenant_id uuid   NOT NULL REFERENCES app.tenants (id),
+    seq       bigint NOT NULL CHECK (seq > 0),
+    PRIMARY KEY (tenant_id, seq)
 );
 COMMENT ON TABLE app.checkpoints IS
     'How far the journal is known to have each audit chain, so that it is not asked in vain. The checkpoints are in the journal: '
@@ -38,7 +38,7 @@ ALTER TABLE app.checkpoints ENABLE ROW LEVEL SECURITY;
 ALTER TABLE app.checkpoints FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON app.checkpoints
     USING (tenant_id = (SELECT app.tenant())) WITH CHECK (tenant_id = (SELECT app.tenant()));
-GRANT SELECT, INSERT (tenant_id, seq), UPDATE (seq, at) ON app.checkpoints TO usher_checkpoints;
+GRANT SELECT, INSERT, DELETE ON app.checkpoints TO usher_checkpoints;
 GRANT SELECT ON app.audit_chains, app.audit_entries TO usher_checkpoints;
 -- They are signed by a root.
 GRANT SELECT (kid, kind, public_key, certificate, issuer_kid, kms_version, published_at, activated_at, retired_at, revoked_at)
@@ -155,8 +155,8 @@ SET LOCAL ROLE usher_resolver;
 CREATE FUNCTION app.pending_checkpoints(p_after uuid, p_limit int) RETURNS TABLE (tenant_id uuid)
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
-    SELECT c.tenant_id FROM app.audit_chains c LEFT JOIN app.checkpoints p ON p.tenant_id = c.tenant_id
-     WHERE c.seq > coalesce(p.seq, 0) AND c.tenant_id > p_after
+    SELECT c.tenant_id FROM app.audit_chains c
+     WHERE c.seq > coalesce((SELECT max(p.seq) FROM app.checkpoints p WHERE p.tenant_id = c.tenant_id), 0) AND c.tenant_id > p_after
      ORDER BY c.tenant_id LIMIT least(p_limit, 1000)
     $$;
 -- +goose StatementEnd

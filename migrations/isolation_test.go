@@ -43,6 +43,7 @@ var seeds = map[string]string{
 	"app.audit_entries.details":       `'{}'`,
 	"app.audit_entries.previous":      `sha256('')`,
 	"app.audit_entries.hash":          `sha256('')`,
+	"app.checkpoints.seq":             `1 + (random() * 1000000)::int`,
 	"app.seat_hours.hour":             `date_trunc('hour', now(), 'UTC') - (random() * 1000000)::int * interval '1 hour'`,
 }
 

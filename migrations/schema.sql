@@ -414,8 +414,8 @@ CREATE FUNCTION app.pending_checkpoints(p_after uuid, p_limit integer) RETURNS T
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    SELECT c.tenant_id FROM app.audit_chains c LEFT JOIN app.checkpoints p ON p.tenant_id = c.tenant_id
-     WHERE c.seq > coalesce(p.seq, 0) AND c.tenant_id > p_after
+    SELECT c.tenant_id FROM app.audit_chains c
+     WHERE c.seq > coalesce((SELECT max(p.seq) FROM app.checkpoints p WHERE p.tenant_id = c.tenant_id), 0) AND c.tenant_id > p_after
      ORDER BY c.tenant_id LIMIT least(p_limit, 1000)
     $$;
 
@@ -957,7 +957,6 @@ COMMENT ON TABLE app.audit_entries_default IS 'Months that have no partition of 
 CREATE TABLE app.checkpoints (
     tenant_id uuid NOT NULL,
     seq bigint NOT NULL,
-    at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT checkpoints_seq_check CHECK ((seq > 0))
 );
 
@@ -1848,7 +1847,7 @@ ALTER TABLE ONLY app.audit_entries_default
 -- CONSTRAINT checkpoints checkpoints_pkey
 
 ALTER TABLE ONLY app.checkpoints
-    ADD CONSTRAINT checkpoints_pkey PRIMARY KEY (tenant_id);
+    ADD CONSTRAINT checkpoints_pkey PRIMARY KEY (tenant_id, seq);
 
 -- CONSTRAINT devices devices_pkey
 
@@ -2684,21 +2683,15 @@ GRANT SELECT ON TABLE app.audit_entries TO usher_checkpoints;
 
 -- ACL TABLE checkpoints
 
-GRANT SELECT ON TABLE app.checkpoints TO usher_checkpoints;
+GRANT SELECT,INSERT,DELETE ON TABLE app.checkpoints TO usher_checkpoints;
 
 -- ACL COLUMN checkpoints.tenant_id
 
-GRANT INSERT(tenant_id) ON TABLE app.checkpoints TO usher_checkpoints;
 GRANT SELECT(tenant_id) ON TABLE app.checkpoints TO usher_resolver;
 
 -- ACL COLUMN checkpoints.seq
 
-GRANT INSERT(seq),UPDATE(seq) ON TABLE app.checkpoints TO usher_checkpoints;
 GRANT SELECT(seq) ON TABLE app.checkpoints TO usher_resolver;
-
--- ACL COLUMN checkpoints.at
-
-GRANT UPDATE(at) ON TABLE app.checkpoints TO usher_checkpoints;
 
 -- ACL TABLE devices
 

@@ -84,9 +84,9 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		"KMS_ROOT_KEY": rootKey, "KMS_WRAPPING_KEY": wrappingKey, "SEAT_TOKEN_SECRET": tokenSecret, "RECEIPT_ISSUER": audience,
 		"SCHEDULER_AUDIENCE": audience, "SCHEDULER_EMAIL": scheduler, "IDENTITY_ISSUER": audience, "IDENTITY_AUDIENCE": audience,
 	}
-	stores := []string{"validate", "acquire", "heartbeat", "release", "borrow", "sweep", "admin"}
+	stores := []string{"validate", "acquire", "heartbeat", "release", "borrow", "sweep", "admin", "incident"}
 	databases := append(slices.Clone(stores), "keys", "rotate", "register")
-	budgets := []string{"validate", "acquire", "release"}
+	budgets := []string{"validate", "acquire", "release", "incident"}
 	for _, at := range []struct {
 		variable, value string
 		functions       []string // that read it
@@ -108,26 +108,29 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"SEAT_POLL", "29713us", stores},
 		{"LICENSE_KEY_PEPPERS", "hunter2", []string{"validate", "acquire", "release", "admin", "register"}},
 		{"LICENSE_MIN_TTL_SECONDS", "-29713", []string{"admin", "register"}},
-		{"API_KEY_PEPPERS", "hunter2", []string{"rotate", "admin"}},
+		{"API_KEY_PEPPERS", "hunter2", []string{"rotate", "admin", "incident"}},
 		{"SEAT_TOKEN_KEYS", "hunter2", []string{"acquire", "heartbeat", "release", "borrow"}},
 		{"SEAT_TOKEN_KEYS", "", []string{"acquire", "heartbeat", "release", "borrow"}},
-		{"KMS_WRAPPING_KEY", "hunter2", []string{"validate", "acquire", "borrow", "rotate"}},
-		{"KMS_ROOT_KEY", "", []string{"rotate"}},
-		{"KMS_TIMEOUT", "-29713s", []string{"validate", "acquire", "borrow", "keys", "rotate", "admin"}},
-		{"CLOUD_EMULATOR", "hunter2:1", []string{"validate", "acquire", "borrow", "keys", "rotate", "admin"}},
-		{"SEAT_TOKEN_SECRET", "hunter2", []string{"rotate"}},
-		{"RECEIPT_ISSUER", "", []string{"validate", "acquire", "borrow", "keys", "admin"}},
+		{"KMS_WRAPPING_KEY", "hunter2", []string{"validate", "acquire", "borrow", "rotate", "incident"}},
+		{"KMS_ROOT_KEY", "", []string{"rotate", "incident"}},
+		{"KMS_TIMEOUT", "-29713s", []string{"validate", "acquire", "borrow", "keys", "rotate", "admin", "incident"}},
+		{"CLOUD_EMULATOR", "hunter2:1", []string{"validate", "acquire", "borrow", "keys", "rotate", "admin", "incident"}},
+		{"SEAT_TOKEN_SECRET", "hunter2", []string{"rotate", "incident"}},
+		{"RECEIPT_ISSUER", "", []string{"validate", "acquire", "borrow", "keys", "admin", "incident"}},
 		{"BUDGET_REDIS_URL", "hunter2", budgets},
 		{"BUDGET_TIMEOUT", "-29713s", budgets},
 		{"BUDGET_REST", "-29713s", budgets},
 		{"BUDGET_HOLDER_PER_SECOND", "29713000000", append(slices.Clone(budgets), "heartbeat", "borrow")},
 		{"BUDGET_HOLDER_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
 		{"BUDGET_UNKNOWN_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
-		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate"}},
-		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate"}},
-		{"IDENTITY_ISSUER", "hunter2", []string{"admin", "register"}},
-		{"IDENTITY_ISSUER", "", []string{"admin", "register"}},
-		{"IDENTITY_AUDIENCE", "", []string{"admin", "register"}},
+		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate", "incident"}},
+		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate", "incident"}},
+		{"IDENTITY_ISSUER", "hunter2", []string{"admin", "register", "incident"}},
+		{"IDENTITY_ISSUER", "", []string{"admin", "register", "incident"}},
+		{"IDENTITY_AUDIENCE", "", []string{"admin", "register", "incident"}},
+		{"JOURNAL_EMULATOR", "hunter2:1", []string{"incident"}},
+		{"JOURNAL_TIMEOUT", "-29713s", []string{"incident"}},
+		{"WATCH_UNKNOWN_KEYS", "-29713", []string{"incident"}},
 	} {
 		getenv := func(variable string) string {
 			if variable == at.variable {

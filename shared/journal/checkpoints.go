@@ -181,8 +181,8 @@ func (c Checkpoints) one(ctx context.Context, tenant tenancy.ID) (outcome, error
 func (c Checkpoints) known(ctx context.Context, tenant tenancy.ID, seq int64) error {
 	return c.DB.Batch(ctx, tenant, func(b *tenancy.Batch) {
 		b.Queue(`
-			INSERT INTO app.checkpoints (tenant_id, seq) VALUES ($1, $2)
-			ON CONFLICT (tenant_id) DO UPDATE SET seq = greatest(checkpoints.seq, excluded.seq), at = now()`, tenant.UUID(), seq)
+			INSERT INTO app.checkpoints (tenant_id, seq) VALUES ($1, $2) ON CONFLICT DO NOTHING`, tenant.UUID(), seq)
+		b.Queue(`DELETE FROM app.checkpoints WHERE tenant_id = $1 AND seq < $2`, tenant.UUID(), seq)
 	})
 }
 
