@@ -217,6 +217,9 @@ func (w *World) Getenv(function string) func(string) string {
 	}
 }
 
+// Set changes a variable for the functions that are opened from now on.
+func (w *World) Set(variable, value string) { w.env[variable] = value }
+
 // Hides fails the test when a secret of the deployment, or one of these, stands in the log.
 func (w *World) Hides(t testing.TB, secrets ...string) {
 	t.Helper()
