@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/google/uuid"
@@ -107,9 +108,7 @@ func (a *deed) settle(ctx context.Context, tx tenancy.Tx, outcome, detail, actio
 		what = whatFailed
 	}
 	said := map[string]string{"action": a.action, "outcome": outcome}
-	for name, text := range details {
-		said[name] = text
-	}
+	maps.Copy(said, details)
 	e, err := newEntry(a.incident.ID, now, what, a.who.by, detail, said)
 	if err != nil {
 		return err
@@ -140,9 +139,9 @@ func (a *deed) do(ctx context.Context) error {
 	}
 	switch a.action {
 	case freezeTenant:
-		_, err = a.freeze(ctx, a.who, a.tenant, true, "incident "+a.incident.ID.String(), a)
+		err = a.freeze(ctx, a.who, a.tenant, true, "incident "+a.incident.ID.String(), a)
 	case unfreezeTenant:
-		_, err = a.freeze(ctx, a.who, a.tenant, false, "incident "+a.incident.ID.String(), a)
+		err = a.freeze(ctx, a.who, a.tenant, false, "incident "+a.incident.ID.String(), a)
 	case endSessions:
 		err = a.endSessions(ctx)
 	case revokeLicenses:
@@ -158,12 +157,12 @@ func (a *deed) do(ctx context.Context) error {
 // errOperators says that the operator is no customer: of what is its own only API keys can be ended.
 var errOperators = fault.Conflict("not_a_customer", "The scope is the operator's own: it has no licences and no seats, and cannot be frozen.")
 
-// freeze suspends a tenant or, with on false, reinstates it if it was frozen, and tells its pools; and says whether that changed
-// anything. A deed, if there is one, is settled in the same transaction. The journal is told last: what it cannot be told now the
-// watch tells it.
-func (d Deps) freeze(ctx context.Context, who actor, tenant tenancy.ID, on bool, reason string, a *deed) (changed bool, err error) {
+// freeze suspends a tenant or, with on false, reinstates it if it was frozen, and tells its pools. A deed, if there is one, is
+// settled in the same transaction. The journal is told last: what it cannot be told now the watch tells it.
+func (d Deps) freeze(ctx context.Context, who actor, tenant tenancy.ID, on bool, reason string, a *deed) error {
 	var at time.Time
-	err = d.DB.As(ctx, tenant, func(tx tenancy.Tx) error {
+	changed := false
+	err := d.DB.As(ctx, tenant, func(tx tenancy.Tx) (err error) {
 		action, did := "tenant.suspended", "The tenant is suspended."
 		if on {
 			changed, err = identity.Freeze(ctx, tx, tenant, reason)
@@ -174,7 +173,7 @@ func (d Deps) freeze(ctx context.Context, who actor, tenant tenancy.ID, on bool,
 		if err != nil {
 			return err
 		}
-		err := tx.QueryRow(ctx, `
+		err = tx.QueryRow(ctx, `
 			INSERT INTO app.freezes (about_tenant, frozen, reason, by) VALUES ($1, $2, $3, $4)
 			ON CONFLICT (about_tenant) DO UPDATE SET frozen = $2, reason = $3, by = $4, at = now()
 			RETURNING at`, tenant.UUID(), on, reason, who.by).Scan(&at)
@@ -196,7 +195,7 @@ func (d Deps) freeze(ctx context.Context, who actor, tenant tenancy.ID, on bool,
 		return d.auditSwitch(ctx, tx, who, action, "tenant:"+tenant.String(), reason)
 	})
 	if err != nil {
-		return false, err
+		return err
 	}
 	if changed {
 		if err := d.tellPools(ctx, tenant); err != nil {
@@ -212,7 +211,7 @@ func (d Deps) freeze(ctx context.Context, who actor, tenant tenancy.ID, on bool,
 			d.Log.WarnContext(ctx, "the switches were not told of a frozen tenant yet", slog.String("tenant", tenant.String()), slog.Any("error", err))
 		}
 	}
-	return changed, nil
+	return nil
 }
 
 // tellPools tells the pool of every licence of a tenant what its row says now.

@@ -187,7 +187,7 @@ func (d Deps) reconcile(ctx context.Context, who actor) (int, error) {
 			if reason == "" {
 				reason = "the switches"
 			}
-			if _, err = d.freeze(ctx, who, tenant, wanted, reason, nil); err == nil {
+			if err = d.freeze(ctx, who, tenant, wanted, reason, nil); err == nil {
 				changed++
 			}
 		}

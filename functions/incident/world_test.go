@@ -1,6 +1,7 @@
 package incident_test
 
 import (
+	"maps"
 	"net/http"
 	"testing"
 	"time"
@@ -66,9 +67,7 @@ func (w *world) watchWith(t testing.TB) functiontest.Reply {
 func (w *world) person(t testing.TB, claims map[string]any) string {
 	t.Helper()
 	all := map[string]any{"aud": functiontest.PeopleAudience, "sub": "op-1", "email": "op@usher.test", "email_verified": true}
-	for name, value := range claims {
-		all[name] = value
-	}
+	maps.Copy(all, claims)
 	token, err := w.Scheduler.Token(all, time.Hour)
 	if err != nil {
 		t.Fatal(err)
