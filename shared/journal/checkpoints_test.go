@@ -131,27 +131,6 @@ func (w *world) verify(t testing.TB, tenant tenancy.ID, points []auditchain.Chec
 	return comparison, result
 }
 
-// rewrite is what the database's owner can do: alter an entry, and hash everything anew from there to the head.
-const rewrite = `
-DO $$
-DECLARE e app.audit_entries; prev bytea;
-BEGIN
-    FOR e IN SELECT * FROM app.audit_entries WHERE tenant_id = '%t' AND seq >= %s ORDER BY seq LOOP
-        IF prev IS NULL THEN prev := e.previous; e.actor := 'user:nobody'; END IF;
-        e.previous := prev;
-        e.hash := sha256(
-            app.audit_field('usher-audit-1') || app.audit_field(e.tenant_id::text) || app.audit_field(e.seq::text)
-            || app.audit_field((extract(epoch FROM e.at) * 1000)::bigint::text)
-            || app.audit_field(e.action) || app.audit_field(e.outcome)
-            || app.audit_field(e.actor) || app.audit_field(CASE WHEN e.by_operator THEN '1' ELSE '0' END)
-            || app.audit_field(e.credential) || app.audit_field(e.address) || app.audit_field(e.subject)
-            || app.audit_field(e.request_id) || e.previous);
-        UPDATE app.audit_entries SET actor = e.actor, previous = e.previous, hash = e.hash WHERE tenant_id = e.tenant_id AND at = e.at AND seq = e.seq;
-        prev := e.hash;
-        UPDATE app.audit_chains SET hash = e.hash WHERE tenant_id = e.tenant_id;
-    END LOOP;
-END $$`
-
 func TestARewrittenChainDisagreesWithTheFirstCheckpointAfterIt(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, testenv.Firestore(t))
@@ -162,7 +141,7 @@ func TestARewrittenChainDisagreesWithTheFirstCheckpointAfterIt(t *testing.T) {
 	}
 	points, err := w.journal.Checkpoints(t.Context(), w.a, 0, 10)
 	must(t, err)
-	w.Exec(t, strings.NewReplacer("%t", w.a.String(), "%s", "3").Replace(rewrite))
+	testenv.RewriteAudit(t, w.DB, w.a.UUID(), 3)
 	comparison, result := w.verify(t, w.a, points)
 	if len(result.Problems) != 0 {
 		t.Fatalf("the rewritten chain is not whole: %v", result.Problems)
