@@ -76,9 +76,9 @@ func TestAFunctionThatCannotOpenIsNamed(t *testing.T) {
 	}
 }
 
-func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
-	t.Parallel()
-	good := map[string]string{
+// goodEnvironment is one in which every function opens, on stores that do not exist.
+func goodEnvironment() map[string]string {
+	return map[string]string{
 		"DATABASE_URL": "postgres://usher@127.0.0.1:1/usher", "OPERATOR_DATABASE_URL": "postgres://usher@127.0.0.1:1/usher",
 		"REDIS_URL": "redis://127.0.0.1:1/0", "BUDGET_REDIS_URL": "redis://127.0.0.1:1/1",
 		"LICENSE_KEY_PEPPERS": ring(), "API_KEY_PEPPERS": ring(), "SEAT_TOKEN_KEYS": ring(), "NOTIFY_KEYS": ring(),
@@ -87,10 +87,16 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		"SMTP_HOST": "smtp.example", "MAIL_FROM": "usher@example.com",
 		"STRIPE_API_KEY": "sk_test_1", "STRIPE_CATALOG": "{}", "STRIPE_WEBHOOK_SECRETS": "whsec_12345678", "BILLING_ORIGINS": audience,
 	}
+}
+
+func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
+	t.Parallel()
+	good := goodEnvironment()
 	stores := []string{"validate", "acquire", "heartbeat", "release", "borrow", "sweep", "admin", "webhook", "subscription", "incident"}
 	databases := append(slices.Clone(stores), "keys", "rotate", "register", "deliver", "checkout")
 	money := []string{"checkout", "subscription", "webhook"}
-	budgets := []string{"validate", "acquire", "release", "incident"}
+	budgets := []string{"validate", "acquire", "release", "incident", "admin"}
+	journals := append(slices.Clone(money), "admin", "register", "rotate", "incident")
 	for _, at := range []struct {
 		variable, value string
 		functions       []string // that read it
@@ -148,8 +154,8 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"STRIPE_WEBHOOK_SECRETS", "hunter2", []string{"webhook"}},
 		{"BILLING_ORIGINS", "hunter2", []string{"checkout", "subscription"}},
 		{"IDENTITY_AUDIENCE", "", append(slices.Clone(money), "admin", "register", "incident")},
-		{"JOURNAL_EMULATOR", "hunter2:1", []string{"incident"}},
-		{"JOURNAL_TIMEOUT", "-29713s", []string{"incident"}},
+		{"JOURNAL_EMULATOR", "hunter2:1", journals},
+		{"JOURNAL_TIMEOUT", "-29713s", journals},
 		{"WATCH_UNKNOWN_KEYS", "-29713", []string{"incident"}},
 	} {
 		getenv := func(variable string) string {

@@ -127,6 +127,32 @@ type Cache struct {
 	asked time.Time
 }
 
+// OpenCache makes a Cache of the journal that Config, read from the environment, says. It does not connect. The caller closes it.
+func OpenCache(ctx context.Context, getenv func(string) string, log *slog.Logger) (*Cache, error) {
+	j, err := Open(ctx, getenv)
+	if err != nil {
+		return nil, err
+	}
+	return j.NewCache(time.Now, log), nil
+}
+
+// Close closes the connections to the journal.
+func (c *Cache) Close() error { return c.journal.Close() }
+
+// errReadOnly is answered to who wants to change something while nobody may.
+var errReadOnly = &fault.Error{
+	Kind: fault.KindUnavailable, Code: "read_only", RetryAfter: 30 * time.Second,
+	Detail: "Nothing can be changed at the moment: the operator has made the service read-only. Reading goes on, and so do seats. Wait for retry_after_seconds, then try again.",
+}
+
+// Writable is nil unless the switches say that nobody may change anything: then it is 503 read_only.
+func (c *Cache) Writable(ctx context.Context) error {
+	if s := c.Switches(ctx); s.ReadOnly {
+		return errReadOnly
+	}
+	return nil
+}
+
 // NewCache makes a Cache. Now is this instance's clock, which paces the asking alone.
 func (j *Journal) NewCache(now func() time.Time, log *slog.Logger) *Cache {
 	return &Cache{journal: j, now: now, log: log}
