@@ -54,8 +54,11 @@ var seeds = map[string]string{
 	"app.billing_customers.stripe_id":  `gen_random_uuid()`,
 	"app.billing_customers.deleted_at": `now()`,
 	"app.subscriptions.status":         `'active'`,
+	"app.subscriptions.ended_at":       `now()`,
 	"app.subscriptions.cycle":          `'monthly'`,
 	"app.stripe_events.status":         `'done'`,
+	"app.trials.email_hash":            `sha256(gen_random_uuid()::text::bytea)`,
+	"app.trials.hardware_hash":         `sha256(gen_random_uuid()::text::bytea)`,
 }
 
 // values are by type what any row may have.

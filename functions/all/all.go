@@ -20,6 +20,7 @@ import (
 	"github.com/coditect/usher/functions/borrow"
 	"github.com/coditect/usher/functions/checkout"
 	"github.com/coditect/usher/functions/deliver"
+	"github.com/coditect/usher/functions/expire"
 	"github.com/coditect/usher/functions/heartbeat"
 	"github.com/coditect/usher/functions/incident"
 	"github.com/coditect/usher/functions/keys"
@@ -28,6 +29,7 @@ import (
 	"github.com/coditect/usher/functions/rotate"
 	"github.com/coditect/usher/functions/subscription"
 	"github.com/coditect/usher/functions/sweep"
+	"github.com/coditect/usher/functions/trial"
 	"github.com/coditect/usher/functions/validate"
 	"github.com/coditect/usher/functions/webhook"
 	"github.com/coditect/usher/shared/platform/httpx"
@@ -52,11 +54,13 @@ var functions = []function{
 	{"borrow", borrow.Open},
 	{"keys", keys.Open},
 	{"register", register.Open},
+	{"trial", trial.Open},
 	{"checkout", checkout.Open},
 	{"subscription", subscription.Open},
 	{"webhook", webhook.Open},
 	{"sweep", sweep.Open},
 	{"deliver", deliver.Open},
+	{"expire", expire.Open},
 	{"rotate", rotate.Open},
 	{"admin", admin.Open},
 	{"incident", incident.Open},

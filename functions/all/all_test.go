@@ -92,11 +92,12 @@ func goodEnvironment() map[string]string {
 func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 	t.Parallel()
 	good := goodEnvironment()
-	stores := []string{"validate", "acquire", "heartbeat", "release", "borrow", "sweep", "admin", "webhook", "subscription", "incident"}
-	databases := append(slices.Clone(stores), "keys", "rotate", "register", "deliver", "checkout")
-	money := []string{"checkout", "subscription", "webhook"}
+	stores := []string{"validate", "acquire", "heartbeat", "release", "borrow", "sweep", "admin", "webhook", "subscription", "expire", "incident"}
+	databases := append(slices.Clone(stores), "keys", "rotate", "register", "deliver", "checkout", "trial")
+	stripe := []string{"checkout", "subscription", "webhook", "expire"}
+	people := []string{"checkout", "subscription", "webhook", "admin", "register", "trial", "incident"}
 	budgets := []string{"validate", "acquire", "release", "incident", "admin"}
-	journals := append(slices.Clone(money), "admin", "register", "rotate", "incident")
+	journals := append(slices.Clone(people), "rotate")
 	for _, at := range []struct {
 		variable, value string
 		functions       []string // that read it
@@ -116,8 +117,8 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"SEAT_CONNECTION_LIFE", "-29713s", stores},
 		{"SEAT_CLOCK_ALLOWANCE", "-29713s", stores},
 		{"SEAT_POLL", "29713us", stores},
-		{"LICENSE_KEY_PEPPERS", "hunter2", []string{"validate", "acquire", "release", "admin", "register", "subscription", "webhook"}},
-		{"LICENSE_MIN_TTL_SECONDS", "-29713", []string{"admin", "register", "subscription", "webhook"}},
+		{"LICENSE_KEY_PEPPERS", "hunter2", []string{"validate", "acquire", "release", "admin", "register", "subscription", "webhook", "expire", "trial"}},
+		{"LICENSE_MIN_TTL_SECONDS", "-29713", []string{"admin", "register", "subscription", "webhook", "expire", "trial"}},
 		{"API_KEY_PEPPERS", "hunter2", []string{"rotate", "admin", "webhook", "incident"}},
 		{"SEAT_TOKEN_KEYS", "hunter2", []string{"acquire", "heartbeat", "release", "borrow"}},
 		{"SEAT_TOKEN_KEYS", "", []string{"acquire", "heartbeat", "release", "borrow"}},
@@ -133,9 +134,9 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"BUDGET_HOLDER_PER_SECOND", "29713000000", append(slices.Clone(budgets), "heartbeat", "borrow")},
 		{"BUDGET_HOLDER_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
 		{"BUDGET_UNKNOWN_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
-		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate", "deliver", "incident"}},
-		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate", "deliver", "incident"}},
-		{"NOTIFY_KEYS", "hunter2", []string{"admin", "deliver", "subscription", "webhook"}},
+		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate", "deliver", "expire", "incident"}},
+		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate", "deliver", "expire", "incident"}},
+		{"NOTIFY_KEYS", "hunter2", []string{"admin", "deliver", "subscription", "webhook", "expire"}},
 		{"WEBHOOK_TIMEOUT", "-29713s", []string{"admin", "deliver"}},
 		{"WEBHOOK_ALLOW_PRIVATE", "hunter2", []string{"admin", "deliver"}},
 		{"SMTP_HOST", "", []string{"deliver"}},
@@ -145,15 +146,16 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"SMTP_TIMEOUT", "-29713s", []string{"deliver"}},
 		{"MAIL_FROM", "hunter2", []string{"deliver"}},
 		{"MAIL_INVITATION_URL", "hunter2", []string{"deliver"}},
-		{"IDENTITY_ISSUER", "hunter2", append(slices.Clone(money), "admin", "register", "incident")},
-		{"IDENTITY_ISSUER", "", append(slices.Clone(money), "admin", "register", "incident")},
-		{"STRIPE_API_KEY", "hunter2", money},
-		{"STRIPE_URL", "hunter2", money},
-		{"STRIPE_TIMEOUT", "29713s", money},
-		{"STRIPE_CATALOG", `{"hunter2":{}}`, money},
+		{"IDENTITY_ISSUER", "hunter2", people},
+		{"IDENTITY_ISSUER", "", people},
+		{"STRIPE_API_KEY", "hunter2", stripe},
+		{"STRIPE_URL", "hunter2", stripe},
+		{"STRIPE_TIMEOUT", "29713s", stripe},
+		{"STRIPE_CATALOG", `{"hunter2":{}}`, stripe},
+		{"RETENTION_SESSION_DAYS", "-29713", []string{"expire"}},
 		{"STRIPE_WEBHOOK_SECRETS", "hunter2", []string{"webhook"}},
 		{"BILLING_ORIGINS", "hunter2", []string{"checkout", "subscription"}},
-		{"IDENTITY_AUDIENCE", "", append(slices.Clone(money), "admin", "register", "incident")},
+		{"IDENTITY_AUDIENCE", "", people},
 		{"JOURNAL_EMULATOR", "hunter2:1", journals},
 		{"JOURNAL_TIMEOUT", "-29713s", journals},
 		{"WATCH_UNKNOWN_KEYS", "-29713", []string{"incident"}},

@@ -16,6 +16,7 @@ import (
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/journal"
 	"github.com/coditect/usher/shared/license"
+	"github.com/coditect/usher/shared/notify"
 	"github.com/coditect/usher/shared/seat"
 	"github.com/coditect/usher/shared/signing"
 	"github.com/coditect/usher/shared/signing/rotation"
@@ -180,6 +181,11 @@ func (d Deps) freeze(ctx context.Context, who actor, tenant tenancy.ID, on bool,
 		if err != nil {
 			return fmt.Errorf("note the freeze of tenant %s: %w", tenant, err)
 		}
+		if changed && on {
+			if err := tellFrozen(ctx, tx); err != nil {
+				return err
+			}
+		}
 		switch {
 		case !changed && on:
 			did = "The tenant was suspended already."
@@ -212,6 +218,17 @@ func (d Deps) freeze(ctx context.Context, who actor, tenant tenancy.ID, on bool,
 		}
 	}
 	return nil
+}
+
+// tellFrozen tells the owners of the transaction's tenant by mail that it is suspended. What the incident is they hear from people.
+func tellFrozen(ctx context.Context, tx tenancy.Tx) error {
+	name, err := notify.Organization(ctx, tx)
+	if err != nil {
+		return err
+	}
+	return notify.QueueToOwners(ctx, tx, notify.Mail{Kind: notify.TenantSuspended, Data: map[string]string{
+		"organization": name, "reason": "We are looking into something that concerns its security.",
+	}})
 }
 
 // tellPools tells the pool of every licence of a tenant what its row says now.
@@ -300,7 +317,7 @@ func (a *deed) revokeLicenses(ctx context.Context) error {
 		last := from+licensesAtOnce >= len(ids)
 		err := a.DB.As(ctx, a.tenant, func(tx tenancy.Tx) error {
 			for _, id := range some {
-				if _, err := license.Revoke(ctx, tx, a.tenant, id, "incident "+a.incident.ID.String(), a.who.by); err != nil {
+				if err := a.revokeLicense(ctx, tx, id); err != nil {
 					return err
 				}
 			}
@@ -320,6 +337,19 @@ func (a *deed) revokeLicenses(ctx context.Context) error {
 	defer cancel()
 	a.Seats.ChangedAll(tell, a.tenant, ids)
 	return nil
+}
+
+// revokeLicense revokes a licence, and tells the webhooks, unless it is revoked already.
+func (a *deed) revokeLicense(ctx context.Context, tx tenancy.Tx, id uuid.UUID) error {
+	was, err := license.Read(ctx, tx, a.tenant, id)
+	if err != nil || was.Status == license.StatusRevoked {
+		return err
+	}
+	l, err := license.Revoke(ctx, tx, a.tenant, id, "incident "+a.incident.ID.String(), a.who.by)
+	if err != nil {
+		return err
+	}
+	return notify.Event(ctx, tx, "license.revoked", "license:"+id.String(), l.Snapshot(l.UpdatedAt))
 }
 
 // revokeAPIKeys ends the API key of the scope, those that its user made, or all of its tenant.

@@ -15,6 +15,7 @@ import (
 	"github.com/coditect/usher/functions/incident"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/platform/testenv"
+	"github.com/coditect/usher/shared/tenancy"
 )
 
 func TestFreezingATenantEndsItsSessionsAndTouchesNobodyElse(t *testing.T) {
@@ -36,6 +37,9 @@ func TestFreezingATenantEndsItsSessionsAndTouchesNobodyElse(t *testing.T) {
 		return seating.Heartbeat.Send(t, functiontest.Message{Token: token})
 	}
 
+	for _, tenant := range []tenancy.ID{w.Tenant, other.Tenant} {
+		w.DB.Exec(t, `INSERT INTO app.users (tenant_id, id, email, role, status, issuer, subject) VALUES ($1::uuid, gen_random_uuid(), $1::text || '@x.test', 'owner', 'active', 'i', $1::text)`, tenant.UUID().String())
+	}
 	opened := w.opened(t, functiontest.Body{
 		"severity": "P1", "kind": "key_leaked", "summary": "A key is on a forum.", "scope": functiontest.Body{"tenant_id": w.Tenant.UUID()},
 		"actions": []string{"freeze_tenant"},
@@ -76,6 +80,10 @@ func TestFreezingATenantEndsItsSessionsAndTouchesNobodyElse(t *testing.T) {
 		seating.Acquire.Send(t, functiontest.Message{Body: functiontest.Ask(mine, functiontest.Device(n))}).Want(t, http.StatusCreated)
 	}
 	beat(their).Want(t, http.StatusOK)
+	// Its owners heard of it, once; nobody else did.
+	if to := testenv.Values[string](t, w.DB, `SELECT recipient FROM app.mails WHERE kind = 'tenant_suspended'`); !slices.Equal(to, []string{w.Tenant.String() + "@x.test"}) {
+		t.Errorf("mailed are %v", to)
+	}
 	if s := functiontest.Read[incident.Switches](t, w.call(t, "GET", "/v1/switches", nil).Want(t, http.StatusOK)); len(s.FrozenTenants) != 0 {
 		t.Errorf("the switches say %+v", s)
 	}
@@ -88,6 +96,8 @@ func TestATimelineIsOfTheAuditLogAndTheJournal(t *testing.T) {
 	l := w.Seats(t, 3, time.Minute)
 	seating := w.Seating(t)
 	seat := seating.Sit(t, l, "a")
+	w.DB.Exec(t, `
+		INSERT INTO app.users (tenant_id, id, email, role, status, issuer, subject) VALUES ($1, gen_random_uuid(), 'call@usher.test', 'owner', 'active', 'i', 's')`, identity.OperatorID)
 	opened := w.opened(t, functiontest.Body{
 		"severity": "P0", "kind": "license_shared", "summary": "Half the internet sits on it.", "scope": functiontest.Body{"license_id": l.ID},
 		"actions": []string{"end_sessions", "revoke_licenses"},
@@ -126,6 +136,19 @@ func TestATimelineIsOfTheAuditLogAndTheJournal(t *testing.T) {
 	}
 	if _, err := w.Verifier(t, time.Now()).IncidentFile([]byte(strings.Replace(file.IncidentFile, "A", "B", 1))); err == nil {
 		t.Error("an altered file verifies")
+	}
+	// The operator's webhooks hear of it, once of each; those of the tenant that it is about hear nothing.
+	told := testenv.Values[string](t, w.DB, `
+		SELECT format('%s of %s: %s %s', type, tenant_id, data->>'status', data->'scope'->>'license_id') FROM app.events WHERE type LIKE 'incident.%' ORDER BY id`)
+	if of := identity.OperatorID.String() + ": "; !slices.Equal(told, []string{"incident.opened of " + of + "open " + l.ID.String(), "incident.resolved of " + of + "resolved " + l.ID.String()}) {
+		t.Errorf("told is %v", told)
+	}
+	if n := testenv.Value[int64](t, w.DB, `SELECT count(*) FROM app.events WHERE type = 'license.revoked' AND tenant_id = $1 AND data->>'id' = $2`, w.Tenant.UUID(), l.ID.String()); n != 1 {
+		t.Errorf("%d events say that the licence is revoked", n)
+	}
+	mails := testenv.Values[string](t, w.DB, `SELECT format('%s to %s: %s', kind, recipient, data->>'severity') FROM app.mails`)
+	if !slices.Equal(mails, []string{"incident to call@usher.test: P0"}) {
+		t.Errorf("mailed is %v", mails)
 	}
 	if page := functiontest.Read[incident.List](t, w.call(t, "GET", "/v1/incidents?status=resolved", nil).Want(t, http.StatusOK)); len(page.Items) != 1 {
 		t.Errorf("listed are %+v", page)

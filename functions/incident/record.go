@@ -15,6 +15,7 @@ import (
 	"github.com/coditect/usher/shared/audit"
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/journal"
+	"github.com/coditect/usher/shared/notify"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/tenancy"
 )
@@ -242,7 +243,53 @@ func (d Deps) insert(ctx context.Context, tx tenancy.Tx, who actor, i *journal.I
 		return false, err
 	}
 	e.Opening = i
+	if err := tellOpened(ctx, tx, i, scope); err != nil {
+		return false, err
+	}
 	return true, d.record(ctx, tx, who, e, "incident.opened", subjectOf(i.ID))
+}
+
+// happened is what the operator's webhooks are told of an incident. Those of the tenant that it is about hear nothing.
+type happened struct {
+	ID         uuid.UUID   `json:"id"`
+	Severity   string      `json:"severity"`
+	Kind       string      `json:"kind"`
+	Summary    string      `json:"summary"`
+	Status     string      `json:"status"`
+	Scope      About       `json:"scope"`
+	OpenedBy   string      `json:"opened_by"`
+	OpenedAt   httpx.Time  `json:"opened_at"`
+	RespondBy  httpx.Time  `json:"respond_by"`
+	ResolvedAt *httpx.Time `json:"resolved_at"`
+	ResolvedBy *string     `json:"resolved_by"`
+	Resolution *string     `json:"resolution"`
+}
+
+// tellOpened calls the operator's owners by mail, and tells its webhooks, in the transaction that opens the incident.
+func tellOpened(ctx context.Context, tx tenancy.Tx, i *journal.Incident, scope About) error {
+	err := notify.Event(ctx, tx, "incident.opened", subjectOf(i.ID), happened{
+		ID: i.ID, Severity: i.Severity, Kind: i.Kind, Summary: i.Summary, Status: "open", Scope: scope,
+		OpenedBy: i.By, OpenedAt: httpx.At(i.At), RespondBy: httpx.At(i.RespondBy),
+	})
+	if err != nil {
+		return err
+	}
+	name, err := notify.Organization(ctx, tx)
+	if err != nil {
+		return err
+	}
+	return notify.QueueToOwners(ctx, tx, notify.Mail{Kind: notify.Incident, Key: subjectOf(i.ID), Data: map[string]string{
+		"id": i.ID.String(), "organization": name, "severity": i.Severity, "summary": i.Summary, "respond_by": notify.Date(i.RespondBy),
+	}})
+}
+
+// tellResolved tells the operator's webhooks, in the transaction that resolves the incident.
+func tellResolved(ctx context.Context, tx tenancy.Tx, r *row, at time.Time, by, resolution string) error {
+	resolved := httpx.At(at)
+	return notify.Event(ctx, tx, "incident.resolved", subjectOf(r.ID), happened{
+		ID: r.ID, Severity: r.Severity, Kind: r.Kind, Summary: r.Summary, Status: "resolved", Scope: r.Scope,
+		OpenedBy: r.OpenedBy, OpenedAt: r.OpenedAt, RespondBy: r.RespondBy, ResolvedAt: &resolved, ResolvedBy: &by, Resolution: &resolution,
+	})
 }
 
 func openingDetails(i *journal.Incident) map[string]string {

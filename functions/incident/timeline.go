@@ -345,6 +345,9 @@ func (d Deps) end(ctx context.Context, who actor, r *row, q *Resolution) error {
 			 WHERE incident_id = $1 AND outcome = 'pending' AND action <> $2`, r.ID, unfreezeTenant); err != nil {
 			return fmt.Errorf("resolve incident %s: %w", r.ID, err)
 		}
+		if err := tellResolved(ctx, tx, r, now, who.by, q.Resolution); err != nil {
+			return err
+		}
 		e, err := newEntry(r.ID, now, whatResolved, who.by, q.Resolution, details)
 		if err != nil {
 			return err

@@ -182,7 +182,7 @@ func (b *Books) post(ctx context.Context, tenant tenancy.ID, e Event, again bool
 			return nil
 		}
 		for _, id := range subscriptions {
-			sold, err := b.settle(ctx, tx, tenant, id, e.Customer, "event "+e.ID)
+			sold, _, err := b.settle(ctx, tx, tenant, id, e.Customer, "event "+e.ID)
 			if err != nil {
 				return err
 			}
@@ -250,50 +250,51 @@ func (b *Books) forget(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, cu
 func (b *Books) Settle(ctx context.Context, tenant tenancy.ID, subscription, why string) (uuid.UUID, error) {
 	var sold uuid.UUID
 	err := b.DB.As(ctx, tenant, func(tx tenancy.Tx) (err error) {
-		sold, err = b.settle(ctx, tx, tenant, subscription, "", why)
+		sold, _, err = b.settle(ctx, tx, tenant, subscription, "", why)
 		return err
 	})
 	return sold, err
 }
 
 // settle is Settle in the caller's transaction. Nobody else settles the subscription until that ends, so that what is
-// fetched here is not older than what anybody has written. Customer is whose it is said to be, "" when nobody said.
-func (b *Books) settle(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, id, customer, why string) (uuid.UUID, error) {
+// fetched here is not older than what anybody has written. Customer is whose it is said to be, "" when nobody said. Changed says
+// that something was not as it should be.
+func (b *Books) settle(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, id, customer, why string) (sold uuid.UUID, changed bool, err error) {
 	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, lockOf(id)); err != nil {
-		return uuid.Nil, fmt.Errorf("lock subscription %s: %w", id, err)
+		return uuid.Nil, false, fmt.Errorf("lock subscription %s: %w", id, err)
 	}
 	s, err := b.Stripe.subscription(ctx, id)
 	if isMissing(err) {
-		return uuid.Nil, ErrRefused.Because(err)
+		return uuid.Nil, false, ErrRefused.Because(err)
 	}
 	if err != nil {
-		return uuid.Nil, err
+		return uuid.Nil, false, err
 	}
 	if customer != "" && customer != s.Customer {
-		return uuid.Nil, ErrRefused.Because(fmt.Errorf("subscription %s is of customer %s, not %s", id, s.Customer, customer))
+		return uuid.Nil, false, ErrRefused.Because(fmt.Errorf("subscription %s is of customer %s, not %s", id, s.Customer, customer))
 	}
 	kept, row, err := b.read(ctx, tx, tenant, &s)
 	if err != nil {
-		return uuid.Nil, err
+		return uuid.Nil, false, err
 	}
 	now, err := b.Now(ctx, tx)
 	if err != nil {
-		return uuid.Nil, err
+		return uuid.Nil, false, err
 	}
 	change := Decide(now, s, kept)
 	sold, key, err := b.write(ctx, tx, tenant, &s, row, &change)
 	if err != nil {
-		return uuid.Nil, err
+		return uuid.Nil, false, err
 	}
 	if !change.Nothing() {
 		if err := audit.Record(ctx, tx, entry(&s, sold, &change, why)); err != nil {
-			return uuid.Nil, err
+			return uuid.Nil, false, err
 		}
 		if err := b.tell(ctx, tx, tenant, &s, sold, key, &change, now); err != nil {
-			return uuid.Nil, err
+			return uuid.Nil, false, err
 		}
 	}
-	return sold, nil
+	return sold, !change.Nothing(), nil
 }
 
 func entry(s *Subscription, sold uuid.UUID, c *Change, why string) audit.Entry {
@@ -415,9 +416,16 @@ func (b *Books) sell(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, row 
 	if err != nil {
 		return secret.Key{}, err
 	}
-	if !c.Create {
+	if c.Create {
+		// A trial becomes what was bought: whoever sits stays, and the key they use stays good.
+		if row.license, err = license.TrialToBuy(ctx, tx, tenant, plan.Product); err != nil {
+			return secret.Key{}, err
+		}
+		c.Trial = row.license != uuid.Nil
+	}
+	if !c.Create || c.Trial {
 		_, err := b.Registry.Change(ctx, tx, tenant, row.license, func(t *license.Terms) error {
-			if t.Plan != want.Plan { // what it may run, for how long and by whom is the plan's; its hardware stays its own
+			if t.Plan != want.Plan || c.Trial { // what it may run, for how long and by whom is the plan's; its hardware stays its own
 				hardware := t.AllowedHardware
 				*t = plan.Terms()
 				t.AllowedHardware = hardware

@@ -56,8 +56,9 @@ func (b *Books) tell(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, s *S
 		what string
 		did  bool
 	}{
-		{"license.created", c.Create},
-		{"license.changed", c.License != nil && !c.Create},
+		{"license.created", c.Create && !c.Trial},
+		{"license.changed", c.License != nil && (!c.Create || c.Trial)},
+		{"trial.bought", c.Trial},
 		{"license.suspended", c.Suspend != ""},
 		{"license.reinstated", c.Reinstate},
 	} {
@@ -91,7 +92,7 @@ func (b *Books) mail(ctx context.Context, tx tenancy.Tx, s *Subscription, l *lic
 	}
 	m := notify.Mail{Data: map[string]string{"organization": name, "plan": l.Plan}}
 	switch {
-	case n == NoticeLicenseCreated:
+	case n == NoticeLicenseCreated && !c.Trial:
 		m.Kind, m.Key = notify.LicenseKey, "license_key "+l.ID.String()
 		return notify.QueueSecretToOwners(ctx, tx, m, b.Notices, "license_key", key.Reveal())
 	case n == NoticePaymentTrouble && c.Standing.Trouble == TroubleFailed && c.Standing.Grace != nil:

@@ -27,6 +27,7 @@ type Snapshot struct {
 	StartsAt           *time.Time `json:"starts_at"`
 	ExpiresAt          *time.Time `json:"expires_at"`
 	GraceUntil         *time.Time `json:"grace_until"`
+	OnTrial            bool       `json:"on_trial"`
 	KeyHint            string     `json:"key_hint"`
 	CreatedAt          time.Time  `json:"created_at"`
 	UpdatedAt          time.Time  `json:"updated_at"`
@@ -38,7 +39,7 @@ func (l *License) Snapshot(now time.Time) Snapshot {
 		ID: l.ID, TenantID: l.Tenant.UUID(), Product: l.Product, Plan: l.Plan, Status: l.Status, StatusReason: unlessZero(l.StatusReason),
 		EffectiveStatus: l.EffectiveStatus(now), MaxSeats: l.MaxSeats, OverdraftSeats: l.OverdraftSeats, BorrowReserveSeats: l.BorrowReserve,
 		TTLSeconds: inSeconds(l.TTL), SeatPer: l.SeatPer, Features: l.Features, Versions: l.Versions, MaxDevices: unlessZero(l.MaxDevices),
-		AllowedHardware: l.AllowedHardware, StartsAt: toMillis(l.StartsAt), ExpiresAt: toMillis(l.ExpiresAt), GraceUntil: toMillis(l.GraceUntil),
+		AllowedHardware: l.AllowedHardware, StartsAt: toMillis(l.StartsAt), ExpiresAt: toMillis(l.ExpiresAt), GraceUntil: toMillis(l.GraceUntil), OnTrial: l.OnTrial,
 		KeyHint: l.KeyHint, CreatedAt: *toMillis(&l.CreatedAt), UpdatedAt: *toMillis(&l.UpdatedAt),
 	}
 }

@@ -20,7 +20,7 @@ BEGIN
 END
 $$;
 -- +goose StatementEnd
-GRANT usher_audits, usher_checkpoints, usher_facts, usher_replays, usher_rotate, usher_seats TO usher_incident;
+GRANT usher_audits, usher_checkpoints, usher_facts, usher_notices, usher_replays, usher_rotate, usher_seats TO usher_incident;
 
 SET LOCAL ROLE usher_owner;
 GRANT USAGE ON SCHEMA app TO usher_checkpoints, usher_incident;
@@ -146,8 +146,6 @@ CREATE POLICY resolver_lists ON app.audit_chains FOR SELECT TO usher_resolver US
 GRANT SELECT (tenant_id, seq) ON app.audit_chains TO usher_resolver;
 CREATE POLICY resolver_lists ON app.checkpoints FOR SELECT TO usher_resolver USING (true);
 GRANT SELECT (tenant_id, seq) ON app.checkpoints TO usher_resolver;
-CREATE POLICY resolver_finds ON app.licenses FOR SELECT TO usher_resolver USING (true);
-GRANT SELECT (tenant_id, id) ON app.licenses TO usher_resolver;
 RESET ROLE;
 GRANT CREATE ON SCHEMA app TO usher_resolver;
 SET LOCAL ROLE usher_resolver;
@@ -181,8 +179,6 @@ REVOKE CREATE ON SCHEMA app FROM usher_resolver;
 -- +goose Down
 DROP FUNCTION app.incident_tenant(uuid, uuid, uuid);
 DROP FUNCTION app.pending_checkpoints(uuid, int);
-DROP POLICY resolver_finds ON app.licenses;
-REVOKE SELECT (tenant_id, id) ON app.licenses FROM usher_resolver;
 DROP POLICY resolver_lists ON app.audit_chains;
 REVOKE SELECT (tenant_id, seq) ON app.audit_chains FROM usher_resolver;
 RESET ROLE;
@@ -206,4 +202,4 @@ REVOKE SELECT ON app.audit_chains, app.audit_entries FROM usher_checkpoints;
 DROP TABLE app.checkpoints;
 REVOKE USAGE ON SCHEMA app FROM usher_checkpoints, usher_incident;
 RESET ROLE;
-REVOKE usher_audits, usher_checkpoints, usher_facts, usher_replays, usher_rotate, usher_seats FROM usher_incident;
+REVOKE usher_audits, usher_checkpoints, usher_facts, usher_notices, usher_replays, usher_rotate, usher_seats FROM usher_incident;
