@@ -2,10 +2,13 @@ package incident_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,21 +21,26 @@ import (
 	"github.com/coditect/usher/shared/tenancy"
 )
 
-func TestFreezingATenantEndsItsSessionsAndTouchesNobodyElse(t *testing.T) {
+func TestProofIncidentsAFrozenTenantIsStoppedUnderLoadAndNobodyElse(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, functiontest.Options{Firestore: testenv.Firestore(t)})
-	sessions := 12
+	sessions := 100
 	if testenv.Full() {
 		sessions = 1000
 	}
 	other := w.Beside(t, "Umbrella")
-	mine, theirs := w.Seats(t, sessions, time.Minute), other.Seats(t, 3, time.Minute)
+	mine, theirs := w.Seats(t, sessions, time.Minute), other.Seats(t, 20, time.Minute)
 	seating := w.Seating(t)
 	var tokens []string
 	for n := range sessions {
 		tokens = append(tokens, seating.Sit(t, mine, functiontest.Device(n)).SeatToken)
 	}
-	their := seating.Sit(t, theirs, "theirs").SeatToken
+	var others []string
+	for n := range 20 {
+		others = append(others, seating.Sit(t, theirs, functiontest.Device(n)).SeatToken)
+	}
+	their := others[0]
+	load := underLoad(t, seating.Heartbeat, tokens, others)
 	beat := func(token string) functiontest.Reply {
 		return seating.Heartbeat.Send(t, functiontest.Message{Token: token})
 	}
@@ -47,6 +55,11 @@ func TestFreezingATenantEndsItsSessionsAndTouchesNobodyElse(t *testing.T) {
 	if got := outcomes(opened); got["freeze_tenant"] != "done" || opened.Journal != "written" || opened.RespondBy.Sub(opened.OpenedAt.Time) != 15*time.Minute {
 		t.Fatalf("opened is %+v", opened)
 	}
+	late, disturbed, beats := load()
+	if late > 0 || disturbed > 0 {
+		t.Errorf("of %d heartbeats %d came through after the answer, and %d of another tenant were refused", beats, late, disturbed)
+	}
+	testenv.Proved(t, "incidents", "a tenant with %d sessions was frozen among %d heartbeats: none came through after the answer, and none of another tenant was refused", sessions, beats)
 	// The pools were told before the answer: no heartbeat passes, and each says why.
 	for n, token := range tokens {
 		r := beat(token).Want(t, http.StatusGone, "seat_evicted")
@@ -88,6 +101,54 @@ func TestFreezingATenantEndsItsSessionsAndTouchesNobodyElse(t *testing.T) {
 		t.Errorf("the switches say %+v", s)
 	}
 	w.Hides(t)
+}
+
+// underLoad beats for sessions that are to be stopped and for others that are not, from several clients at once. What it answers is
+// called when the first were stopped: it goes on for a moment, and says how many of the first came through that were sent since,
+// how many of the others were refused, and how many heartbeats there were.
+func underLoad(t *testing.T, door *functiontest.Door, stopped, others []string) func() (late, disturbed, beats int64) {
+	t.Helper()
+	var lates, disturbs, all, since atomic.Int64
+	done := make(chan struct{})
+	var clients sync.WaitGroup
+	for client := range 4 {
+		clients.Go(func() {
+			for n := client; ; n++ {
+				select {
+				case <-done:
+					return
+				case <-time.After(2 * time.Millisecond):
+				}
+				token, mine := stopped[n*7%len(stopped)], n%4 != 0
+				if !mine {
+					token = others[n%len(others)]
+				}
+				after := since.Load()
+				status := door.SendBare(t, functiontest.Message{Token: token}).Status
+				all.Add(1)
+				if mine && after > 0 && status != http.StatusGone {
+					lates.Add(1)
+				}
+				if !mine && status != http.StatusOK {
+					disturbs.Add(1)
+				}
+			}
+		})
+	}
+	return func() (late, disturbed, beats int64) {
+		t.Helper()
+		since.Store(1)
+		before := all.Load()
+		testenv.Eventually(t, 10*time.Second, func() error {
+			if all.Load() < before+100 {
+				return errors.New("too few heartbeats")
+			}
+			return nil
+		})
+		close(done)
+		clients.Wait()
+		return lates.Load(), disturbs.Load(), all.Load()
+	}
 }
 
 func TestATimelineIsOfTheAuditLogAndTheJournal(t *testing.T) {

@@ -157,7 +157,7 @@ func TestSwitchesFreezeAdmissionsAndTenants(t *testing.T) {
 	}
 }
 
-func TestAnAttackOfWrongKeysIsOneIncidentAndGoodClientsNoticeNothing(t *testing.T) {
+func TestProofIncidentsAnAttackOfWrongKeysIsOneAndGoodClientsNoticeNothing(t *testing.T) {
 	t.Parallel()
 	attempts := 400
 	if testenv.Full() {

@@ -87,8 +87,10 @@ func (d Deps) watch(c *httpx.Call) (httpx.Reply, error) {
 	answer.Frozen, errs[3] = d.reconcile(ctx, who)
 	answer.Journaled, errs[4] = d.flush(ctx, uuid.Nil)
 	answer.Checkpoints, errs[5] = journal.Checkpoints{DB: d.DB, Journal: d.Journal, Sign: d.Roots.Sign, Issuer: d.Issuer, Log: d.Log}.Run(ctx)
+	rewritten, err := d.rewritten(ctx, who, answer.Checkpoints.Rewritten)
+	answer.Opened += rewritten
 	c.Note(slog.Any("watched", answer))
-	if err := errors.Join(errs[:]...); err != nil {
+	if err := errors.Join(append(errs[:], err)...); err != nil {
 		return httpx.Reply{}, err
 	}
 	return httpx.Reply{Body: answer}, nil
@@ -101,6 +103,8 @@ type suspicion struct {
 	of     string
 	limit  int64
 	counts []budget.Count
+	// once says that it is seen for ever after: no second incident is opened for it, whatever becomes of the first.
+	once bool
 }
 
 // name is what there is one open incident of.
@@ -186,6 +190,25 @@ func (d Deps) detect(ctx context.Context, who actor) (opened int, err error) {
 	return opened, errors.Join(errs...)
 }
 
+// rewritten opens an incident for each tenant whose audit chain is not the one of its last checkpoint any more.
+func (d Deps) rewritten(ctx context.Context, who actor, tenants []tenancy.ID) (opened int, err error) {
+	var errs []error
+	for _, tenant := range tenants {
+		of := "tenant:" + tenant.String()
+		is, err := d.suspect(ctx, who, &suspicion{
+			kind: "history_rewritten", severity: "P0", of: of, limit: 1, once: true,
+			summary: "An audit chain is not the one of its last checkpoint in the journal: somebody has written to the database what no function writes.",
+			counts:  []budget.Count{{Minute: d.Now().UTC().Truncate(time.Minute), Source: of, N: 1}},
+		})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("open an incident for the chain of tenant %s: %w", tenant, err))
+		} else if is {
+			opened++
+		}
+	}
+	return opened, errors.Join(errs...)
+}
+
 // suspect opens an incident for a suspicion, if none is open and it was not over when the last one was resolved.
 func (d Deps) suspect(ctx context.Context, who actor, s *suspicion) (opened bool, err error) {
 	scope, err := d.scopeOf(ctx, s.of)
@@ -199,6 +222,9 @@ func (d Deps) suspect(ctx context.Context, who actor, s *suspicion) (opened bool
 		err := tx.QueryRow(ctx, `SELECT now(), (SELECT max(resolved_at) FROM app.incidents WHERE detected_as = $1)`, name).Scan(&now, &resolved)
 		if err != nil {
 			return err
+		}
+		if resolved != nil && s.once {
+			return nil
 		}
 		if resolved != nil { // what was seen before is dealt with
 			s.counts = slices.DeleteFunc(s.counts, func(c budget.Count) bool { return !c.Minute.After(*resolved) })

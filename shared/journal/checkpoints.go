@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -44,6 +45,8 @@ type Report struct {
 	Waiting int64 `json:"waiting"`
 	// Disagreeing tenants have a chain that is not the one of their last checkpoint. None is written for them any more.
 	Disagreeing int64 `json:"disagreeing"`
+	// Rewritten are who they are.
+	Rewritten []tenancy.ID `json:"-"`
 }
 
 const (
@@ -58,7 +61,8 @@ func (c Checkpoints) Run(ctx context.Context) (Report, error) {
 	if c.Journal.Off() {
 		return Report{Off: true}, nil
 	}
-	var written, waiting, disagreeing atomic.Int64
+	var written, waiting atomic.Int64
+	var rewritten collected
 	var errs []error
 	for after := uuid.Nil; ; {
 		page, err := c.pending(ctx, after)
@@ -81,7 +85,7 @@ func (c Checkpoints) Run(ctx context.Context) (Report, error) {
 				case outcome == checkpointWaits:
 					waiting.Add(1)
 				case outcome == checkpointDisagrees:
-					disagreeing.Add(1)
+					rewritten.add(tenancy.Verified(tenant))
 				}
 				return nil
 			})
@@ -96,7 +100,21 @@ func (c Checkpoints) Run(ctx context.Context) (Report, error) {
 		}
 		after = page[len(page)-1]
 	}
-	return Report{Written: written.Load(), Waiting: waiting.Load(), Disagreeing: disagreeing.Load()}, errors.Join(errs...)
+	return Report{
+		Written: written.Load(), Waiting: waiting.Load(), Disagreeing: int64(len(rewritten.all)), Rewritten: rewritten.all,
+	}, errors.Join(errs...)
+}
+
+// collected are tenants that several writers found.
+type collected struct {
+	mu  sync.Mutex
+	all []tenancy.ID
+}
+
+func (c *collected) add(tenant tenancy.ID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all = append(c.all, tenant)
 }
 
 // pending lists tenants whose chain is longer than what the database knows to be in the journal.

@@ -85,13 +85,17 @@ func TestAChainThatItsOwnerRewroteDisagreesWithItsCheckpoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer incident.Close()
+	act := func(tenant tenancy.ID) {
+		t.Helper()
+		if err := incident.As(t.Context(), tenant, func(tx tenancy.Tx) error {
+			return audit.Record(t.Context(), tx, audit.Entry{Action: "license.revoked", Actor: "user:1", Subject: "license:1"})
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, tenant := range []tenancy.ID{w.Tenant, beside.Tenant} {
 		for range 4 {
-			if err := incident.As(t.Context(), tenant, func(tx tenancy.Tx) error {
-				return audit.Record(t.Context(), tx, audit.Entry{Action: "license.revoked", Actor: "user:1", Subject: "license:1"})
-			}); err != nil {
-				t.Fatal(err)
-			}
+			act(tenant)
 		}
 	}
 	scheduler, err := w.Scheduler.Token(map[string]any{
@@ -100,7 +104,11 @@ func TestAChainThatItsOwnerRewroteDisagreesWithItsCheckpoint(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.Incident(t).Send(t, functiontest.Message{Method: "POST", Path: "/tasks/watch", Token: scheduler}).Want(t, http.StatusOK)
+	watch := func() {
+		t.Helper()
+		w.Incident(t).Send(t, functiontest.Message{Method: "POST", Path: "/tasks/watch", Token: scheduler}).Want(t, http.StatusOK)
+	}
+	watch()
 
 	rotate, err := tenancy.OpenURL(t.Context(), w.DB.URL("usher_rotate"), tenancy.Config{}, w.Log.Logger)
 	if err != nil {
@@ -139,6 +147,13 @@ func TestAChainThatItsOwnerRewroteDisagreesWithItsCheckpoint(t *testing.T) {
 	}
 	if strings.Count(out, theirs) != 1 {
 		t.Errorf("of another tenant it says %s", out)
+	}
+	// With the next act the watch finds it, too, and opens one incident.
+	act(w.Tenant)
+	watch()
+	watch()
+	if opened := testenv.Values[string](t, w.DB, `SELECT severity || ' ' || detected_as FROM app.incidents`); len(opened) != 1 || opened[0] != "P0 history_rewritten tenant:"+mine {
+		t.Errorf("open are %v", opened)
 	}
 	// Roots that signed nothing: no checkpoint is believed.
 	other := filepath.Join(t.TempDir(), "other.pem")
