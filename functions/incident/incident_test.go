@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -293,4 +295,44 @@ func TestKeysAreRevokedAndReplacedFromOneCall(t *testing.T) {
 		t.Errorf("opened is %+v", rotated)
 	}
 	w.Verify(t, w.Seating(t).Sit(t, l, "b").Receipt, time.Now())
+}
+
+func TestTheRunbooksRequestsWork(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile(filepath.Join(testenv.Root(t), "docs", "incidents.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, functiontest.Options{})
+	l := w.Seats(t, 3, time.Minute)
+	w.Seating(t).Sit(t, l, "a")
+	// An owner, who made a key, which is the one that leaks.
+	user, key := uuid.New(), uuid.New()
+	w.DB.Exec(t, `INSERT INTO app.users (tenant_id, id, email, role, status, issuer, subject) VALUES ($1, $2, 'o@x.test', 'owner', 'active', 'i', 'o')`, w.Tenant.UUID(), user)
+	w.DB.Exec(t, `
+		INSERT INTO app.api_keys (tenant_id, id, name, key_hash, pepper_version, hint, scopes, created_by)
+		VALUES ($1, $2, 'ci', sha256('x'), 1, 'xxxx', '{licenses:read}', 'user:' || $3)`, w.Tenant.UUID(), key, user.String())
+	ids := strings.NewReplacer(
+		"LICENSE", l.ID.String(), "APIKEY", key.String(), "PERSON", user.String(), "TENANT", w.Tenant.UUID().String(),
+		"KID", testenv.Value[string](t, w.DB, `SELECT kid FROM app.signing_keys WHERE kind = 'receipt' AND not_before <= now()`),
+	)
+	tried := map[string]bool{}
+	for rest := string(page); ; {
+		_, after, found := strings.Cut(rest, "```json\n")
+		if !found {
+			break
+		}
+		text, after, _ := strings.Cut(after, "```")
+		rest = after
+		opened := w.opened(t, functiontest.Body(functiontest.Read[functiontest.Body](t, functiontest.Reply{Body: []byte(ids.Replace(text))})))
+		for action, outcome := range outcomes(opened) {
+			tried[action] = true
+			if outcome != "done" {
+				t.Errorf("%s: %s is %s: %+v", opened.Kind, action, outcome, opened.Actions)
+			}
+		}
+	}
+	if len(tried) != 6 {
+		t.Errorf("tried are %v", tried)
+	}
 }
