@@ -324,7 +324,7 @@ func TestTheRunbooksRequestsWork(t *testing.T) {
 		}
 		text, after, _ := strings.Cut(after, "```")
 		rest = after
-		opened := w.opened(t, functiontest.Body(functiontest.Read[functiontest.Body](t, functiontest.Reply{Body: []byte(ids.Replace(text))})))
+		opened := w.opened(t, functiontest.Read[functiontest.Body](t, functiontest.Reply{Body: []byte(ids.Replace(text))}))
 		for action, outcome := range outcomes(opened) {
 			tried[action] = true
 			if outcome != "done" {

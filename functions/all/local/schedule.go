@@ -18,8 +18,11 @@ type job struct {
 
 // jobs are more frequent here than in the cloud, where the sweep, the watch and what is delivered run each minute and the others each day.
 var jobs = []job{
-	{"/tasks/sweep", 10 * time.Second}, {"/tasks/deliver", 5 * time.Second}, {"/tasks/watch", 10 * time.Second},
-	{"/tasks/rotate", time.Hour}, {"/tasks/expire", 30 * time.Second},
+	{"/tasks/sweep", 10 * time.Second},
+	{"/tasks/deliver", 5 * time.Second},
+	{"/tasks/watch", 10 * time.Second},
+	{"/tasks/rotate", time.Hour},
+	{"/tasks/expire", 30 * time.Second},
 }
 
 // newIssuer is the local issuer of tokens, with a key that is kept.
