@@ -12,7 +12,7 @@ PACKAGES  ?= ./...
 
 .DEFAULT_GOAL := help
 .PHONY: help run cli demo test check format lint drift licenses vulnerabilities bench microbench generate fix fuzz install clean \
-	prove model machine races history herd chaos cluster pooler money meter firebase
+	prove model machine races history herd chaos cluster pooler money meter incidents firebase
 
 help: ## List the targets
 	@bold= plain=; \
@@ -70,9 +70,10 @@ microbench: install ## Run the benchmarks of single packages
 SEAT  := ./shared/seat
 HTTP  := ./functions/all/proof
 BILLING := ./shared/billing
+INCIDENT := ./functions/incident
 
 prove: install ## Prove the seat promise at full size, within an hour, and print a summary
-	@tools/prove model=$(SEAT)/model machine=$(SEAT) races=$(SEAT) history=$(HTTP) herd=$(HTTP) chaos=$(HTTP) cluster=$(HTTP) pooler=$(HTTP) money=$(BILLING) meter=$(BILLING)
+	@tools/prove model=$(SEAT)/model machine=$(SEAT) races=$(SEAT) history=$(HTTP) herd=$(HTTP) chaos=$(HTTP) cluster=$(HTTP) pooler=$(HTTP) money=$(BILLING) meter=$(BILLING) incidents=$(INCIDENT)
 
 model: install ## Prove: check the protocol's model exhaustively, and that no safeguard is idle
 	@tools/prove model=$(SEAT)/model
@@ -103,6 +104,9 @@ money: install ## Prove: whatever order Stripe's events come in, what was sold f
 
 meter: install ## Prove: each unit that is used is at Stripe once, wherever the meter dies
 	@tools/prove meter=$(BILLING)
+
+incidents: install ## Prove: a frozen tenant is stopped, an attack is one incident, and nobody else notices
+	@tools/prove incidents=$(INCIDENT)
 
 generate: ## Write schema.sql and the OpenAPI document anew
 	@go generate ./...

@@ -68,6 +68,8 @@ var rules = []rule{
 			"app.subscriptions r true",
 			"app.open_sessions r true",
 			"app.outbox r true",
+			"app.audit_chains r true",
+			"app.checkpoints r true",
 			"app.idempotency_keys * (expires_at < now())",
 			"app.mails r true",
 			"app.mails d (finished_at < (now() - '30 days'::interval))",
@@ -102,6 +104,8 @@ var rules = []rule{
 			columns("SELECT", "app.licenses", "tenant_id id status status_by expires_at grace_until on_trial"),
 			columns("SELECT", "app.subscriptions", "tenant_id id license_id cycle cancel_at_period_end ended_at trouble grace_until checked_at"),
 			columns("SELECT", "app.outbox", "tenant_id topic subject_id created_at"),
+			columns("SELECT", "app.audit_chains", "tenant_id seq"),
+			columns("SELECT", "app.checkpoints", "tenant_id seq"),
 			columns("SELECT", "app.idempotency_keys", "ctid expires_at"),
 			columns("SELECT", "app.mails", "tenant_id id status next_at finished_at"),
 			columns("SELECT", "app.events", "tenant_id id recorded_at dispatched_at"),
@@ -123,8 +127,8 @@ var rules = []rule{
 		 GROUP BY p.oid, p.proowner`,
 		want: []string{
 			"app.find_license_key(bytea[]) as usher_resolver: usher_acquire usher_release usher_validate",
-			"app.find_api_key(bytea[]) as usher_resolver: usher_admin usher_rotate usher_usage usher_webhook",
-			"app.find_user(text,text) as usher_resolver: usher_admin usher_checkout usher_register usher_subscription usher_trial usher_usage usher_webhook",
+			"app.find_api_key(bytea[]) as usher_resolver: usher_admin usher_incident usher_rotate usher_usage usher_webhook",
+			"app.find_user(text,text) as usher_resolver: usher_admin usher_checkout usher_incident usher_register usher_subscription usher_trial usher_usage usher_webhook",
 			"app.find_invitation(bytea[]) as usher_resolver: usher_admin",
 			"app.find_billing_customer(text) as usher_resolver: usher_expire usher_webhook",
 			"app.find_stripe_event(text) as usher_resolver: usher_expire usher_webhook",
@@ -139,9 +143,11 @@ var rules = []rule{
 			"app.sweep_outbox(integer) as usher_resolver: usher_sweep",
 			"app.expire_idempotency_keys() as usher_resolver: usher_sweep",
 			"app.operator_tenants(uuid,integer) as usher_resolver: usher_operator",
+			"app.pending_checkpoints(uuid,integer) as usher_resolver: usher_incident",
+			"app.incident_tenant(uuid,uuid,uuid) as usher_resolver: usher_incident",
 			"app.make_history_partitions(integer) as usher_owner: usher_sweep",
 			"app.make_audit_partitions(integer) as usher_owner: usher_sweep",
-			"app.audit_record(text,text,text,boolean,text,text,text,text,jsonb,interval) as usher_owner: usher_admin usher_checkout usher_deliver usher_expire usher_operator usher_register usher_rotate usher_subscription usher_trial usher_webhook",
+			"app.audit_record(text,text,text,boolean,text,text,text,text,jsonb,interval) as usher_owner: usher_admin usher_checkout usher_deliver usher_expire usher_incident usher_operator usher_register usher_rotate usher_subscription usher_trial usher_webhook",
 			"app.due_mails(integer) as usher_resolver: usher_deliver",
 			"app.waiting_events(integer) as usher_resolver: usher_deliver",
 			"app.expire_notices() as usher_resolver: usher_deliver",
@@ -214,6 +220,7 @@ var rules = []rule{
 		   AND c.relnamespace::regnamespace::text NOT LIKE 'pg\_toast%' AND NOT EXISTS (SELECT FROM walled w WHERE w.oid = c.oid)`,
 		want: []string{
 			"app.products", "app.plans", "app.plan_metrics", "app.sweep_cursor", "app.signing_keys", "app.rotation_turn", "app.revocations", "app.revocation_lists", "app.event_cursor", "goose_db_version",
+			"app.incidents", "app.incident_actions", "app.incident_evidence", "app.incident_entries", "app.freezes",
 		},
 	},
 	{name: "views show what their reader may see", query: `
@@ -233,7 +240,7 @@ var rules = []rule{
 		SELECT rolname FROM pg_roles
 		 WHERE rolname LIKE 'usher\_%' AND (rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication)`},
 	{name: "owners, resolver and groups cannot log in", query: `
-		SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname IN ('usher_owner', 'usher_resolver', 'usher_facts', 'usher_pools', 'usher_seats', 'usher_replays', 'usher_audits', 'usher_signers', 'usher_notices', 'usher_billing')`},
+		SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname IN ('usher_owner', 'usher_resolver', 'usher_facts', 'usher_pools', 'usher_seats', 'usher_replays', 'usher_audits', 'usher_signers', 'usher_notices', 'usher_billing', 'usher_checkpoints')`},
 	{
 		name: "who is a member of what", query: `
 		SELECT format('%s: %s', r.rolname, string_agg(g.rolname, ' ' ORDER BY g.rolname)) FROM roles r, pg_roles g
@@ -249,6 +256,7 @@ var rules = []rule{
 			"usher_operator: usher_audits usher_notices",
 			"usher_deliver: usher_audits usher_notices",
 			"usher_register: usher_audits usher_facts usher_notices usher_replays",
+			"usher_incident: usher_audits usher_checkpoints usher_facts usher_notices usher_pools usher_replays usher_rotate usher_seats",
 			"usher_rotate: usher_audits",
 			"usher_checkout: usher_audits usher_facts usher_replays",
 			"usher_webhook: usher_audits usher_billing usher_facts usher_notices usher_pools usher_seats",

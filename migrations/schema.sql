@@ -449,6 +449,25 @@ ALTER FUNCTION app.find_user(p_issuer text, p_subject text) OWNER TO usher_resol
 
 COMMENT ON FUNCTION app.find_user(p_issuer text, p_subject text) IS 'Where an identity is a user; when it is none any more, where it was: first where it registered, else where it came last.';
 
+-- FUNCTION incident_tenant(uuid, uuid, uuid)
+
+CREATE FUNCTION app.incident_tenant(p_license uuid, p_user uuid, p_api_key uuid) RETURNS TABLE(tenant_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT l.tenant_id FROM app.licenses l WHERE l.id = p_license
+    UNION ALL
+    SELECT u.tenant_id FROM app.users u WHERE u.id = p_user
+    UNION ALL
+    SELECT k.tenant_id FROM app.api_keys k WHERE k.id = p_api_key
+    $$;
+
+ALTER FUNCTION app.incident_tenant(p_license uuid, p_user uuid, p_api_key uuid) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION incident_tenant(p_license uuid, p_user uuid, p_api_key uuid)
+
+COMMENT ON FUNCTION app.incident_tenant(p_license uuid, p_user uuid, p_api_key uuid) IS 'Whose the things are that an incident is about: a row for each that is there.';
+
 -- FUNCTION license_changed()
 
 CREATE FUNCTION app.license_changed() RETURNS trigger
@@ -687,6 +706,23 @@ ALTER FUNCTION app.operator_tenants(p_after uuid, p_limit integer) OWNER TO ushe
 -- COMMENT FUNCTION operator_tenants(p_after uuid, p_limit integer)
 
 COMMENT ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) IS 'Customers, in the order in which they were made, after p_after (NULL: from the start); at most 101.';
+
+-- FUNCTION pending_checkpoints(uuid, integer)
+
+CREATE FUNCTION app.pending_checkpoints(p_after uuid, p_limit integer) RETURNS TABLE(tenant_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT c.tenant_id FROM app.audit_chains c
+     WHERE c.seq > coalesce((SELECT max(p.seq) FROM app.checkpoints p WHERE p.tenant_id = c.tenant_id), 0) AND c.tenant_id > p_after
+     ORDER BY c.tenant_id LIMIT least(p_limit, 1000)
+    $$;
+
+ALTER FUNCTION app.pending_checkpoints(p_after uuid, p_limit integer) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION pending_checkpoints(p_after uuid, p_limit integer)
+
+COMMENT ON FUNCTION app.pending_checkpoints(p_after uuid, p_limit integer) IS 'Tenants whose audit chain is longer than the journal is known to have it, after p_after.';
 
 -- FUNCTION seat_event_tenants(timestamp with time zone, timestamp with time zone, boolean)
 
@@ -1318,6 +1354,22 @@ COMMENT ON COLUMN app.billing_customers.deleted_at IS 'When Stripe said that the
 
 COMMENT ON COLUMN app.billing_customers.offer_taken_at IS 'When the customer took the offer that is made to whoever cancels: once.';
 
+-- TABLE checkpoints
+
+CREATE TABLE app.checkpoints (
+    tenant_id uuid NOT NULL,
+    seq bigint NOT NULL,
+    CONSTRAINT checkpoints_seq_check CHECK ((seq > 0))
+);
+
+ALTER TABLE ONLY app.checkpoints FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.checkpoints OWNER TO usher_owner;
+
+-- COMMENT TABLE checkpoints
+
+COMMENT ON TABLE app.checkpoints IS 'How far the journal is known to have each audit chain, so that it is not asked in vain. The checkpoints are in the journal: whoever writes here delays one, and alters none.';
+
 -- TABLE devices
 
 CREATE TABLE app.devices (
@@ -1447,6 +1499,24 @@ ALTER TABLE app.events OWNER TO usher_owner;
 
 COMMENT ON TABLE app.events IS 'What happened that somebody''s system may want to hear of, until a delivery was made for each that does, and for 7 days more: whoever records an event again within them records nothing.';
 
+-- TABLE freezes
+
+CREATE TABLE app.freezes (
+    about_tenant uuid NOT NULL,
+    frozen boolean NOT NULL,
+    reason text NOT NULL,
+    by text NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT freezes_by_check CHECK (((char_length(by) >= 1) AND (char_length(by) <= 300))),
+    CONSTRAINT freezes_reason_check CHECK (((char_length(reason) >= 1) AND (char_length(reason) <= 500)))
+);
+
+ALTER TABLE app.freezes OWNER TO usher_owner;
+
+-- COMMENT TABLE freezes
+
+COMMENT ON TABLE app.freezes IS 'Tenants that an incident or a switch froze, or froze no more, and when: where this and the switches in the journal disagree, because one of them was out, the later word counts.';
+
 -- TABLE idempotency_keys
 
 CREATE TABLE app.idempotency_keys (
@@ -1492,6 +1562,120 @@ COMMENT ON COLUMN app.idempotency_keys.answer IS 'Encrypted under a key derived 
 -- COMMENT COLUMN idempotency_keys.session_id
 
 COMMENT ON COLUMN app.idempotency_keys.session_id IS 'Acquire only: the answer is repeated while this session lives.';
+
+-- TABLE incident_actions
+
+CREATE TABLE app.incident_actions (
+    incident_id uuid NOT NULL,
+    action text NOT NULL,
+    place integer NOT NULL,
+    outcome text DEFAULT 'pending'::text NOT NULL,
+    detail text DEFAULT ''::text NOT NULL,
+    at timestamp with time zone,
+    CONSTRAINT decided_has_time CHECK (((outcome = 'pending'::text) = (at IS NULL))),
+    CONSTRAINT incident_actions_action_check CHECK ((action = ANY (ARRAY['freeze_tenant'::text, 'end_sessions'::text, 'revoke_licenses'::text, 'revoke_api_keys'::text, 'revoke_signing_key'::text, 'rotate_signing_key'::text, 'unfreeze_tenant'::text]))),
+    CONSTRAINT incident_actions_detail_check CHECK ((char_length(detail) <= 500)),
+    CONSTRAINT incident_actions_outcome_check CHECK ((outcome = ANY (ARRAY['pending'::text, 'done'::text, 'failed'::text])))
+);
+
+ALTER TABLE app.incident_actions OWNER TO usher_owner;
+
+-- COMMENT TABLE incident_actions
+
+COMMENT ON TABLE app.incident_actions IS 'What an incident''s opening asked for, and what became of each. Each may be done again without doing more; what is pending the next run of the watch does.';
+
+-- TABLE incident_entries
+
+CREATE TABLE app.incident_entries (
+    id uuid NOT NULL,
+    incident_id uuid NOT NULL,
+    body jsonb NOT NULL,
+    CONSTRAINT incident_entries_body_check CHECK ((jsonb_typeof(body) = 'object'::text))
+);
+
+ALTER TABLE app.incident_entries OWNER TO usher_owner;
+
+-- COMMENT TABLE incident_entries
+
+COMMENT ON TABLE app.incident_entries IS 'Entries of timelines that the journal does not have yet: written in the transaction that does the act, deleted when the journal has them.';
+
+-- TABLE incident_evidence
+
+CREATE TABLE app.incident_evidence (
+    incident_id uuid NOT NULL,
+    minute timestamp with time zone NOT NULL,
+    source text NOT NULL,
+    count bigint NOT NULL,
+    CONSTRAINT incident_evidence_count_check CHECK ((count > 0)),
+    CONSTRAINT incident_evidence_source_check CHECK (((char_length(source) >= 1) AND (char_length(source) <= 200)))
+);
+
+ALTER TABLE app.incident_evidence OWNER TO usher_owner;
+
+-- COMMENT TABLE incident_evidence
+
+COMMENT ON TABLE app.incident_evidence IS 'What an incident that opened by itself was opened for: how often it was seen in a minute, from which address or by whom.';
+
+-- TABLE incidents
+
+CREATE TABLE app.incidents (
+    id uuid NOT NULL,
+    severity text NOT NULL,
+    kind text NOT NULL,
+    summary text NOT NULL,
+    status text DEFAULT 'open'::text NOT NULL,
+    about_tenant uuid,
+    about_license uuid,
+    about_user uuid,
+    about_api_key uuid,
+    about_kid text,
+    opened_by text NOT NULL,
+    opened_at timestamp with time zone DEFAULT now() NOT NULL,
+    respond_by timestamp with time zone NOT NULL,
+    responded_at timestamp with time zone,
+    resolved_at timestamp with time zone,
+    resolved_by text,
+    resolution text,
+    offline boolean DEFAULT false NOT NULL,
+    detected_as text,
+    CONSTRAINT incidents_about_kid_check CHECK (((char_length(about_kid) >= 1) AND (char_length(about_kid) <= 64))),
+    CONSTRAINT incidents_detected_as_check CHECK (((char_length(detected_as) >= 1) AND (char_length(detected_as) <= 200))),
+    CONSTRAINT incidents_kind_check CHECK ((kind ~ '^[a-z][a-z0-9_]{0,59}$'::text)),
+    CONSTRAINT incidents_opened_by_check CHECK (((char_length(opened_by) >= 1) AND (char_length(opened_by) <= 300))),
+    CONSTRAINT incidents_resolution_check CHECK (((char_length(resolution) >= 1) AND (char_length(resolution) <= 2000))),
+    CONSTRAINT incidents_resolved_by_check CHECK (((char_length(resolved_by) >= 1) AND (char_length(resolved_by) <= 300))),
+    CONSTRAINT incidents_severity_check CHECK ((severity = ANY (ARRAY['P0'::text, 'P1'::text, 'P2'::text, 'P3'::text]))),
+    CONSTRAINT incidents_status_check CHECK ((status = ANY (ARRAY['open'::text, 'resolved'::text]))),
+    CONSTRAINT incidents_summary_check CHECK (((char_length(summary) >= 1) AND (char_length(summary) <= 500))),
+    CONSTRAINT license_has_tenant CHECK (((about_tenant IS NOT NULL) OR ((about_license IS NULL) AND (about_user IS NULL) AND (about_api_key IS NULL)))),
+    CONSTRAINT resolved_is_whole CHECK ((((status = 'resolved'::text) = (resolved_at IS NOT NULL)) AND ((resolved_at IS NULL) = (resolved_by IS NULL))))
+);
+
+ALTER TABLE app.incidents OWNER TO usher_owner;
+
+-- COMMENT TABLE incidents
+
+COMMENT ON TABLE app.incidents IS 'What went wrong, whom it is about, and what became of it. Its timeline is in the operator''s audit chain and in the journal.';
+
+-- COMMENT COLUMN incidents.about_tenant
+
+COMMENT ON COLUMN app.incidents.about_tenant IS 'Of a licence, a user or an API key: whose it is.';
+
+-- COMMENT COLUMN incidents.respond_by
+
+COMMENT ON COLUMN app.incidents.respond_by IS 'When somebody should have looked at it: as its severity says.';
+
+-- COMMENT COLUMN incidents.responded_at
+
+COMMENT ON COLUMN app.incidents.responded_at IS 'When a person first did something about it: opened it, noted something or resolved it.';
+
+-- COMMENT COLUMN incidents.offline
+
+COMMENT ON COLUMN app.incidents.offline IS 'It was opened while this database was out, and came here from the journal.';
+
+-- COMMENT COLUMN incidents.detected_as
+
+COMMENT ON COLUMN app.incidents.detected_as IS 'What was seen, and of whom: of each there is one open incident at a time. NULL when a person opened it.';
 
 -- TABLE license_keys
 
@@ -2591,6 +2775,11 @@ ALTER TABLE ONLY app.audit_entries_default
 ALTER TABLE ONLY app.billing_customers
     ADD CONSTRAINT billing_customers_pkey PRIMARY KEY (tenant_id, id);
 
+-- CONSTRAINT checkpoints checkpoints_pkey
+
+ALTER TABLE ONLY app.checkpoints
+    ADD CONSTRAINT checkpoints_pkey PRIMARY KEY (tenant_id, seq);
+
 -- CONSTRAINT devices devices_pkey
 
 ALTER TABLE ONLY app.devices
@@ -2621,10 +2810,35 @@ ALTER TABLE ONLY app.event_cursor
 ALTER TABLE ONLY app.events
     ADD CONSTRAINT events_pkey PRIMARY KEY (tenant_id, id);
 
+-- CONSTRAINT freezes freezes_pkey
+
+ALTER TABLE ONLY app.freezes
+    ADD CONSTRAINT freezes_pkey PRIMARY KEY (about_tenant);
+
 -- CONSTRAINT idempotency_keys idempotency_keys_pkey
 
 ALTER TABLE ONLY app.idempotency_keys
     ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (tenant_id, scope, key_hash);
+
+-- CONSTRAINT incident_actions incident_actions_pkey
+
+ALTER TABLE ONLY app.incident_actions
+    ADD CONSTRAINT incident_actions_pkey PRIMARY KEY (incident_id, action);
+
+-- CONSTRAINT incident_entries incident_entries_pkey
+
+ALTER TABLE ONLY app.incident_entries
+    ADD CONSTRAINT incident_entries_pkey PRIMARY KEY (id);
+
+-- CONSTRAINT incident_evidence incident_evidence_pkey
+
+ALTER TABLE ONLY app.incident_evidence
+    ADD CONSTRAINT incident_evidence_pkey PRIMARY KEY (incident_id, minute, source);
+
+-- CONSTRAINT incidents incidents_pkey
+
+ALTER TABLE ONLY app.incidents
+    ADD CONSTRAINT incidents_pkey PRIMARY KEY (id);
 
 -- CONSTRAINT license_keys license_keys_pkey
 
@@ -2860,6 +3074,22 @@ CREATE INDEX events_waiting ON app.events USING btree (tenant_id, recorded_at) W
 -- INDEX idempotency_keys_expiry
 
 CREATE INDEX idempotency_keys_expiry ON app.idempotency_keys USING btree (expires_at);
+
+-- INDEX incident_actions_pending
+
+CREATE INDEX incident_actions_pending ON app.incident_actions USING btree (incident_id) WHERE (outcome = 'pending'::text);
+
+-- INDEX incidents_by_detection
+
+CREATE INDEX incidents_by_detection ON app.incidents USING btree (detected_as, resolved_at) WHERE (detected_as IS NOT NULL);
+
+-- INDEX incidents_one_open
+
+CREATE UNIQUE INDEX incidents_one_open ON app.incidents USING btree (detected_as) WHERE ((status = 'open'::text) AND (detected_as IS NOT NULL));
+
+-- INDEX incidents_open
+
+CREATE INDEX incidents_open ON app.incidents USING btree (opened_at) WHERE (status = 'open'::text);
 
 -- INDEX license_keys_by_hash
 
@@ -3101,6 +3331,11 @@ ALTER TABLE app.audit_entries
 ALTER TABLE ONLY app.billing_customers
     ADD CONSTRAINT billing_customers_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
 
+-- FK CONSTRAINT checkpoints checkpoints_tenant_id_fkey
+
+ALTER TABLE ONLY app.checkpoints
+    ADD CONSTRAINT checkpoints_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
 -- FK CONSTRAINT devices devices_tenant_id_license_id_fkey
 
 ALTER TABLE ONLY app.devices
@@ -3120,6 +3355,16 @@ ALTER TABLE ONLY app.events
 
 ALTER TABLE ONLY app.idempotency_keys
     ADD CONSTRAINT idempotency_keys_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
+-- FK CONSTRAINT incident_actions incident_actions_incident_id_fkey
+
+ALTER TABLE ONLY app.incident_actions
+    ADD CONSTRAINT incident_actions_incident_id_fkey FOREIGN KEY (incident_id) REFERENCES app.incidents(id);
+
+-- FK CONSTRAINT incident_evidence incident_evidence_incident_id_fkey
+
+ALTER TABLE ONLY app.incident_evidence
+    ADD CONSTRAINT incident_evidence_incident_id_fkey FOREIGN KEY (incident_id) REFERENCES app.incidents(id);
 
 -- FK CONSTRAINT license_keys license_keys_tenant_id_license_id_fkey
 
@@ -3286,6 +3531,10 @@ ALTER TABLE app.audit_entries_default ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE app.billing_customers ENABLE ROW LEVEL SECURITY;
 
+-- ROW SECURITY checkpoints
+
+ALTER TABLE app.checkpoints ENABLE ROW LEVEL SECURITY;
+
 -- ROW SECURITY devices
 
 ALTER TABLE app.devices ENABLE ROW LEVEL SECURITY;
@@ -3430,6 +3679,14 @@ CREATE POLICY resolver_finds ON app.webhook_deliveries FOR SELECT TO usher_resol
 
 CREATE POLICY resolver_finds ON app.webhooks FOR SELECT TO usher_resolver USING (true);
 
+-- POLICY audit_chains resolver_lists
+
+CREATE POLICY resolver_lists ON app.audit_chains FOR SELECT TO usher_resolver USING (true);
+
+-- POLICY checkpoints resolver_lists
+
+CREATE POLICY resolver_lists ON app.checkpoints FOR SELECT TO usher_resolver USING (true);
+
 -- POLICY tenants resolver_lists
 
 CREATE POLICY resolver_lists ON app.tenants FOR SELECT TO usher_resolver USING (true);
@@ -3465,6 +3722,10 @@ CREATE POLICY tenant ON app.audit_entries_default USING ((tenant_id = ( SELECT a
 -- POLICY billing_customers tenant
 
 CREATE POLICY tenant ON app.billing_customers USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY checkpoints tenant
+
+CREATE POLICY tenant ON app.checkpoints USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
 
 -- POLICY devices tenant
 
@@ -3620,6 +3881,8 @@ GRANT USAGE ON SCHEMA app TO usher_trial;
 GRANT USAGE ON SCHEMA app TO usher_expire;
 GRANT USAGE ON SCHEMA app TO usher_usage;
 GRANT USAGE ON SCHEMA app TO usher_meter;
+GRANT USAGE ON SCHEMA app TO usher_checkpoints;
+GRANT USAGE ON SCHEMA app TO usher_incident;
 
 -- ACL SCHEMA public
 
@@ -3745,6 +4008,12 @@ GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_subs
 GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_webhook;
 GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_trial;
 GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_usage;
+GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_incident;
+
+-- ACL FUNCTION incident_tenant(p_license uuid, p_user uuid, p_api_key uuid)
+
+REVOKE ALL ON FUNCTION app.incident_tenant(p_license uuid, p_user uuid, p_api_key uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.incident_tenant(p_license uuid, p_user uuid, p_api_key uuid) TO usher_incident;
 
 -- ACL FUNCTION license_changed()
 
@@ -3784,6 +4053,11 @@ GRANT ALL ON FUNCTION app.new_id() TO usher_notices;
 
 REVOKE ALL ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) TO usher_operator;
+
+-- ACL FUNCTION pending_checkpoints(p_after uuid, p_limit integer)
+
+REVOKE ALL ON FUNCTION app.pending_checkpoints(p_after uuid, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.pending_checkpoints(p_after uuid, p_limit integer) TO usher_checkpoints;
 
 -- ACL FUNCTION seat_event_tenants(p_from timestamp with time zone, p_to timestamp with time zone, p_all boolean)
 
@@ -3871,6 +4145,7 @@ GRANT SELECT(name) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(name) ON TABLE app.api_keys TO usher_rotate;
 GRANT SELECT(name) ON TABLE app.api_keys TO usher_webhook;
 GRANT SELECT(name) ON TABLE app.api_keys TO usher_usage;
+GRANT SELECT(name) ON TABLE app.api_keys TO usher_incident;
 
 -- ACL COLUMN api_keys.scopes
 
@@ -3895,18 +4170,21 @@ GRANT SELECT(pepper_version) ON TABLE app.api_keys TO usher_webhook;
 GRANT SELECT(hint) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(hint) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(hint) ON TABLE app.api_keys TO usher_webhook;
+GRANT SELECT(hint) ON TABLE app.api_keys TO usher_incident;
 
 -- ACL COLUMN api_keys.created_by
 
 GRANT SELECT(created_by) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(created_by) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(created_by) ON TABLE app.api_keys TO usher_webhook;
+GRANT SELECT(created_by) ON TABLE app.api_keys TO usher_incident;
 
 -- ACL COLUMN api_keys.created_at
 
 GRANT SELECT(created_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(created_at) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(created_at) ON TABLE app.api_keys TO usher_webhook;
+GRANT SELECT(created_at) ON TABLE app.api_keys TO usher_incident;
 
 -- ACL COLUMN api_keys.expires_at
 
@@ -3923,6 +4201,7 @@ GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_rotate;
 GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_webhook;
 GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_usage;
+GRANT UPDATE(revoked_at) ON TABLE app.api_keys TO usher_incident;
 
 -- ACL COLUMN api_keys.last_used_at
 
@@ -3937,16 +4216,27 @@ GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_u
 GRANT SELECT(rotated_at),UPDATE(rotated_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(rotated_at) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(rotated_at) ON TABLE app.api_keys TO usher_webhook;
+GRANT SELECT(rotated_at) ON TABLE app.api_keys TO usher_incident;
 
 -- ACL TABLE audit_chains
 
 GRANT SELECT ON TABLE app.audit_chains TO usher_admin;
 GRANT SELECT ON TABLE app.audit_chains TO usher_operator;
+GRANT SELECT ON TABLE app.audit_chains TO usher_checkpoints;
+
+-- ACL COLUMN audit_chains.tenant_id
+
+GRANT SELECT(tenant_id) ON TABLE app.audit_chains TO usher_resolver;
+
+-- ACL COLUMN audit_chains.seq
+
+GRANT SELECT(seq) ON TABLE app.audit_chains TO usher_resolver;
 
 -- ACL TABLE audit_entries
 
 GRANT SELECT ON TABLE app.audit_entries TO usher_admin;
 GRANT SELECT ON TABLE app.audit_entries TO usher_operator;
+GRANT SELECT ON TABLE app.audit_entries TO usher_checkpoints;
 
 -- ACL TABLE billing_customers
 
@@ -3989,6 +4279,18 @@ GRANT SELECT(deleted_at) ON TABLE app.billing_customers TO usher_meter;
 -- ACL COLUMN billing_customers.offer_taken_at
 
 GRANT UPDATE(offer_taken_at) ON TABLE app.billing_customers TO usher_subscription;
+
+-- ACL TABLE checkpoints
+
+GRANT SELECT,INSERT,DELETE ON TABLE app.checkpoints TO usher_checkpoints;
+
+-- ACL COLUMN checkpoints.tenant_id
+
+GRANT SELECT(tenant_id) ON TABLE app.checkpoints TO usher_resolver;
+
+-- ACL COLUMN checkpoints.seq
+
+GRANT SELECT(seq) ON TABLE app.checkpoints TO usher_resolver;
 
 -- ACL TABLE devices
 
@@ -4129,6 +4431,26 @@ GRANT SELECT(recorded_at) ON TABLE app.events TO usher_resolver;
 GRANT UPDATE(dispatched_at) ON TABLE app.events TO usher_deliver;
 GRANT SELECT(dispatched_at) ON TABLE app.events TO usher_resolver;
 
+-- ACL TABLE freezes
+
+GRANT SELECT,INSERT ON TABLE app.freezes TO usher_incident;
+
+-- ACL COLUMN freezes.frozen
+
+GRANT UPDATE(frozen) ON TABLE app.freezes TO usher_incident;
+
+-- ACL COLUMN freezes.reason
+
+GRANT UPDATE(reason) ON TABLE app.freezes TO usher_incident;
+
+-- ACL COLUMN freezes.by
+
+GRANT UPDATE(by) ON TABLE app.freezes TO usher_incident;
+
+-- ACL COLUMN freezes.at
+
+GRANT UPDATE(at) ON TABLE app.freezes TO usher_incident;
+
 -- ACL TABLE idempotency_keys
 
 GRANT SELECT,INSERT,DELETE ON TABLE app.idempotency_keys TO usher_replays;
@@ -4170,6 +4492,58 @@ GRANT UPDATE(created_at) ON TABLE app.idempotency_keys TO usher_replays;
 
 GRANT UPDATE(expires_at) ON TABLE app.idempotency_keys TO usher_replays;
 GRANT SELECT(expires_at) ON TABLE app.idempotency_keys TO usher_resolver;
+
+-- ACL TABLE incident_actions
+
+GRANT SELECT,INSERT ON TABLE app.incident_actions TO usher_incident;
+
+-- ACL COLUMN incident_actions.outcome
+
+GRANT UPDATE(outcome) ON TABLE app.incident_actions TO usher_incident;
+
+-- ACL COLUMN incident_actions.detail
+
+GRANT UPDATE(detail) ON TABLE app.incident_actions TO usher_incident;
+
+-- ACL COLUMN incident_actions.at
+
+GRANT UPDATE(at) ON TABLE app.incident_actions TO usher_incident;
+
+-- ACL TABLE incident_entries
+
+GRANT SELECT,INSERT,DELETE ON TABLE app.incident_entries TO usher_incident;
+
+-- ACL TABLE incident_evidence
+
+GRANT SELECT,INSERT ON TABLE app.incident_evidence TO usher_incident;
+
+-- ACL COLUMN incident_evidence.count
+
+GRANT UPDATE(count) ON TABLE app.incident_evidence TO usher_incident;
+
+-- ACL TABLE incidents
+
+GRANT SELECT,INSERT ON TABLE app.incidents TO usher_incident;
+
+-- ACL COLUMN incidents.status
+
+GRANT UPDATE(status) ON TABLE app.incidents TO usher_incident;
+
+-- ACL COLUMN incidents.responded_at
+
+GRANT UPDATE(responded_at) ON TABLE app.incidents TO usher_incident;
+
+-- ACL COLUMN incidents.resolved_at
+
+GRANT UPDATE(resolved_at) ON TABLE app.incidents TO usher_incident;
+
+-- ACL COLUMN incidents.resolved_by
+
+GRANT UPDATE(resolved_by) ON TABLE app.incidents TO usher_incident;
+
+-- ACL COLUMN incidents.resolution
+
+GRANT UPDATE(resolution) ON TABLE app.incidents TO usher_incident;
 
 -- ACL TABLE license_keys
 
@@ -4275,17 +4649,20 @@ GRANT INSERT(plan_code) ON TABLE app.licenses TO usher_trial;
 GRANT UPDATE(status) ON TABLE app.licenses TO usher_admin;
 GRANT UPDATE(status) ON TABLE app.licenses TO usher_billing;
 GRANT SELECT(status) ON TABLE app.licenses TO usher_resolver;
+GRANT UPDATE(status) ON TABLE app.licenses TO usher_incident;
 
 -- ACL COLUMN licenses.status_reason
 
 GRANT UPDATE(status_reason) ON TABLE app.licenses TO usher_admin;
 GRANT UPDATE(status_reason) ON TABLE app.licenses TO usher_billing;
+GRANT UPDATE(status_reason) ON TABLE app.licenses TO usher_incident;
 
 -- ACL COLUMN licenses.status_by
 
 GRANT UPDATE(status_by) ON TABLE app.licenses TO usher_admin;
 GRANT UPDATE(status_by) ON TABLE app.licenses TO usher_billing;
 GRANT SELECT(status_by) ON TABLE app.licenses TO usher_resolver;
+GRANT UPDATE(status_by) ON TABLE app.licenses TO usher_incident;
 
 -- ACL COLUMN licenses.max_seats
 
@@ -4549,6 +4926,7 @@ GRANT UPDATE(evicted_at) ON TABLE app.open_sessions TO usher_sweep;
 GRANT SELECT(evicted_at) ON TABLE app.open_sessions TO usher_deliver;
 GRANT SELECT(evicted_at) ON TABLE app.open_sessions TO usher_resolver;
 GRANT SELECT(evicted_at) ON TABLE app.open_sessions TO usher_usage;
+GRANT UPDATE(evicted_at) ON TABLE app.open_sessions TO usher_incident;
 
 -- ACL COLUMN open_sessions.evict_reason
 
@@ -4556,6 +4934,7 @@ GRANT UPDATE(evict_reason) ON TABLE app.open_sessions TO usher_admin;
 GRANT UPDATE(evict_reason) ON TABLE app.open_sessions TO usher_sweep;
 GRANT SELECT(evict_reason) ON TABLE app.open_sessions TO usher_deliver;
 GRANT SELECT(evict_reason) ON TABLE app.open_sessions TO usher_usage;
+GRANT UPDATE(evict_reason) ON TABLE app.open_sessions TO usher_incident;
 
 -- ACL COLUMN open_sessions.evicted_by
 
@@ -4563,6 +4942,7 @@ GRANT UPDATE(evicted_by) ON TABLE app.open_sessions TO usher_admin;
 GRANT UPDATE(evicted_by) ON TABLE app.open_sessions TO usher_sweep;
 GRANT SELECT(evicted_by) ON TABLE app.open_sessions TO usher_deliver;
 GRANT SELECT(evicted_by) ON TABLE app.open_sessions TO usher_usage;
+GRANT UPDATE(evicted_by) ON TABLE app.open_sessions TO usher_incident;
 
 -- ACL TABLE outbox
 
@@ -4761,6 +5141,7 @@ GRANT SELECT(kid) ON TABLE app.signing_keys TO usher_signers;
 GRANT SELECT(kid) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(kid) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(kid),INSERT(kid) ON TABLE app.signing_keys TO usher_rotate;
+GRANT SELECT(kid) ON TABLE app.signing_keys TO usher_checkpoints;
 
 -- ACL COLUMN signing_keys.kind
 
@@ -4768,6 +5149,7 @@ GRANT SELECT(kind) ON TABLE app.signing_keys TO usher_signers;
 GRANT SELECT(kind) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(kind) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(kind),INSERT(kind) ON TABLE app.signing_keys TO usher_rotate;
+GRANT SELECT(kind) ON TABLE app.signing_keys TO usher_checkpoints;
 
 -- ACL COLUMN signing_keys.public_key
 
@@ -4775,6 +5157,7 @@ GRANT SELECT(public_key) ON TABLE app.signing_keys TO usher_signers;
 GRANT SELECT(public_key) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(public_key) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(public_key),INSERT(public_key) ON TABLE app.signing_keys TO usher_rotate;
+GRANT SELECT(public_key) ON TABLE app.signing_keys TO usher_checkpoints;
 
 -- ACL COLUMN signing_keys.certificate
 
@@ -4782,6 +5165,7 @@ GRANT SELECT(certificate) ON TABLE app.signing_keys TO usher_signers;
 GRANT SELECT(certificate) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(certificate) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(certificate),INSERT(certificate) ON TABLE app.signing_keys TO usher_rotate;
+GRANT SELECT(certificate) ON TABLE app.signing_keys TO usher_checkpoints;
 
 -- ACL COLUMN signing_keys.issuer_kid
 
@@ -4789,6 +5173,7 @@ GRANT SELECT(issuer_kid) ON TABLE app.signing_keys TO usher_signers;
 GRANT SELECT(issuer_kid) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(issuer_kid) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(issuer_kid),INSERT(issuer_kid) ON TABLE app.signing_keys TO usher_rotate;
+GRANT SELECT(issuer_kid) ON TABLE app.signing_keys TO usher_checkpoints;
 
 -- ACL COLUMN signing_keys.kms_version
 
@@ -4796,6 +5181,7 @@ GRANT SELECT(kms_version) ON TABLE app.signing_keys TO usher_signers;
 GRANT SELECT(kms_version) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(kms_version) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(kms_version),INSERT(kms_version) ON TABLE app.signing_keys TO usher_rotate;
+GRANT SELECT(kms_version) ON TABLE app.signing_keys TO usher_checkpoints;
 
 -- ACL COLUMN signing_keys.wrapped_key
 
@@ -4825,6 +5211,7 @@ GRANT SELECT(published_at) ON TABLE app.signing_keys TO usher_signers;
 GRANT SELECT(published_at) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(published_at) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(published_at),INSERT(published_at),UPDATE(published_at) ON TABLE app.signing_keys TO usher_rotate;
+GRANT SELECT(published_at) ON TABLE app.signing_keys TO usher_checkpoints;
 
 -- ACL COLUMN signing_keys.activated_at
 
@@ -4832,6 +5219,7 @@ GRANT SELECT(activated_at) ON TABLE app.signing_keys TO usher_signers;
 GRANT SELECT(activated_at) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(activated_at) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(activated_at),INSERT(activated_at),UPDATE(activated_at) ON TABLE app.signing_keys TO usher_rotate;
+GRANT SELECT(activated_at) ON TABLE app.signing_keys TO usher_checkpoints;
 
 -- ACL COLUMN signing_keys.retired_at
 
@@ -4839,6 +5227,7 @@ GRANT SELECT(retired_at) ON TABLE app.signing_keys TO usher_signers;
 GRANT SELECT(retired_at) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(retired_at) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(retired_at),UPDATE(retired_at) ON TABLE app.signing_keys TO usher_rotate;
+GRANT SELECT(retired_at) ON TABLE app.signing_keys TO usher_checkpoints;
 
 -- ACL COLUMN signing_keys.disabled_at
 
@@ -4856,6 +5245,7 @@ GRANT SELECT(revoked_at) ON TABLE app.signing_keys TO usher_signers;
 GRANT SELECT(revoked_at) ON TABLE app.signing_keys TO usher_admin;
 GRANT SELECT(revoked_at) ON TABLE app.signing_keys TO usher_keys;
 GRANT SELECT(revoked_at),UPDATE(revoked_at) ON TABLE app.signing_keys TO usher_rotate;
+GRANT SELECT(revoked_at) ON TABLE app.signing_keys TO usher_checkpoints;
 
 -- ACL COLUMN signing_keys.revoked_reason
 
@@ -5101,16 +5491,19 @@ GRANT INSERT(slug) ON TABLE app.tenants TO usher_register;
 GRANT UPDATE(status) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(status) ON TABLE app.tenants TO usher_resolver;
 GRANT SELECT(status) ON TABLE app.tenants TO usher_rotate;
+GRANT UPDATE(status) ON TABLE app.tenants TO usher_incident;
 
 -- ACL COLUMN tenants.status_reason
 
 GRANT UPDATE(status_reason) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(status_reason) ON TABLE app.tenants TO usher_resolver;
+GRANT UPDATE(status_reason) ON TABLE app.tenants TO usher_incident;
 
 -- ACL COLUMN tenants.status_by
 
 GRANT UPDATE(status_by) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(status_by) ON TABLE app.tenants TO usher_resolver;
+GRANT UPDATE(status_by) ON TABLE app.tenants TO usher_incident;
 
 -- ACL COLUMN tenants.created_at
 
@@ -5120,6 +5513,7 @@ GRANT SELECT(created_at) ON TABLE app.tenants TO usher_resolver;
 
 GRANT UPDATE(updated_at) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(updated_at) ON TABLE app.tenants TO usher_resolver;
+GRANT UPDATE(updated_at) ON TABLE app.tenants TO usher_incident;
 
 -- ACL COLUMN tenants.trial_started_at
 
@@ -5346,6 +5740,7 @@ GRANT SELECT(tenant_id) ON TABLE app.users TO usher_webhook;
 GRANT SELECT(tenant_id) ON TABLE app.users TO usher_trial;
 GRANT SELECT(tenant_id) ON TABLE app.users TO usher_expire;
 GRANT SELECT(tenant_id) ON TABLE app.users TO usher_usage;
+GRANT SELECT(tenant_id) ON TABLE app.users TO usher_incident;
 
 -- ACL COLUMN users.id
 
@@ -5360,6 +5755,7 @@ GRANT SELECT(id) ON TABLE app.users TO usher_webhook;
 GRANT SELECT(id) ON TABLE app.users TO usher_trial;
 GRANT SELECT(id) ON TABLE app.users TO usher_expire;
 GRANT SELECT(id) ON TABLE app.users TO usher_usage;
+GRANT SELECT(id) ON TABLE app.users TO usher_incident;
 
 -- ACL COLUMN users.email
 
@@ -5373,6 +5769,7 @@ GRANT SELECT(email) ON TABLE app.users TO usher_webhook;
 GRANT SELECT(email) ON TABLE app.users TO usher_trial;
 GRANT SELECT(email) ON TABLE app.users TO usher_expire;
 GRANT SELECT(email) ON TABLE app.users TO usher_usage;
+GRANT SELECT(email) ON TABLE app.users TO usher_incident;
 
 -- ACL COLUMN users.name
 
@@ -5385,6 +5782,7 @@ GRANT SELECT(name) ON TABLE app.users TO usher_subscription;
 GRANT SELECT(name) ON TABLE app.users TO usher_webhook;
 GRANT SELECT(name) ON TABLE app.users TO usher_trial;
 GRANT SELECT(name) ON TABLE app.users TO usher_usage;
+GRANT SELECT(name) ON TABLE app.users TO usher_incident;
 
 -- ACL COLUMN users.role
 
@@ -5398,6 +5796,7 @@ GRANT SELECT(role) ON TABLE app.users TO usher_webhook;
 GRANT SELECT(role) ON TABLE app.users TO usher_trial;
 GRANT SELECT(role) ON TABLE app.users TO usher_expire;
 GRANT SELECT(role) ON TABLE app.users TO usher_usage;
+GRANT SELECT(role) ON TABLE app.users TO usher_incident;
 
 -- ACL COLUMN users.status
 
@@ -5412,6 +5811,7 @@ GRANT SELECT(status) ON TABLE app.users TO usher_webhook;
 GRANT SELECT(status) ON TABLE app.users TO usher_trial;
 GRANT SELECT(status) ON TABLE app.users TO usher_expire;
 GRANT SELECT(status) ON TABLE app.users TO usher_usage;
+GRANT SELECT(status) ON TABLE app.users TO usher_incident;
 
 -- ACL COLUMN users.issuer
 
@@ -5423,6 +5823,7 @@ GRANT SELECT(issuer) ON TABLE app.users TO usher_subscription;
 GRANT SELECT(issuer) ON TABLE app.users TO usher_webhook;
 GRANT SELECT(issuer) ON TABLE app.users TO usher_trial;
 GRANT SELECT(issuer) ON TABLE app.users TO usher_usage;
+GRANT SELECT(issuer) ON TABLE app.users TO usher_incident;
 
 -- ACL COLUMN users.subject
 
@@ -5434,6 +5835,7 @@ GRANT SELECT(subject) ON TABLE app.users TO usher_subscription;
 GRANT SELECT(subject) ON TABLE app.users TO usher_webhook;
 GRANT SELECT(subject) ON TABLE app.users TO usher_trial;
 GRANT SELECT(subject) ON TABLE app.users TO usher_usage;
+GRANT SELECT(subject) ON TABLE app.users TO usher_incident;
 
 -- ACL COLUMN users.founder
 
@@ -5648,10 +6050,12 @@ CREATE ROLE usher_audits NOLOGIN;
 CREATE ROLE usher_billing NOLOGIN;
 CREATE ROLE usher_borrow LOGIN;
 CREATE ROLE usher_checkout LOGIN;
+CREATE ROLE usher_checkpoints NOLOGIN;
 CREATE ROLE usher_deliver LOGIN;
 CREATE ROLE usher_expire LOGIN;
 CREATE ROLE usher_facts NOLOGIN;
 CREATE ROLE usher_heartbeat LOGIN;
+CREATE ROLE usher_incident LOGIN;
 CREATE ROLE usher_keys LOGIN;
 CREATE ROLE usher_meter LOGIN;
 CREATE ROLE usher_notices NOLOGIN;
@@ -5699,6 +6103,10 @@ ALTER ROLE usher_heartbeat SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_heartbeat SET lock_timeout=1s;
 ALTER ROLE usher_heartbeat SET search_path=app;
 ALTER ROLE usher_heartbeat SET statement_timeout=3s;
+ALTER ROLE usher_incident SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_incident SET lock_timeout=1s;
+ALTER ROLE usher_incident SET search_path=app;
+ALTER ROLE usher_incident SET statement_timeout=3s;
 ALTER ROLE usher_keys SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_keys SET lock_timeout=1s;
 ALTER ROLE usher_keys SET search_path=app;
@@ -5751,6 +6159,7 @@ GRANT usher_audits TO usher_admin;
 GRANT usher_audits TO usher_checkout;
 GRANT usher_audits TO usher_deliver;
 GRANT usher_audits TO usher_expire;
+GRANT usher_audits TO usher_incident;
 GRANT usher_audits TO usher_operator;
 GRANT usher_audits TO usher_register;
 GRANT usher_audits TO usher_rotate;
@@ -5760,11 +6169,13 @@ GRANT usher_audits TO usher_webhook;
 GRANT usher_billing TO usher_expire;
 GRANT usher_billing TO usher_subscription;
 GRANT usher_billing TO usher_webhook;
+GRANT usher_checkpoints TO usher_incident;
 GRANT usher_facts TO usher_acquire;
 GRANT usher_facts TO usher_admin;
 GRANT usher_facts TO usher_borrow;
 GRANT usher_facts TO usher_checkout;
 GRANT usher_facts TO usher_expire;
+GRANT usher_facts TO usher_incident;
 GRANT usher_facts TO usher_register;
 GRANT usher_facts TO usher_release;
 GRANT usher_facts TO usher_subscription;
@@ -5775,6 +6186,7 @@ GRANT usher_facts TO usher_webhook;
 GRANT usher_notices TO usher_admin;
 GRANT usher_notices TO usher_deliver;
 GRANT usher_notices TO usher_expire;
+GRANT usher_notices TO usher_incident;
 GRANT usher_notices TO usher_operator;
 GRANT usher_notices TO usher_register;
 GRANT usher_notices TO usher_subscription;
@@ -5787,12 +6199,15 @@ GRANT usher_pools TO usher_seats;
 GRANT usher_replays TO usher_acquire;
 GRANT usher_replays TO usher_admin;
 GRANT usher_replays TO usher_checkout;
+GRANT usher_replays TO usher_incident;
 GRANT usher_replays TO usher_register;
 GRANT usher_replays TO usher_subscription;
 GRANT usher_replays TO usher_trial;
+GRANT usher_rotate TO usher_incident;
 GRANT usher_seats TO usher_acquire;
 GRANT usher_seats TO usher_admin;
 GRANT usher_seats TO usher_expire;
+GRANT usher_seats TO usher_incident;
 GRANT usher_seats TO usher_release;
 GRANT usher_seats TO usher_subscription;
 GRANT usher_seats TO usher_sweep;

@@ -69,7 +69,7 @@ func (v *Verifier) LicenseFile(text []byte) (LicenseFile, error) {
 }
 
 func (v *Verifier) licenseFile(text []byte) (LicenseFile, error) {
-	compact, err := unarmour(text)
+	compact, err := unarmour(text, licenseFileBlock)
 	if err != nil {
 		return LicenseFile{}, err
 	}

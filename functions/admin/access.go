@@ -5,6 +5,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/coditect/usher/shared/budget"
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/platform/httpx"
@@ -186,6 +187,9 @@ func (d Deps) visitor(c *httpx.Call, bearer string) (caller, error) {
 		return caller{}, fault.Forbidden("forbidden", "Only a person may do this, who shows an ID token.")
 	}
 	who, err := d.People.Identify(c.Context(), bearer)
+	if err != nil {
+		d.refuseCredential(c, err)
+	}
 	return caller{guest: who}, err
 }
 
@@ -209,7 +213,11 @@ func (d Deps) tenant(c *httpx.Call, p identity.Principal, about subject) (tenanc
 	if named == uuid.Nil || p.Operator && named == p.Tenant.UUID() {
 		return tenancy.ID{}, fault.NotFound("not_found", "There is no such tenant.")
 	}
-	return d.Keys.For(c.Context(), p, named)
+	id, err := d.Keys.For(c.Context(), p, named)
+	if f := fault.As(err); f != nil && f.Kind == fault.KindNotFound && !p.Operator {
+		d.Budgets.See(c.Context(), budget.CrossTenant, "tenant:"+p.Tenant.String())
+	}
+	return id, err
 }
 
 func wrongTenant(code, detail string) error {

@@ -62,6 +62,7 @@ import (
 	"log/slog"
 	"net/http"
 
+	"github.com/coditect/usher/shared/budget"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/license"
 	"github.com/coditect/usher/shared/notify"
@@ -83,6 +84,8 @@ type Deps struct {
 	People   *identity.People
 	Registry *license.Registry
 	Seats    *seat.Pools
+	// Budgets count credentials that are refused, and those that are tried on another tenant.
+	Budgets *budget.Budgets
 	// Roots sign licence files, in the name of Issuer.
 	Roots  *signing.Roots
 	Issuer string

@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/coditect/usher/functions/admin"
+	"github.com/coditect/usher/shared/budget"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/platform/testenv"
 	"github.com/coditect/usher/shared/seat"
@@ -208,6 +209,17 @@ func TestNobodyReachesWhatAnotherTenantHas(t *testing.T) {
 	w.call(w.a.key, "GET", "/v1/licenses?tenant_id="+uuid.Nil.String(), "").refused(t, http.StatusNotFound, "not_found")
 	if got := w.call(w.a.key, "GET", "/v1/sessions", "").want(t, http.StatusOK); len(got.texts("id")) != 1 || got.text("items.0.id") == session {
 		t.Errorf("A sees sessions %v", got.texts("id"))
+	}
+	// It was counted who tried, for function incident; and so is a credential that nobody has.
+	w.call("ush_nobody", "GET", "/v1/sessions", "").want(t, http.StatusUnauthorized)
+	counts, err := w.deps.Budgets.Seen(t.Context(), time.Now().Add(-10*time.Minute))
+	w.must(err)
+	seen := map[budget.Kind]map[string]int64{budget.CrossTenant: {}, budget.BadCredentials: {}}
+	for _, c := range counts {
+		seen[c.Kind][c.Source] += c.N
+	}
+	if cross := seen[budget.CrossTenant]; cross["tenant:"+w.a.id] < 20 || len(cross) != 1 || len(seen[budget.BadCredentials]) != 1 {
+		t.Errorf("counted is %v", seen)
 	}
 }
 
@@ -583,7 +595,7 @@ func TestARareStatusIsFoundInALongHistory(t *testing.T) {
 func TestOpenNamesEveryVariableThatIsMissing(t *testing.T) {
 	t.Parallel()
 	_, err := admin.Open(t.Context(), func(string) string { return "" }, testenv.Logs(t).Logger)
-	for _, variable := range []string{"DATABASE_URL", "OPERATOR_DATABASE_URL", "REDIS_URL", "API_KEY_PEPPERS", "IDENTITY_ISSUER", "IDENTITY_AUDIENCE", "LICENSE_KEY_PEPPERS", "NOTIFY_KEYS"} {
+	for _, variable := range []string{"DATABASE_URL", "OPERATOR_DATABASE_URL", "REDIS_URL", "API_KEY_PEPPERS", "IDENTITY_ISSUER", "IDENTITY_AUDIENCE", "LICENSE_KEY_PEPPERS", "NOTIFY_KEYS", "BUDGET_REDIS_URL"} {
 		if err == nil || !strings.Contains("\n"+err.Error(), "\n"+variable+" ") {
 			t.Errorf("%s is not named: %v", variable, err)
 		}
@@ -597,7 +609,7 @@ func TestOpenServesFromItsEnvironment(t *testing.T) {
 	env := map[string]string{
 		"DATABASE_URL": db.URL("usher_admin"), "OPERATOR_DATABASE_URL": db.URL("usher_operator"), "REDIS_URL": redis.URL(),
 		"API_KEY_PEPPERS": pepper, "LICENSE_KEY_PEPPERS": pepper, "IDENTITY_ISSUER": "https://issuer.example", "IDENTITY_AUDIENCE": audience,
-		"RECEIPT_ISSUER": "https://usher.example", "NOTIFY_KEYS": "a:" + strings.Repeat("A", 43) + "=",
+		"RECEIPT_ISSUER": "https://usher.example", "NOTIFY_KEYS": "a:" + strings.Repeat("A", 43) + "=", "BUDGET_REDIS_URL": redis.Database(1),
 	}
 	f, err := admin.Open(t.Context(), func(name string) string { return env[name] }, testenv.Logs(t).Logger)
 	if err != nil {

@@ -34,7 +34,7 @@ type NewAPIKey struct {
 // APIKeyRequest makes an API key.
 type APIKeyRequest struct {
 	Name      string                   `json:"name" minLength:"1" maxLength:"200"`
-	Scopes    []identity.Scope         `json:"scopes" minItems:"1" maxItems:"20" enum:"licenses:read,licenses:write,sessions:read,sessions:write,usage:write,users:read,users:write,audit:read,reports:read,tenants:read,tenants:write,catalog:read,catalog:write,signing:write" doc:"What the key may do; nothing that its maker may not. Those of tenants, catalog and signing are for the operator's own keys."`
+	Scopes    []identity.Scope         `json:"scopes" minItems:"1" maxItems:"20" enum:"licenses:read,licenses:write,sessions:read,sessions:write,usage:write,users:read,users:write,audit:read,reports:read,tenants:read,tenants:write,catalog:read,catalog:write,signing:write,incidents:read,incidents:write" doc:"What the key may do; nothing that its maker may not. Those of tenants, catalog, signing and incidents are for the operator's own keys."`
 	ExpiresAt httpx.Change[httpx.Time] `json:"expires_at,omitzero" doc:"Never when null or left out. No later than the key that makes it."`
 }
 

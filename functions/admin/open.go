@@ -5,7 +5,9 @@ import (
 	"errors"
 	"log/slog"
 
+	"github.com/coditect/usher/shared/budget"
 	"github.com/coditect/usher/shared/identity"
+	"github.com/coditect/usher/shared/journal"
 	"github.com/coditect/usher/shared/license"
 	"github.com/coditect/usher/shared/notify"
 	"github.com/coditect/usher/shared/notify/webhook"
@@ -19,8 +21,8 @@ import (
 )
 
 // Open puts the function together from its environment: DATABASE_*, OPERATOR_DATABASE_URL, REDIS_*, SEAT_*,
-// API_KEY_PEPPERS, IDENTITY_*, LICENSE_KEY_PEPPERS, LICENSE_MIN_TTL_SECONDS, RECEIPT_ISSUER, KMS_*, NOTIFY_KEYS and WEBHOOK_* as their
-// packages say.
+// API_KEY_PEPPERS, IDENTITY_*, LICENSE_KEY_PEPPERS, LICENSE_MIN_TTL_SECONDS, RECEIPT_ISSUER, KMS_*, NOTIFY_KEYS, WEBHOOK_*, BUDGET_* and
+// JOURNAL_* as their packages say.
 func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*serve.Function, error) {
 	db, err1 := tenancy.Open(ctx, getenv, log)
 	operator, err2 := OpenOperator(ctx, getenv, log)
@@ -33,21 +35,30 @@ func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*s
 	err8 := config.Load(&name, getenv)
 	notices, err9 := notify.OpenKeys(getenv)
 	guard, err10 := webhook.OpenGuard(getenv)
-	if err := errors.Join(err1, err2, err3, err4, err5, err6, err7, err8, err9, err10); err != nil {
+	budgets, err11 := budget.Open(getenv, log)
+	switches, err12 := journal.OpenCache(ctx, getenv, log)
+	if err := errors.Join(err1, err2, err3, err4, err5, err6, err7, err8, err9, err10, err11, err12); err != nil {
 		return nil, err
 	}
 	roots := signing.NewRoots(db, vault.Signer)
 	return &serve.Function{
 		Name: "admin",
-		Routes: Routes(Deps{
-			DB: db, Operator: operator, Keys: keys, People: people, Registry: registry, Seats: seats,
+		Routes: httpx.Gated(switches.Writable, Routes(Deps{
+			DB: db, Operator: operator, Keys: keys, People: people, Registry: registry, Seats: seats, Budgets: budgets,
 			Roots: roots, Issuer: name.Issuer, Notices: notices, Hooks: guard, Log: log,
-		}),
+		})),
 		// Redis is not asked: administration goes on without it.
 		Ready: []httpx.Check{{Name: "postgresql", Ping: func(ctx context.Context) error {
 			return errors.Join(db.Ping(ctx), operator.Ping(ctx))
 		}}},
-		Close: func() { _ = vault.Close(); _ = seats.Close(); operator.Close(); db.Close() },
+		Close: func() {
+			_ = switches.Close()
+			_ = budgets.Close()
+			_ = vault.Close()
+			_ = seats.Close()
+			operator.Close()
+			db.Close()
+		},
 	}, nil
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/coditect/usher/client/receipt"
 	"github.com/coditect/usher/functions/admin"
+	"github.com/coditect/usher/shared/budget"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/license"
 	"github.com/coditect/usher/shared/notify"
@@ -97,6 +98,9 @@ func newWorldOn(t *testing.T, db *testenv.DB) *world {
 		DB:     db1, Operator: w.as("usher_operator"), Keys: identity.New(identity.Config{Peppers: w.peppers()}, db1),
 		Registry: registry, Seats: pools(db1), Roots: signing.NewRoots(db1, w.vault(kms.Sign).Signer), Issuer: issuer, Log: w.log.Logger,
 	}
+	w.deps.Budgets, err = budget.Open(func(name string) string { return map[string]string{"BUDGET_REDIS_URL": w.redis.Database(1)}[name] }, w.log.Logger)
+	w.must(err)
+	t.Cleanup(func() { _ = w.deps.Budgets.Close() })
 	w.deps.Notices = notify.NewKeys(w.noticeKeys())
 	w.deps.Hooks, err = webhook.OpenGuard(func(string) string { return "" })
 	w.must(err)

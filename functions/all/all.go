@@ -22,6 +22,7 @@ import (
 	"github.com/coditect/usher/functions/deliver"
 	"github.com/coditect/usher/functions/expire"
 	"github.com/coditect/usher/functions/heartbeat"
+	"github.com/coditect/usher/functions/incident"
 	"github.com/coditect/usher/functions/keys"
 	"github.com/coditect/usher/functions/meter"
 	"github.com/coditect/usher/functions/register"
@@ -66,6 +67,7 @@ var functions = []function{
 	{"expire", expire.Open},
 	{"rotate", rotate.Open},
 	{"admin", admin.Open},
+	{"incident", incident.Open},
 }
 
 // Names lists the functions.
@@ -117,7 +119,7 @@ func ready(opened []*serve.Function) []httpx.Check {
 	for _, f := range opened {
 		for _, check := range f.Ready {
 			if pings[check.Name] == nil {
-				checks = append(checks, httpx.Check{Name: check.Name, Ping: func(ctx context.Context) error {
+				checks = append(checks, httpx.Check{Name: check.Name, Off: check.Off, Ping: func(ctx context.Context) error {
 					return together(ctx, pings[check.Name])
 				}})
 			}

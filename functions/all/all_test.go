@@ -76,9 +76,9 @@ func TestAFunctionThatCannotOpenIsNamed(t *testing.T) {
 	}
 }
 
-func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
-	t.Parallel()
-	good := map[string]string{
+// goodEnvironment is one in which every function opens, on stores that do not exist.
+func goodEnvironment() map[string]string {
+	return map[string]string{
 		"DATABASE_URL": "postgres://usher@127.0.0.1:1/usher", "OPERATOR_DATABASE_URL": "postgres://usher@127.0.0.1:1/usher",
 		"REDIS_URL": "redis://127.0.0.1:1/0", "BUDGET_REDIS_URL": "redis://127.0.0.1:1/1",
 		"LICENSE_KEY_PEPPERS": ring(), "API_KEY_PEPPERS": ring(), "SEAT_TOKEN_KEYS": ring(), "NOTIFY_KEYS": ring(),
@@ -87,11 +87,17 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		"SMTP_HOST": "smtp.example", "MAIL_FROM": "usher@example.com",
 		"STRIPE_API_KEY": "sk_test_1", "STRIPE_CATALOG": "{}", "STRIPE_WEBHOOK_SECRETS": "whsec_12345678", "BILLING_ORIGINS": audience,
 	}
-	stores := []string{"validate", "acquire", "heartbeat", "release", "borrow", "sweep", "admin", "webhook", "subscription", "expire"}
+}
+
+func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
+	t.Parallel()
+	good := goodEnvironment()
+	stores := []string{"validate", "acquire", "heartbeat", "release", "borrow", "sweep", "admin", "webhook", "subscription", "expire", "incident"}
 	databases := append(slices.Clone(stores), "keys", "rotate", "register", "deliver", "checkout", "trial", "usage", "meter")
 	stripe := []string{"checkout", "subscription", "webhook", "expire", "meter"}
-	people := []string{"checkout", "subscription", "webhook", "admin", "register", "trial", "usage"}
-	budgets := []string{"validate", "acquire", "release"}
+	people := []string{"checkout", "subscription", "webhook", "admin", "register", "trial", "incident", "usage"}
+	budgets := []string{"validate", "acquire", "release", "incident", "admin"}
+	journals := []string{"checkout", "subscription", "webhook", "admin", "register", "trial", "incident", "rotate"}
 	for _, at := range []struct {
 		variable, value string
 		functions       []string // that read it
@@ -113,23 +119,23 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"SEAT_POLL", "29713us", stores},
 		{"LICENSE_KEY_PEPPERS", "hunter2", []string{"validate", "acquire", "release", "admin", "register", "subscription", "webhook", "expire", "trial"}},
 		{"LICENSE_MIN_TTL_SECONDS", "-29713", []string{"admin", "register", "subscription", "webhook", "expire", "trial"}},
-		{"API_KEY_PEPPERS", "hunter2", []string{"rotate", "admin", "webhook", "usage"}},
+		{"API_KEY_PEPPERS", "hunter2", []string{"rotate", "admin", "webhook", "incident", "usage"}},
 		{"SEAT_TOKEN_KEYS", "hunter2", []string{"acquire", "heartbeat", "release", "borrow", "usage"}},
 		{"SEAT_TOKEN_KEYS", "", []string{"acquire", "heartbeat", "release", "borrow", "usage"}},
-		{"KMS_WRAPPING_KEY", "hunter2", []string{"validate", "acquire", "borrow", "rotate"}},
-		{"KMS_ROOT_KEY", "", []string{"rotate"}},
-		{"KMS_TIMEOUT", "-29713s", []string{"validate", "acquire", "borrow", "keys", "rotate", "admin"}},
-		{"CLOUD_EMULATOR", "hunter2:1", []string{"validate", "acquire", "borrow", "keys", "rotate", "admin"}},
-		{"SEAT_TOKEN_SECRET", "hunter2", []string{"rotate"}},
-		{"RECEIPT_ISSUER", "", []string{"validate", "acquire", "borrow", "keys", "admin"}},
+		{"KMS_WRAPPING_KEY", "hunter2", []string{"validate", "acquire", "borrow", "rotate", "incident"}},
+		{"KMS_ROOT_KEY", "", []string{"rotate", "incident"}},
+		{"KMS_TIMEOUT", "-29713s", []string{"validate", "acquire", "borrow", "keys", "rotate", "admin", "incident"}},
+		{"CLOUD_EMULATOR", "hunter2:1", []string{"validate", "acquire", "borrow", "keys", "rotate", "admin", "incident"}},
+		{"SEAT_TOKEN_SECRET", "hunter2", []string{"rotate", "incident"}},
+		{"RECEIPT_ISSUER", "", []string{"validate", "acquire", "borrow", "keys", "admin", "incident"}},
 		{"BUDGET_REDIS_URL", "hunter2", budgets},
 		{"BUDGET_TIMEOUT", "-29713s", budgets},
 		{"BUDGET_REST", "-29713s", budgets},
 		{"BUDGET_HOLDER_PER_SECOND", "29713000000", append(slices.Clone(budgets), "heartbeat", "borrow", "usage")},
 		{"BUDGET_HOLDER_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow", "usage")},
 		{"BUDGET_UNKNOWN_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow", "usage")},
-		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate", "deliver", "expire", "meter"}},
-		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate", "deliver", "expire", "meter"}},
+		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate", "deliver", "expire", "incident", "meter"}},
+		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate", "deliver", "expire", "incident", "meter"}},
 		{"NOTIFY_KEYS", "hunter2", []string{"admin", "deliver", "subscription", "webhook", "expire"}},
 		{"WEBHOOK_TIMEOUT", "-29713s", []string{"admin", "deliver"}},
 		{"WEBHOOK_ALLOW_PRIVATE", "hunter2", []string{"admin", "deliver"}},
@@ -150,6 +156,9 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"STRIPE_WEBHOOK_SECRETS", "hunter2", []string{"webhook"}},
 		{"BILLING_ORIGINS", "hunter2", []string{"checkout", "subscription"}},
 		{"IDENTITY_AUDIENCE", "", people},
+		{"JOURNAL_EMULATOR", "hunter2:1", journals},
+		{"JOURNAL_TIMEOUT", "-29713s", journals},
+		{"WATCH_UNKNOWN_KEYS", "-29713", []string{"incident"}},
 	} {
 		getenv := func(variable string) string {
 			if variable == at.variable {

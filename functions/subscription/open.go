@@ -7,6 +7,7 @@ import (
 
 	"github.com/coditect/usher/shared/billing"
 	"github.com/coditect/usher/shared/identity"
+	"github.com/coditect/usher/shared/journal"
 	"github.com/coditect/usher/shared/license"
 	"github.com/coditect/usher/shared/notify"
 	"github.com/coditect/usher/shared/platform/config"
@@ -22,8 +23,8 @@ type Config struct {
 }
 
 // Open puts the function together from its environment: DATABASE_*, REDIS_*, SEAT_*, IDENTITY_*, LICENSE_KEY_PEPPERS,
-// LICENSE_MIN_TTL_SECONDS, NOTIFY_KEYS, STRIPE_API_KEY, STRIPE_URL, STRIPE_TIMEOUT, STRIPE_CATALOG and BILLING_ORIGINS as their packages
-// say, and Config.
+// LICENSE_MIN_TTL_SECONDS, NOTIFY_KEYS, JOURNAL_*, STRIPE_API_KEY, STRIPE_URL, STRIPE_TIMEOUT, STRIPE_CATALOG and BILLING_ORIGINS as their
+// packages say, and Config.
 func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*serve.Function, error) {
 	var cfg Config
 	err0 := config.Load(&cfg, getenv)
@@ -34,17 +35,18 @@ func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*s
 	stripe, err5 := billing.OpenStripe(getenv)
 	origins, err6 := billing.OpenOrigins(getenv)
 	notices, err7 := notify.OpenKeys(getenv)
-	if err := errors.Join(err0, err1, err2, err3, err4, err5, err6, err7); err != nil {
+	switches, err8 := journal.OpenCache(ctx, getenv, log)
+	if err := errors.Join(err0, err1, err2, err3, err4, err5, err6, err7, err8); err != nil {
 		return nil, err
 	}
 	return &serve.Function{
 		Name: "subscription",
-		Routes: Routes(Deps{
+		Routes: httpx.Gated(switches.Writable, Routes(Deps{
 			DB: db, People: people, Desk: &billing.Desk{DB: db, Stripe: stripe, Coupon: cfg.Coupon}, Seats: seats, Origins: origins, Log: log,
 			Books: billing.NewBooks(billing.BooksDeps{DB: db, Stripe: stripe, Registry: registry, Notices: notices, Now: billing.StoreTime, Log: log}),
-		}),
+		})),
 		// Redis is not asked: what it is to be told it is told by the sweep.
 		Ready: []httpx.Check{{Name: "postgresql", Ping: db.Ping}},
-		Close: func() { _ = seats.Close(); db.Close() },
+		Close: func() { _ = switches.Close(); _ = seats.Close(); db.Close() },
 	}, nil
 }

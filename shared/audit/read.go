@@ -79,22 +79,47 @@ func ReadChain(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID) (auditchai
 	return chain, nil
 }
 
+// Holds says whether the chain still has an entry as it was once: of that number, with that hash, not written after the time. Of
+// an entry that was dropped because it was old nobody can say, and it answers yes.
+func Holds(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, at auditchain.Link, written time.Time) (bool, error) {
+	var holds bool
+	// Backwards in the order of the key, where the entry is among the first.
+	err := tx.QueryRow(ctx, `
+		SELECT $2 <= coalesce((SELECT start_seq FROM app.audit_chains WHERE tenant_id = $1), 0)
+		    OR coalesce((SELECT e.seq = $2 AND e.hash = $3
+		                   FROM app.audit_entries e
+		                  WHERE e.tenant_id = $1 AND e.at <= $4::timestamptz + interval '1 minute' AND e.seq <= $2
+		                  ORDER BY e.at DESC, e.seq DESC LIMIT 1), false)`,
+		tenant.UUID(), at.Seq, at.Hash[:], written).Scan(&holds)
+	if err != nil {
+		return false, fmt.Errorf("read an entry of the audit log: %w", err)
+	}
+	return holds, nil
+}
+
 // atOnce is how many entries a verification reads at once.
 const atOnce = 2000
 
 // Verify reads a tenant's chain as it is now, and says what is wrong with it. It holds nobody up, however long it takes:
 // what is appended meanwhile is left to the next. The chain's ends come with the result.
 func Verify(ctx context.Context, db *tenancy.DB, tenant tenancy.ID) (auditchain.Chain, auditchain.Result, error) {
+	_, chain, result, err := VerifyWith(ctx, db, tenant, nil)
+	return chain, result, err
+}
+
+// VerifyWith is Verify, and compares the chain with its checkpoints, which are in their order.
+func VerifyWith(ctx context.Context, db *tenancy.DB, tenant tenancy.ID, points []auditchain.Checkpoint) (*auditchain.Comparison, auditchain.Chain, auditchain.Result, error) {
 	var chain auditchain.Chain
 	err := db.AsReadOnly(ctx, tenant, func(tx tenancy.Tx) (err error) {
 		chain, err = ReadChain(ctx, tx, tenant)
 		return err
 	})
 	if err != nil {
-		return chain, auditchain.Result{}, err
+		return nil, chain, auditchain.Result{}, err
 	}
-	result, err := auditchain.Verify(chain, entries(ctx, db, tenant, chain))
-	return chain, result, err
+	comparison, all := auditchain.Compare(chain, points, entries(ctx, db, tenant, chain))
+	result, err := auditchain.Verify(chain, all)
+	return comparison, chain, result, err
 }
 
 // entries reads a chain in its order, up to the head that the chain had; and what stands beyond it, unless it was appended

@@ -162,20 +162,24 @@ func (b *Budgets) Holder(ctx context.Context, license uuid.UUID, seats int, hold
 		b.spare.of(name, rate.Limit(float64(burst)/l.LicenseRefill.Seconds()/spareOf), burst/spareOf).AllowN(now, 1) {
 		return nil
 	}
-	return b.take(ctx,
+	err := b.take(ctx, nil,
 		cell{own, perSecond(l.HolderPerSecond), l.HolderBurst},
 		cell{name, max(l.LicenseRefill/time.Duration(burst), time.Microsecond), burst})
+	if err != nil {
+		b.See(ctx, OverBudget, "license:"+license.String())
+	}
+	return err
 }
 
 // spareOf is the part of a budget that an instance has to spare: one in so many.
 const spareOf = 20
 
 // UnknownKey takes one unknown key out of an address's budget. It is asked after
-// a key has proved unknown, never before. An IPv6 address shares the budget of
+// a key has proved unknown, never before, and counts it as seen. An IPv6 address shares the budget of
 // its /64, since one client has them all. The only error is fault.RateLimited.
 func (b *Budgets) UnknownKey(ctx context.Context, from netip.Addr) error {
 	l := b.cfg.Limits
-	return b.take(ctx, cell{"budget:unknown:" + network(from), perSecond(l.UnknownPerSecond), l.UnknownBurst})
+	return b.take(ctx, &seen{UnknownKeys, Address(from)}, cell{"budget:unknown:" + network(from), perSecond(l.UnknownPerSecond), l.UnknownBurst})
 }
 
 // cell is one budget in Redis.
@@ -185,9 +189,10 @@ type cell struct {
 	burst    int
 }
 
-func (b *Budgets) take(ctx context.Context, cells ...cell) error {
+// take takes a request out of the cells, and on the same trip counts what was seen, if anything was.
+func (b *Budgets) take(ctx context.Context, s *seen, cells ...cell) error {
 	now := b.now().UnixNano()
-	if resumes := b.resumes.Load(); now < resumes && resumes-now <= int64(b.cfg.Rest) {
+	if b.rests(now) {
 		return nil
 	}
 	keys := make([]string, len(cells))
@@ -198,7 +203,7 @@ func (b *Budgets) take(ctx context.Context, cells ...cell) error {
 	}
 	call, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
 	defer cancel()
-	answer, err := take.Run(call, b.redis, keys, args...).Int64Slice()
+	answer, err := b.run(call, s, keys, args)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return nil // it is the caller who went away, not the store
@@ -210,6 +215,29 @@ func (b *Budgets) take(ctx context.Context, cells ...cell) error {
 	default:
 		return nil
 	}
+}
+
+// rests says that the store is left alone, because it was out a moment ago.
+func (b *Budgets) rests(now int64) bool {
+	resumes := b.resumes.Load()
+	return now < resumes && resumes-now <= int64(b.cfg.Rest)
+}
+
+// run runs take.lua, and what counts the seen beside it.
+func (b *Budgets) run(ctx context.Context, s *seen, keys []string, args []any) ([]int64, error) {
+	if s == nil {
+		return take.Run(ctx, b.redis, keys, args...).Int64Slice()
+	}
+	var taken *redis.Cmd
+	_, err := b.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+		s.count(ctx, p, b.now())
+		taken = take.Eval(ctx, p, keys, args...)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return taken.Int64Slice()
 }
 
 // lost bears the loss of the store: it is left alone for a while, and named in the log once a minute.

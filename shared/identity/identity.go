@@ -49,6 +49,9 @@ const (
 	CatalogRead  Scope = "catalog:read"
 	CatalogWrite Scope = "catalog:write"
 	SigningWrite Scope = "signing:write"
+	// IncidentsRead and IncidentsWrite are for incidents and the kill switches; the second is worth every other write.
+	IncidentsRead  Scope = "incidents:read"
+	IncidentsWrite Scope = "incidents:write"
 )
 
 // TenantScopes is every scope that a tenant's key can have.
@@ -58,7 +61,7 @@ func TenantScopes() []Scope {
 
 // OperatorScopes is every scope that the operator's key can have: a tenant's too.
 func OperatorScopes() []Scope {
-	return append(TenantScopes(), TenantsRead, TenantsWrite, CatalogRead, CatalogWrite, SigningWrite)
+	return append(TenantScopes(), TenantsRead, TenantsWrite, CatalogRead, CatalogWrite, SigningWrite, IncidentsRead, IncidentsWrite)
 }
 
 // Principal is a verified caller.

@@ -36,6 +36,10 @@ type Identity struct {
 	// Name is what the person is called; "" when the token does not say.
 	Name string
 
+	// Operator is the custom claim usher_operator: whoever may set claims says that they are the operator's staff. It counts only
+	// while nobody can look up what they are: function incident says when.
+	Operator bool
+
 	// tenant and role are what the token's custom claims say of the membership, nil where they say nothing.
 	tenant, role *string
 }
@@ -178,6 +182,7 @@ func identityOf(token *oidc.IDToken) (Identity, error) {
 		Name     string          `json:"name"`
 		Tenant   json.RawMessage `json:"tenant_id"`
 		Role     json.RawMessage `json:"role"`
+		Operator json.RawMessage `json:"usher_operator"`
 	}
 	if err := token.Claims(&claims); err != nil {
 		return Identity{}, errTokenMalformed.Because(err)
@@ -185,6 +190,7 @@ func identityOf(token *oidc.IDToken) (Identity, error) {
 	who := Identity{
 		Issuer: token.Issuer, Subject: token.Subject, Email: normalEmail(claims.Email), Name: shortName(claims.Name),
 		tenant: claimed(claims.Tenant), role: claimed(claims.Role),
+		Operator: string(claims.Operator) == "true",
 	}
 	switch {
 	case who.Subject == "" || len([]rune(who.Subject)) > longestSubject || strings.ContainsRune(who.Subject, 0):

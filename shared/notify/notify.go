@@ -45,7 +45,7 @@ const (
 	LicenseSuspended Kind = "license_suspended"
 	// TenantSuspended says that none does: organization, reason.
 	TenantSuspended Kind = "tenant_suspended"
-	// Incident tells of something that went wrong: organization, severity, summary.
+	// Incident calls the operator's people to something that went wrong: id, organization, respond_by, severity, summary.
 	Incident Kind = "incident"
 	// LicenseKey brings a licence key: organization, plan, license_key (sealed).
 	LicenseKey Kind = "license_key"
@@ -65,7 +65,7 @@ var needs = map[Kind][]string{
 	PaymentFailed:    {"grace_until", "organization", "plan"},
 	LicenseSuspended: {"organization", "plan", "reason"},
 	TenantSuspended:  {"organization", "reason"},
-	Incident:         {"organization", "severity", "summary"},
+	Incident:         {"id", "organization", "respond_by", "severity", "summary"},
 	LicenseKey:       {"license_key", "organization", "plan"},
 	WebhookDisabled:  {"organization", "reason", "url"},
 	UsageWarning:     {"cap", "metric", "month", "organization", "percent", "plan", "quota", "used"},

@@ -76,7 +76,8 @@ var errAgain = errors.New("seat: lost a race")
 
 // Acquire takes a seat of the licence for the holder, or says why not. A holder that has a seat gets that one, never a
 // second. It costs a script, a batch to PostgreSQL and a script; an error leaves at most a reservation behind, which
-// expires by itself, and asking again is always safe. Errors are fault.Unavailable, ErrUnknownLicense, or Recheck's.
+// expires by itself, and asking again is always safe. Errors are fault.Unavailable (admissions_frozen while SetAdmissions says
+// so), ErrUnknownLicense, or Recheck's.
 func (p *Pools) Acquire(ctx context.Context, tenant tenancy.ID, license uuid.UUID, h Holder, ask Ask) (Grant, error) {
 	l := pool{tenant: tenant, license: license}
 	for try := range tries {
@@ -234,7 +235,11 @@ func (p *Pools) reserve(ctx context.Context, l pool, id uuid.UUID, holder string
 	if wait {
 		flag = "1"
 	}
-	rep, err := p.run(ctx, acquireScript, l.demandKeys(), id.String(), holder, flag)
+	frozen := ""
+	if p.admissions.frozen(ctx, p) {
+		frozen = "1"
+	}
+	rep, err := p.run(ctx, acquireScript, l.demandKeys(), id.String(), holder, flag, frozen)
 	if err != nil {
 		return reservation{}, fmt.Errorf("reserve seat of license %s: %w", l.license, err)
 	}
@@ -242,6 +247,8 @@ func (p *Pools) reserve(ctx context.Context, l pool, id uuid.UUID, holder string
 	switch kind := rep.str(); kind {
 	case "rebuild":
 		r.cold = true
+	case "frozen":
+		return r, errFrozen
 	case "refused":
 		r.answer = Grant{Verdict: Refused, Code: rep.str()}
 	case "full":

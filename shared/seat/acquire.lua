@@ -1,8 +1,9 @@
 -- Reserves a seat, or says why not. Safe to repeat with the same session id.
 -- KEYS  as lib.lua and demand.lua
--- ARGV  session id; holder; '1' to wait in the queue when full
+-- ARGV  session id; holder; '1' to wait in the queue when full; '1' while nobody is admitted who has no seat
 -- Returns one of
 --   rebuild
+--   frozen
 --   refused  state
 --   seat     session, fence, seat, epoch, pool version, then, for a reservation, each session the seat is taken from:
 --            id, status, at, reason, by
@@ -54,6 +55,7 @@ if own then
   return seat_answer(own, unpack_session(redis.call('HGET', SESSIONS, own)))
 end
 
+if ARGV[4] == '1' then return { 'frozen' } end
 local taken = redis.call('ZCARD', LEASES)
 local free = m.max + m.od - taken
 local rank = redis.call('ZRANK', QUEUE, holder)

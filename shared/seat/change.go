@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/tenancy"
@@ -243,4 +244,72 @@ func (p *Pools) tellEviction(ctx context.Context, tenant tenancy.ID, session uui
 		return ErrUnknownSession
 	}
 	return nil
+}
+
+// Whose says which sessions of a tenant are meant; what is left empty means all.
+type Whose struct {
+	License uuid.UUID
+	// Users are names by which applications may have told of one person.
+	Users []string
+}
+
+// evictionsAtOnce is how many pools are told of evictions at one time.
+const evictionsAtOnce = 8
+
+// EvictAll ends open sessions of a tenant against their holders' will, as Evict does one, in one transaction; and says how many
+// it marked that were not marked before. What comes with it is done last in that transaction. Then it tells the pools; those that
+// it cannot tell now the sweep tells. Errors: fault.Unavailable, and with's.
+func (p *Pools) EvictAll(ctx context.Context, tenant tenancy.ID, of Whose, reason, by string, with func(tx tenancy.Tx, evicted int) error) (int, error) {
+	var evicted int
+	var licenses []uuid.UUID
+	err := p.db.As(ctx, tenant, func(tx tenancy.Tx) error {
+		rows, err := tx.Query(ctx, `
+			WITH evicted AS (
+			    UPDATE app.open_sessions SET evicted_at = now(), evict_reason = $1, evicted_by = $2
+			     WHERE tenant_id = (SELECT app.tenant()) AND evicted_at IS NULL
+			       AND ($3::uuid IS NULL OR license_id = $3::uuid) AND (cardinality($4::text[]) = 0 OR user_name = ANY ($4::text[]))
+			    RETURNING license_id),
+			of AS (SELECT license_id, count(*)::int AS n FROM evicted GROUP BY license_id),
+			told AS (INSERT INTO app.outbox (tenant_id, topic, subject_id) SELECT app.tenant(), $5, license_id FROM of)
+			SELECT license_id, n FROM of`, reason, by, nullableID(of.License), append([]string{}, of.Users...), topicLicenseChanged)
+		if err != nil {
+			return err
+		}
+		var license uuid.UUID
+		var n int
+		if _, err := pgx.ForEachRow(rows, []any{&license, &n}, func() error {
+			evicted, licenses = evicted+n, append(licenses, license)
+			return nil
+		}); err != nil {
+			return err
+		}
+		return with(tx, evicted)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("evict sessions of tenant %s: %w", tenant, err)
+	}
+	p.ChangedAll(ctx, tenant, licenses)
+	return evicted, nil
+}
+
+// ChangedAll is Changed for many licences of a tenant, a few at a time. What cannot be told in the context's time the sweep tells:
+// that is logged, and no error.
+func (p *Pools) ChangedAll(ctx context.Context, tenant tenancy.ID, licenses []uuid.UUID) {
+	var tell errgroup.Group
+	tell.SetLimit(evictionsAtOnce)
+	for _, license := range licenses {
+		tell.Go(func() error { return p.Changed(ctx, tenant, license) })
+	}
+	if err := tell.Wait(); err != nil {
+		p.log.WarnContext(ctx, "not every seat pool was told of a change yet", "tenant", tenant.String(), "error", err)
+	}
+}
+
+// nullableID is NULL for the zero id.
+func nullableID(id uuid.UUID) *string {
+	if id == uuid.Nil {
+		return nil
+	}
+	text := id.String()
+	return &text
 }

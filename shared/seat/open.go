@@ -60,6 +60,8 @@ type Pools struct {
 	cfg      Config
 	log      *slog.Logger
 	rebuilds singleflight.Group // of this process, by pool
+
+	admissions admissions
 }
 
 // Open reads the Config and makes the pools' connections, which are opened when first used. The db is that of a role in

@@ -46,6 +46,8 @@ var (
 	sweepSource string
 	//go:embed list.lua
 	listSource string
+	//go:embed admissions.lua
+	admissionsSource string
 )
 
 // A Redis that is full must refuse admissions only: whatever keeps or gives back a seat may still write.
@@ -69,6 +71,8 @@ var (
 	resizeScript  = redis.NewScript(allowedWhenFull + libSource + resizeSource)
 	sweepScript   = redis.NewScript(allowedWhenFull + libSource + sweepSource)
 	listScript    = redis.NewScript(readsOnly + libSource + listSource)
+
+	admissionsScript = redis.NewScript(allowedWhenFull + admissionsSource)
 )
 
 // TouchScript is the text of the script of a heartbeat, as Redis is given it: for who measures what a heartbeat costs

@@ -31,7 +31,7 @@ type Unwrap func(ctx context.Context, kid string, wrapped []byte) ([]byte, error
 // Clock tells the time of the store, by which keys take turns: an instance's own clock decides nothing.
 type Clock func(ctx context.Context) (time.Time, error)
 
-// Keys are the receipt keys of an instance: the one in use, in memory. It asks PostgreSQL every ten seconds which that is,
+// Keys are the receipt keys of an instance: the one in use, in memory. It asks PostgreSQL every five seconds which that is,
 // when somebody signs, and Cloud KMS once for each key. It is safe for concurrent use.
 type Keys struct {
 	issuer string
@@ -55,7 +55,7 @@ type held struct {
 
 const (
 	// lookEvery is how old the last look may be, and so how soon a revoked key signs no more.
-	lookEvery = 10 * time.Second
+	lookEvery = 5 * time.Second
 	// restAfter is how long a key that cannot be unwrapped is left alone while another is good.
 	restAfter = time.Minute
 )

@@ -77,7 +77,7 @@ type List struct {
 }
 
 const (
-	readEvery = 10 * time.Second
+	readEvery = 5 * time.Second
 	// signEvery is how long an unchanged list is served before it is signed again, listLife how long it is good.
 	signEvery = 24 * time.Hour
 	listLife  = 7 * 24 * time.Hour

@@ -58,6 +58,9 @@ const (
 	SchedulerAudience = "https://sweep.usher.test"
 )
 
+// PeopleAudience is whom ID tokens are for. They are of the same issuer as the scheduler's.
+const PeopleAudience = "usher-test"
+
 // Options change a World from the usual one.
 type Options struct {
 	// PrivatePostgres gives the world a PostgreSQL of its own, as World.Postgres, which the test may stop.
@@ -68,6 +71,8 @@ type Options struct {
 	Env map[string]string
 	// Pooled puts PgBouncer, in transaction mode, between the functions and PostgreSQL.
 	Pooled bool
+	// Firestore holds the deployment's journal; nil, and the journal is off.
+	Firestore *testenv.FirestoreServer
 	// Binary is the test binary whose functions run as processes; empty = this one. Its TestMain is Main, too.
 	Binary string
 }
@@ -121,6 +126,9 @@ func New(t testing.TB, options ...Options) *World {
 		w.Scheduler = testenv.Issuer(t)
 	}
 	w.env = w.environment()
+	if o.Firestore != nil {
+		w.env["JOURNAL_PROJECT"], w.env["JOURNAL_EMULATOR"], w.env["JOURNAL_TIMEOUT"] = o.Firestore.Project(), o.Firestore.Addr(), "30s"
+	}
 	maps.Copy(w.env, o.Env)
 	w.MakeKeys(t)
 
@@ -184,6 +192,8 @@ func (w *World) environment() map[string]string {
 		"SCHEDULER_ISSUER":        w.Scheduler.URL(),
 		"SCHEDULER_AUDIENCE":      SchedulerAudience,
 		"SCHEDULER_EMAIL":         SchedulerEmail,
+		"IDENTITY_ISSUER":         w.Scheduler.URL(),
+		"IDENTITY_AUDIENCE":       PeopleAudience,
 		"SEAT_RESERVATION":        Reservation.String(),
 		"SEAT_CONNECTION_LIFE":    ConnectionLife.String(),
 		"SEAT_CLOCK_ALLOWANCE":    ClockAllowance.String(),
@@ -206,6 +216,9 @@ func (w *World) Getenv(function string) func(string) string {
 		return w.env[name]
 	}
 }
+
+// Set changes a variable for the functions that are opened from now on.
+func (w *World) Set(variable, value string) { w.env[variable] = value }
 
 // Hides fails the test when a secret of the deployment, or one of these, stands in the log.
 func (w *World) Hides(t testing.TB, secrets ...string) {

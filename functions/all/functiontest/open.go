@@ -8,6 +8,7 @@ import (
 	"github.com/coditect/usher/functions/acquire"
 	"github.com/coditect/usher/functions/borrow"
 	"github.com/coditect/usher/functions/heartbeat"
+	"github.com/coditect/usher/functions/incident"
 	"github.com/coditect/usher/functions/keys"
 	"github.com/coditect/usher/functions/release"
 	"github.com/coditect/usher/functions/rotate"
@@ -15,6 +16,7 @@ import (
 	"github.com/coditect/usher/functions/validate"
 	"github.com/coditect/usher/shared/budget"
 	"github.com/coditect/usher/shared/identity"
+	"github.com/coditect/usher/shared/journal"
 	"github.com/coditect/usher/shared/license"
 	"github.com/coditect/usher/shared/platform/config"
 	"github.com/coditect/usher/shared/platform/httpx"
@@ -140,12 +142,17 @@ func (w *World) KeysDeps(t testing.TB) keys.Deps {
 // Rotation is that of a new instance of function rotate.
 func (w *World) Rotation(t testing.TB) *rotation.Rotation {
 	t.Helper()
-	ring, err := secretmanager.Open(w.Getenv("rotate"))
+	return w.rotation(t, w.database(t, "rotate"), "rotate")
+}
+
+// rotation is that of a function.
+func (w *World) rotation(t testing.TB, db *tenancy.DB, function string) *rotation.Rotation {
+	t.Helper()
+	ring, err := secretmanager.Open(w.Getenv(function))
 	must(t, err)
 	t.Cleanup(func() { _ = ring.Close() })
-	db := w.database(t, "rotate")
 	return rotation.New(rotation.Deps{
-		DB: db, Vault: w.vault(t, "rotate", kms.Wrap|kms.Rotate), Ring: ring, Now: w.store(db), Log: w.Log.Logger,
+		DB: db, Vault: w.vault(t, function, kms.Wrap|kms.Rotate), Ring: ring, Now: w.store(db), Log: w.Log.Logger,
 	})
 }
 
@@ -157,6 +164,36 @@ func (w *World) RotateDeps(t testing.TB) rotate.Deps {
 	var scheduler identity.SchedulerConfig
 	must(t, config.Load(&scheduler, w.Getenv("rotate")))
 	return rotate.Deps{Rotation: w.Rotation(t), Keys: verifier, Scheduler: identity.NewScheduler(scheduler, w.clock), Log: w.Log.Logger}
+}
+
+// IncidentDeps are a new instance's. Its journal is off, unless the world's options have a Firestore.
+func (w *World) IncidentDeps(t testing.TB) incident.Deps {
+	t.Helper()
+	p := w.open(t, "incident")
+	getenv := w.Getenv("incident")
+	keys, err := identity.Open(getenv, p.db)
+	must(t, err)
+	people, err := identity.OpenPeople(getenv, p.db)
+	must(t, err)
+	outside, err := journal.Open(t.Context(), getenv)
+	must(t, err)
+	t.Cleanup(func() { _ = outside.Close() })
+	limits, err := incident.OpenLimits(getenv)
+	must(t, err)
+	var scheduler identity.SchedulerConfig
+	must(t, config.Load(&scheduler, getenv))
+	return incident.Deps{
+		DB: p.db, Keys: keys, People: people, Seats: p.seats, Budgets: p.budgets, Journal: outside, Rotation: w.rotation(t, p.db, "incident"),
+		Roots: signing.NewRoots(p.db, w.vault(t, "incident", kms.Sign).Signer), Issuer: Issuer,
+		Scheduler: identity.NewScheduler(scheduler, w.clock), Limits: limits, Now: w.clock, Log: p.log,
+	}
+}
+
+// Incident is a new instance of the function; its door is that of the list.
+func (w *World) Incident(t testing.TB) *Door {
+	t.Helper()
+	d := w.IncidentDeps(t)
+	return door(t, incident.New(d), incident.Routes(d))
 }
 
 // Validate is a new instance of the function.

@@ -1,6 +1,6 @@
-// Package local runs Usher on one machine: private PostgreSQL and Redis with data that is kept, secrets that are made
-// once, stand-ins for Cloud KMS, Secret Manager and Stripe, a demo tenant with a licence, every function on one loopback port, and the schedules, which call the same URLs
-// as in the cloud with a token of a local issuer.
+// Package local runs Usher on one machine: private PostgreSQL and Redis with data that is kept, the Firestore emulator where it
+// is there, secrets that are made once, stand-ins for Cloud KMS, Secret Manager and Stripe, a demo tenant with a licence, every
+// function on one loopback port, and the schedules, which call the same URLs as in the cloud with a token of a local issuer.
 //
 // It serves what is deployed, through the same code; what it adds is only what the cloud would bring. The package must
 // not know how any function works.
@@ -34,8 +34,10 @@ import (
 type Options struct {
 	// Dir keeps the data, the secrets, the logs and demo.json: ".local".
 	Dir string
-	// Getenv reads the environment: PORT, DATABASE_URL, REDIS_URL, and every setting of a function.
+	// Getenv reads the environment: PORT, DATABASE_URL, REDIS_URL, JOURNAL, and every setting of a function.
 	Getenv func(string) string
+	// Journal starts the Firestore emulator, where it is on this machine.
+	Journal bool
 	// Progress is told what is being done, a line each time.
 	Progress func(format string, args ...any)
 }
@@ -105,6 +107,11 @@ func Start(ctx context.Context, o Options) (u *Usher, err error) {
 		return u, err
 	}
 	u.closes = append(u.closes, s.close)
+	if o.Journal {
+		if err := s.startJournal(ctx, o.Dir, o.Getenv, o.Progress); err != nil {
+			return u, err
+		}
+	}
 	if err := s.migrate(ctx, o.Progress); err != nil {
 		return u, err
 	}
@@ -148,6 +155,7 @@ func Start(ctx context.Context, o Options) (u *Usher, err error) {
 		maps.Copy(settings, secrets)
 		maps.Copy(settings, money)
 		maps.Copy(settings, set)
+		maps.Copy(settings, s.journal)
 		maps.Copy(settings, keys)
 		return settings
 	}

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -45,13 +46,20 @@ func folder(t *testing.T) string {
 	return dir
 }
 
-// run starts make run in a folder. Port "" is a free one.
+// run starts make run in a folder, without a journal. Port "" is a free one.
 func run(t *testing.T, dir, port string) *testenv.Proc {
+	t.Helper()
+	return runWith(t, dir, port, "off")
+}
+
+func runWith(t *testing.T, dir, port, journal string) *testenv.Proc {
 	t.Helper()
 	if port == "" {
 		port = "0"
 	}
-	return testenv.Process(t, "run", map[string]string{"RUN_IN": dir, "PORT": port, "NO_COLOR": "1", "DATABASE_URL": "", "REDIS_URL": ""})
+	return testenv.Process(t, "run", map[string]string{
+		"RUN_IN": dir, "PORT": port, "NO_COLOR": "1", "DATABASE_URL": "", "REDIS_URL": "", "JOURNAL": journal, "JOURNAL_PROJECT": "",
+	})
 }
 
 // ready waits until make run has said where it serves, and answers what it told tools.
@@ -67,6 +75,27 @@ func ready(t *testing.T, p *testenv.Proc, dir string) (local.Demo, local.API) {
 		t.Fatal(err)
 	}
 	return d, api
+}
+
+// journaled fails unless the journal is on where the Firestore emulator is on this machine, and said to be off elsewhere.
+func journaled(t *testing.T, api local.API, d local.Demo) {
+	t.Helper()
+	var health struct{ Off []string }
+	if _, err := api.Call(t.Context(), http.MethodGet, "/health/ready", nil, &health); err != nil {
+		t.Error(err)
+	}
+	var opened struct{ Journal string }
+	_, err := api.As(d.OperatorAPIKey).Call(t.Context(), http.MethodPost, "/v1/incidents", map[string]any{"severity": "P3", "kind": "drill", "summary": "A drill."}, &opened)
+	want := "written"
+	if slices.Contains(health.Off, "journal") {
+		want = "off"
+		if os.Getenv("CI") == "true" {
+			t.Error("the Firestore emulator is missing")
+		}
+	}
+	if err != nil || opened.Journal != want {
+		t.Errorf("an incident is opened, and the journal is %q, want %q: %v", opened.Journal, want, err)
+	}
 }
 
 // interrupt is Ctrl-C, after which nothing may be left.
@@ -91,8 +120,9 @@ func TestRunServesWhatTheContractSaysAndKeepsItsData(t *testing.T) {
 	interrupt(t, p, d)
 
 	// The same port, so that the tokens of before are still for this service.
-	again := run(t, dir, d.BaseURL[strings.LastIndexByte(d.BaseURL, ':')+1:])
+	again := runWith(t, dir, d.BaseURL[strings.LastIndexByte(d.BaseURL, ':')+1:], "")
 	kept, api := ready(t, again, dir)
+	journaled(t, api, kept)
 	if kept.SchedulerToken == "" || kept.Issuer != d.Issuer {
 		t.Errorf("the issuer was %s and is %s", d.Issuer, kept.Issuer)
 	}
@@ -197,6 +227,7 @@ func TestRunPrintsCommandsThatWork(t *testing.T) {
 	key := regexp.MustCompile(`USH-[0-9A-Z-]+`)
 	screen := strings.ReplaceAll(p.Output(), d.BaseURL, "http://127.0.0.1:8080")
 	screen = strings.ReplaceAll(screen, d.LicenseKey, key.FindString(string(readme)))
+	screen = strings.ReplaceAll(screen, "the journal is off, as JOURNAL says", "starting the Firestore emulator") // as on a machine that has it
 	if !strings.Contains(string(readme), "$ make run\n"+screen) {
 		t.Errorf("README.md does not show what make run prints:\n%s", screen)
 	}

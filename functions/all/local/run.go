@@ -28,7 +28,7 @@ func Run(getenv func(string) string, out *os.File) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	screen := NewScreen(out, getenv)
-	u, err := Start(ctx, Options{Dir: dir, Getenv: getenv, Progress: screen.Progress})
+	u, err := Start(ctx, Options{Dir: dir, Getenv: getenv, Journal: true, Progress: screen.Progress})
 	if ctx.Err() != nil {
 		screen.Progress("stopped before it was ready")
 		if err == nil {

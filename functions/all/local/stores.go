@@ -21,12 +21,13 @@ import (
 	"github.com/coditect/usher/shared/tenancy"
 )
 
-// stores are PostgreSQL and Redis: private ones, or those of the environment.
+// stores are PostgreSQL, Redis and Firestore: private ones, or those of the environment.
 type stores struct {
 	owner   string                   // address of the database for a user that may create roles
 	role    func(name string) string // the same for a login role
 	pools   string                   // address of the Redis that holds the pools
 	budgets string
+	journal map[string]string // settings by which functions find the journal; none when it is off
 
 	private []private
 	logs    []io.Closer
@@ -74,8 +75,38 @@ func (s *stores) start(ctx context.Context, dir string, getenv func(string) stri
 	}
 	if redis == "" {
 		progress("starting Redis")
-		return s.startRedis(ctx, dir)
+		if err := s.startRedis(ctx, dir); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// startJournal starts the Firestore emulator where it is on this machine, unless the environment names a journal or wants none. What
+// it holds ends with it.
+func (s *stores) startJournal(ctx context.Context, dir string, getenv func(string) string, progress func(string, ...any)) error {
+	if getenv("JOURNAL_PROJECT") != "" {
+		return nil
+	}
+	if getenv("JOURNAL") == "off" {
+		progress("the journal is off, as JOURNAL says")
+		return nil
+	}
+	log, err := s.log(dir, "firestore.log")
+	if err != nil {
+		return err
+	}
+	progress("starting the Firestore emulator")
+	server, err := localenv.StartFirestore(ctx, log)
+	if errors.Is(err, localenv.ErrNoFirestore) {
+		progress("the journal is off: %v", localenv.ErrNoFirestore)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.private = append(s.private, private{"Firestore", server.Done, server.Start, server.Close})
+	s.journal = map[string]string{"JOURNAL_PROJECT": "usher-local", "JOURNAL_EMULATOR": server.Addr()}
 	return nil
 }
 

@@ -19,6 +19,8 @@ type Health struct {
 	Service string `json:"service"`
 	// Version is what is running.
 	Version string `json:"version"`
+	// Off are the stores that are not configured, and without which the service works.
+	Off []string `json:"off,omitempty" doc:"The stores that the service works without, because none is configured."`
 }
 
 // pingTimeout is how long a store may take to say that it is there.
@@ -41,9 +43,19 @@ func healthRoutes(s Service) []Route {
 			if err := ready(c.Context(), s.Ready); err != nil {
 				return Reply{}, err
 			}
-			return Reply{Body: Health{Status: "ready", Service: s.Name, Version: s.Version}}, nil
+			return Reply{Body: Health{Status: "ready", Service: s.Name, Version: s.Version, Off: off(s.Ready)}}, nil
 		},
 	}}
+}
+
+// off names the stores that are not configured.
+func off(checks []Check) (names []string) {
+	for _, check := range checks {
+		if check.Off {
+			names = append(names, check.Name)
+		}
+	}
+	return names
 }
 
 // ready asks all stores at once, and names those that do not answer.

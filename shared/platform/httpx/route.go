@@ -106,6 +106,8 @@ type Check struct {
 	Name string
 	// Ping returns nil when the store answers. Its context ends after two seconds.
 	Ping func(context.Context) error
+	// Off says that the service works without the store, because none is configured. It is named in the answer.
+	Off bool
 }
 
 // Service is what all routes of one handler share.

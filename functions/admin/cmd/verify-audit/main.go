@@ -1,7 +1,9 @@
 // Command verify-audit verifies the audit logs of all tenants, the operator's own first, or of one: -tenant ID. It reads
 // OPERATOR_DATABASE_URL, and prints a line for each tenant, with the head of its chain, and one for each entry that was
-// altered, dropped or inserted. Exit code 0: all are whole; 1: some are not, or something failed; 2: the environment or a
-// flag is wrong.
+// altered, dropped or inserted. With JOURNAL_* it compares each chain with the checkpoints in the journal, and names the first
+// that disagrees: so it finds what was hashed anew by who owns the database. With -roots FILE it also believes no checkpoint that
+// none of these roots signed. Exit code 0: all are whole; 1: some are not, or something failed; 2: the environment or a flag is
+// wrong.
 package main
 
 import (
@@ -16,9 +18,12 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/coditect/usher/client/auditchain"
+	"github.com/coditect/usher/client/receipt"
 	"github.com/coditect/usher/functions/admin"
 	"github.com/coditect/usher/shared/audit"
 	"github.com/coditect/usher/shared/identity"
+	"github.com/coditect/usher/shared/journal"
 	"github.com/coditect/usher/shared/tenancy"
 )
 
@@ -32,16 +37,40 @@ func run(ctx context.Context, args []string, getenv func(string) string, out, me
 	flags := flag.NewFlagSet("verify-audit", flag.ContinueOnError)
 	flags.SetOutput(messages)
 	only := flags.String("tenant", "", "verify the log of this tenant alone")
+	pinned := flags.String("roots", "", "a PEM file with the public keys of the roots that may have signed checkpoints")
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}
+	var roots *receipt.Verifier
+	if *pinned != "" {
+		text, err := os.ReadFile(*pinned)
+		if err != nil {
+			fmt.Fprintln(messages, err)
+			return 2
+		}
+		keys, err := receipt.ParseRoots(text)
+		if err != nil {
+			fmt.Fprintln(messages, "-roots:", err)
+			return 2
+		}
+		roots = &receipt.Verifier{Roots: keys}
+	}
+	outside, err := journal.Open(ctx, getenv)
+	if err != nil {
+		fmt.Fprintln(messages, err)
+		return 2
+	}
+	defer func() { _ = outside.Close() }()
 	db, err := admin.OpenOperator(ctx, getenv, slog.New(slog.NewTextHandler(messages, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	if err != nil {
 		fmt.Fprintln(messages, err)
 		return 2
 	}
 	defer db.Close()
-	v := verification{db: db, tenants: identity.NewTenants(db), out: out}
+	v := verification{db: db, tenants: identity.NewTenants(db), journal: outside, roots: roots, out: out}
+	if outside.Off() {
+		fmt.Fprintln(messages, "no chain is compared with its checkpoints: the journal is off (JOURNAL_PROJECT is not set)")
+	}
 	if *only != "" {
 		id, err := uuid.Parse(*only)
 		if err != nil {
@@ -58,6 +87,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, out, me
 type verification struct {
 	db      *tenancy.DB
 	tenants *identity.Tenants
+	journal *journal.Journal
+	roots   *receipt.Verifier // nil: checkpoints are believed unsigned
 	out     io.Writer
 	broken  bool
 }
@@ -102,18 +133,81 @@ func (v *verification) one(ctx context.Context, id uuid.UUID) error {
 	if err != nil {
 		return err
 	}
-	chain, result, err := audit.Verify(ctx, v.db, tenant)
+	// The checkpoints first: each was the head of a chain that is not shorter when it is read afterwards.
+	points, err := v.checkpoints(ctx, tenant)
 	if err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(v.out, "%s: %d entries, head %d %s\n", tenant, result.Entries, chain.Head.Seq, chain.Head.Hash); err != nil {
+	comparison, chain, result, err := audit.VerifyWith(ctx, v.db, tenant, points)
+	if err != nil {
+		return err
+	}
+	compared := ""
+	if !v.journal.Off() {
+		compared = fmt.Sprintf(", %d checkpoints", comparison.Compared)
+	}
+	if _, err := fmt.Fprintf(v.out, "%s: %d entries%s, head %d %s\n", tenant, result.Entries, compared, chain.Head.Seq, chain.Head.Hash); err != nil {
 		return err
 	}
 	for _, p := range result.Problems {
-		v.broken = true
-		if _, err := fmt.Fprintf(v.out, "%s: %s\n", tenant, p); err != nil {
+		if err := v.problem(tenant, p); err != nil {
 			return err
 		}
 	}
+	if comparison.First != nil {
+		return v.problem(tenant, comparison.First)
+	}
 	return nil
 }
+
+func (v *verification) problem(tenant tenancy.ID, what fmt.Stringer) error {
+	v.broken = true
+	_, err := fmt.Fprintf(v.out, "%s: %s\n", tenant, what)
+	return err
+}
+
+// checkpointPage is how many checkpoints are read at once.
+const checkpointPage = 500
+
+// checkpoints are a tenant's that can be believed. One that is missing, or that no root signed, is a problem, and named.
+func (v *verification) checkpoints(ctx context.Context, tenant tenancy.ID) (all []auditchain.Checkpoint, err error) {
+	if v.journal.Off() {
+		return nil, nil
+	}
+	for last := int64(0); ; {
+		some, err := v.journal.Checkpoints(ctx, tenant, last, checkpointPage)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range some {
+			switch {
+			case p.Number != last+1:
+				err = v.problem(tenant, told(fmt.Sprintf("checkpoint %d is missing from the journal", last+1)))
+			case !v.believes(&p):
+				err = v.problem(tenant, told(fmt.Sprintf("checkpoint %d was not signed by a root that is known", p.Number)))
+			}
+			if err != nil {
+				return nil, err
+			}
+			last, p.Signed = p.Number, ""
+			all = append(all, p)
+		}
+		if len(some) < checkpointPage {
+			return all, nil
+		}
+	}
+}
+
+// believes says whether a root signed what the checkpoint says. Without roots everything is believed.
+func (v *verification) believes(p *auditchain.Checkpoint) bool {
+	if v.roots == nil {
+		return true
+	}
+	signed, err := v.roots.Checkpoint(p.Signed)
+	return err == nil && signed.Tenant == p.Tenant && signed.Number == p.Number && signed.Seq == p.Seq && signed.Hash == p.Hash.String()
+}
+
+// told is a problem in words.
+type told string
+
+func (t told) String() string { return string(t) }

@@ -1,0 +1,91 @@
+package auditchain
+
+import (
+	"fmt"
+	"iter"
+	"time"
+)
+
+// Checkpoint is what a chain's head was at one time, kept outside the database that holds the chain. Signed says so in a form
+// that package receipt verifies; the other fields are worth as much as whoever told them.
+type Checkpoint struct {
+	// Number counts a tenant's checkpoints from 1, without a gap.
+	Number int64     `json:"number"`
+	Tenant string    `json:"tenant_id"`
+	Seq    int64     `json:"seq"`
+	Hash   Hash      `json:"hash"`
+	At     time.Time `json:"at"`
+	// Signed is a compact JWS.
+	Signed string `json:"signed"`
+}
+
+// Link is the entry that was the head.
+func (c Checkpoint) Link() Link { return Link{c.Seq, c.Hash} }
+
+// Disagreement is a checkpoint that a chain does not agree with: the entry that it names was rewritten, or is not there any
+// more, after the checkpoint was written.
+type Disagreement struct {
+	Checkpoint Checkpoint
+	// Found is what the chain has at that number; the zero Hash when it has nothing there.
+	Found Hash
+}
+
+// String names the checkpoint and the entry.
+func (d Disagreement) String() string {
+	what := "the entry is not there"
+	if d.Found != (Hash{}) {
+		what = "the entry was rewritten"
+	}
+	return fmt.Sprintf("checkpoint %d of %s disagrees at entry %d: %s", d.Checkpoint.Number, d.Checkpoint.At.UTC().Format(time.RFC3339), d.Checkpoint.Seq, what)
+}
+
+// Comparison compares a chain with its checkpoints while the chain is verified.
+type Comparison struct {
+	// Compared is how many checkpoints there were an entry for, or should have been. Those of entries that were dropped because
+	// they were old are not.
+	Compared int
+	// First is the first checkpoint that disagrees; nil when none does.
+	First *Disagreement
+}
+
+// Compare passes entries on, in the order of the chain, and compares them with the checkpoints, which are in theirs. The
+// comparison is complete when the entries have been read to their end.
+func Compare(chain Chain, points []Checkpoint, entries iter.Seq2[Entry, error]) (*Comparison, iter.Seq2[Entry, error]) {
+	c := &Comparison{}
+	judge := func(p Checkpoint, found Hash) {
+		c.Compared++
+		if found != p.Hash && c.First == nil {
+			c.First = &Disagreement{p, found}
+		}
+	}
+	return c, func(yield func(Entry, error) bool) {
+		rest := points
+		for len(rest) > 0 && rest[0].Seq <= chain.Start.Seq {
+			if rest[0].Seq == chain.Start.Seq {
+				judge(rest[0], chain.Start.Hash)
+			}
+			rest = rest[1:]
+		}
+		for e, err := range entries {
+			if err != nil {
+				yield(e, err)
+				return
+			}
+			for len(rest) > 0 && rest[0].Seq < e.Seq {
+				judge(rest[0], Hash{})
+				rest = rest[1:]
+			}
+			// What the entry says counts, and not only what it says its hash is.
+			for len(rest) > 0 && rest[0].Seq == e.Seq {
+				judge(rest[0], Sum(chain.Tenant, &e))
+				rest = rest[1:]
+			}
+			if !yield(e, nil) {
+				return
+			}
+		}
+		for _, p := range rest {
+			judge(p, Hash{})
+		}
+	}
+}

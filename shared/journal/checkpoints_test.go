@@ -1,0 +1,193 @@
+package journal_test
+
+import (
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cloud.google.com/go/firestore"
+
+	"github.com/coditect/usher/client/auditchain"
+	"github.com/coditect/usher/shared/audit"
+	"github.com/coditect/usher/shared/fault"
+	"github.com/coditect/usher/shared/platform/testenv"
+	"github.com/coditect/usher/shared/tenancy"
+)
+
+// aMinuteLater makes the tenants' last checkpoints a minute older, which only who owns Firestore can do.
+func (w *world) aMinuteLater(t testing.TB) {
+	t.Helper()
+	ctx := t.Context()
+	client := w.owner(t)
+	found, err := client.CollectionGroup("checkpoints").Documents(ctx).GetAll()
+	must(t, err)
+	for _, d := range found {
+		at, err := d.DataAt("at")
+		must(t, err)
+		_, err = d.Ref.Update(ctx, []firestore.Update{{Path: "at", Value: at.(time.Time).Add(-time.Minute)}})
+		must(t, err)
+	}
+}
+
+func TestEachTenantWithNewEntriesHasACheckpointAMinute(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testenv.Firestore(t))
+	w.acts(t, w.a, 3)
+	w.acts(t, w.b, 1)
+	if r := w.run(t); r.Written != 2 || r.Waiting != 0 || r.Off {
+		t.Errorf("the first run: %+v", r)
+	}
+	if r := w.run(t); r.Written+r.Waiting != 0 {
+		t.Errorf("nothing is new, and a run: %+v", r)
+	}
+	w.acts(t, w.a, 2)
+	if r := w.run(t); r.Written != 0 || r.Waiting != 1 {
+		t.Errorf("in the same minute: %+v", r)
+	}
+	w.aMinuteLater(t)
+	if r := w.run(t); r.Written != 1 || r.Waiting != 0 {
+		t.Errorf("a minute later: %+v", r)
+	}
+	if a, b := w.seqs(t, w.a), w.seqs(t, w.b); a != "[3 5]" || b != "[1]" {
+		t.Errorf("checkpoints are %s and %s", a, b)
+	}
+}
+
+func TestRunsAtOnceWriteACheckpointOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testenv.Firestore(t))
+	for range 2 {
+		w.acts(t, w.a, 2)
+		var all sync.WaitGroup
+		for range 4 {
+			all.Go(func() {
+				if _, err := w.checkpoints().Run(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		w.aMinuteLater(t)
+	}
+	if got := w.seqs(t, w.a); got != "[2 4]" {
+		t.Errorf("checkpoints are %s", got)
+	}
+}
+
+func TestARunThatDiedAfterItsCheckpointIsNotRepeated(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testenv.Firestore(t))
+	w.acts(t, w.a, 2)
+	w.run(t)
+	w.aMinuteLater(t)
+	w.Exec(t, `DELETE FROM app.checkpoints`) // as if it had not been noted
+	if r := w.run(t); r.Written != 0 {
+		t.Errorf("it wrote again: %+v", r)
+	}
+	if got := w.seqs(t, w.a); got != "[2]" {
+		t.Errorf("checkpoints are %s", got)
+	}
+	if pending := testenv.Value[int64](t, w.DB, `SELECT count(*) FROM app.pending_checkpoints('00000000-0000-0000-0000-000000000000', 10)`); pending != 0 {
+		t.Errorf("%d tenants are still thought to wait", pending)
+	}
+}
+
+func TestWhileFirestoreIsOutActsGoOnAndCheckpointsWait(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testenv.PrivateFirestore(t))
+	w.journal = open(t, w.firestore, 300*time.Millisecond)
+	w.acts(t, w.a, 1)
+	testenv.Eventually(t, 20*time.Second, func() error { // the emulator's first answers take longer
+		_, err := w.checkpoints().Run(t.Context())
+		return err
+	})
+	w.firestore.Pause(t)
+	for range 2 {
+		w.acts(t, w.a, 2)
+		if _, err := w.checkpoints().Run(t.Context()); fault.As(err) == nil || fault.As(err).Kind != fault.KindUnavailable {
+			t.Errorf("with Firestore out a run answers %v", err)
+		}
+	}
+	w.firestore.Resume(t)
+	w.journal = open(t, w.firestore, 5*time.Second)
+	w.aMinuteLater(t)
+	w.run(t)
+	if got := w.seqs(t, w.a); got != "[1 5]" {
+		t.Errorf("checkpoints are %s", got)
+	}
+	points, err := w.journal.Checkpoints(t.Context(), w.a, 0, 10)
+	must(t, err)
+	if c, r := w.verify(t, w.a, points); c.First != nil || c.Compared != 2 || len(r.Problems) != 0 {
+		t.Errorf("verified is %+v, %+v", c, r)
+	}
+}
+
+// verify verifies a chain and compares it with its checkpoints.
+func (w *world) verify(t testing.TB, tenant tenancy.ID, points []auditchain.Checkpoint) (*auditchain.Comparison, auditchain.Result) {
+	t.Helper()
+	comparison, _, result, err := audit.VerifyWith(t.Context(), w.db, tenant, points)
+	must(t, err)
+	return comparison, result
+}
+
+func TestARewrittenChainDisagreesWithTheFirstCheckpointAfterIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testenv.Firestore(t))
+	for range 3 { // entries 2, 4 and 6 have checkpoints
+		w.acts(t, w.a, 2)
+		w.run(t)
+		w.aMinuteLater(t)
+	}
+	points, err := w.journal.Checkpoints(t.Context(), w.a, 0, 10)
+	must(t, err)
+	testenv.RewriteAudit(t, w.DB, w.a.UUID(), 3)
+	comparison, result := w.verify(t, w.a, points)
+	if len(result.Problems) != 0 {
+		t.Fatalf("the rewritten chain is not whole: %v", result.Problems)
+	}
+	if comparison.First == nil || comparison.First.Checkpoint.Number != 2 || !strings.Contains(comparison.First.String(), "checkpoint 2 of ") ||
+		!strings.HasSuffix(comparison.First.String(), "disagrees at entry 4: the entry was rewritten") {
+		t.Errorf("the first that disagrees is %v", comparison.First)
+	}
+	// Nor is a checkpoint written over it.
+	w.acts(t, w.a, 1)
+	if r := w.run(t); r.Disagreeing != 1 || r.Written != 0 {
+		t.Errorf("a run: %+v", r)
+	}
+	if !strings.Contains(w.log.Text(), "an audit chain is not the one of its last checkpoint") {
+		t.Error("the log does not say so")
+	}
+}
+
+func TestAChainThatWasCutDisagrees(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testenv.Firestore(t))
+	w.acts(t, w.a, 5)
+	w.run(t)
+	points, err := w.journal.Checkpoints(t.Context(), w.a, 0, 10)
+	must(t, err)
+	w.Exec(t, `UPDATE app.audit_chains SET (seq, hash, at) = (SELECT seq, hash, at FROM app.audit_entries WHERE seq = 3) WHERE seq > 0`)
+	w.Exec(t, `DELETE FROM app.audit_entries WHERE seq > 3`)
+	comparison, result := w.verify(t, w.a, points)
+	if len(result.Problems) != 0 || comparison.First == nil || !strings.HasSuffix(comparison.First.String(), "disagrees at entry 5: the entry is not there") {
+		t.Errorf("verified is %v, %v", comparison.First, result.Problems)
+	}
+}
+
+func TestWhatWasDroppedBecauseItWasOldAgrees(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testenv.Firestore(t))
+	for range 2 {
+		w.acts(t, w.a, 3)
+		w.run(t)
+		w.aMinuteLater(t)
+	}
+	points, err := w.journal.Checkpoints(t.Context(), w.a, 0, 10)
+	must(t, err)
+	w.Exec(t, `UPDATE app.audit_chains SET (start_seq, start_hash) = (SELECT seq, hash FROM app.audit_entries WHERE seq = 4) WHERE seq > 0`)
+	w.Exec(t, `DELETE FROM app.audit_entries WHERE seq <= 4`)
+	if comparison, result := w.verify(t, w.a, points); len(result.Problems) != 0 || comparison.First != nil || comparison.Compared != 1 {
+		t.Errorf("verified is %+v, %v", comparison, result.Problems)
+	}
+}

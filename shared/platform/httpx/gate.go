@@ -1,0 +1,33 @@
+package httpx
+
+import (
+	"context"
+	"net/http"
+	"slices"
+)
+
+// Gated are routes by which people and automation change something only while gate answers nil: else they answer its error, before
+// anything else is decided. What only reads, and what clients, the scheduler and Stripe ask for, goes on.
+func Gated(gate func(context.Context) error, routes []Route) []Route {
+	gated := slices.Clone(routes)
+	for i := range gated {
+		r := &gated[i]
+		if !r.changes() {
+			continue
+		}
+		handle := r.Handle
+		r.Handle = func(c *Call) (Reply, error) {
+			if err := gate(c.Context()); err != nil {
+				return Reply{}, err
+			}
+			return handle(c)
+		}
+	}
+	return gated
+}
+
+// changes says whether people or automation, and nobody else, change something by the route.
+func (r *Route) changes() bool {
+	others := func(c Credential) bool { return c != APIKey && c != IDToken }
+	return r.Method != http.MethodGet && len(r.Credentials) > 0 && !slices.ContainsFunc(r.Credentials, others)
+}
