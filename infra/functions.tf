@@ -1,0 +1,145 @@
+# What may touch what: one row for each folder of functions/, and nothing else grants a function anything.
+#
+#   caller       public: through the load balancer. scheduler: Cloud Scheduler's own account alone
+#   paths        of the URL map, for public ones; admin has what is left
+#   schedule     cron, in UTC, and the path that is posted to
+#   operators    the operators may call it too, as IAM says who they are (rotate: to revoke a key)
+#   postgres     login roles in the database, each with a connection string in a secret of its own
+#   redis        pools: the seats. budgets: who asks how often
+#   kms          decrypt, encrypt: the key that wraps receipt keys. sign: the roots. admin: makes and destroys roots' versions
+#   secrets      read: a key ring in an environment variable, or (seat-token-keys) a file that is read afresh
+#   writes       secrets that it adds versions to
+#   people       checks ID tokens of people
+#   receipts     knows in whose name receipts are issued
+#   cpu, memory  of an instance
+#   always_cpu   instance-based billing: CPU also between requests
+#   concurrency  requests at once in an instance
+#   min, max     instances
+#   connections  to PostgreSQL for each role, of one instance
+#
+# The tests of this folder compare each row with the composition root of its function (functions/NAME/open.go): a door that
+# is declared and not used is as wrong as one that is used and not declared.
+
+locals {
+  functions = {
+    validate = {
+      caller   = "public", paths = ["/v1/validate"], schedule = null, operators = false
+      postgres = ["usher_validate"], redis = ["pools", "budgets"], kms = ["decrypt"]
+      secrets  = ["license-key-peppers"], writes = [], people = false, receipts = true
+      # A start-up of every client: bursts in the morning. One CPU signs some thousands of receipts a second.
+      cpu = "1", memory = "256Mi", always_cpu = false
+      # Waits for stores most of its time: many at once; 4 connections answer 80, as each holds one for 1 or 2 ms.
+      concurrency = 80
+      # A start takes a second, and the target for p99 is 200 ms: one stands ready.
+      min = 1, max = 6, connections = 4
+    }
+    acquire = {
+      caller   = "public", paths = ["/v1/acquire"], schedule = null, operators = false
+      postgres = ["usher_acquire"], redis = ["pools", "budgets"], kms = ["decrypt"]
+      secrets  = ["license-key-peppers", "seat-token-keys"], writes = [], people = false, receipts = true
+      cpu      = "1", memory = "256Mi", always_cpu = false
+      # Each writes a row: more at once would only queue for the 4 connections.
+      concurrency = 40
+      # Direct VPC egress may take a minute to attach: nobody should wait for a seat that long.
+      min = 1, max = 8, connections = 4
+    }
+    heartbeat = {
+      caller   = "public", paths = ["/v1/heartbeat"], schedule = null, operators = false
+      postgres = ["usher_heartbeat"], redis = ["pools"], kms = []
+      secrets  = ["seat-token-keys"], writes = [], people = false, receipts = false
+      # The hot path, busy all day: instance-based billing costs a quarter of request-based for a million of them.
+      cpu = "1", memory = "256Mi", always_cpu = true
+      # One round trip to Redis each, and trips are shared: the more at once, the fewer trips.
+      concurrency = 250
+      # Two, in case one is lost: a lease that is not renewed is somebody's lost work.
+      min = 2, max = 10
+      # PostgreSQL is asked only when a pool must be built anew.
+      connections = 1
+    }
+    release = {
+      caller   = "public", paths = ["/v1/release"], schedule = null, operators = false
+      postgres = ["usher_release"], redis = ["pools", "budgets"], kms = []
+      secrets  = ["license-key-peppers", "seat-token-keys"], writes = [], people = false, receipts = false
+      cpu      = "1", memory = "256Mi", always_cpu = false
+      # Each closes a row, as acquire opens one.
+      concurrency = 40
+      # A client that leaves does not mind a start: what it gives back has a lease that ends by itself.
+      min = 0, max = 4, connections = 4
+    }
+    borrow = {
+      caller   = "public", paths = ["/v1/borrow"], schedule = null, operators = false
+      postgres = ["usher_borrow"], redis = ["pools"], kms = ["decrypt"]
+      secrets  = ["seat-token-keys"], writes = [], people = false, receipts = true
+      cpu      = "1", memory = "256Mi", always_cpu = false
+      # Once a journey for each laptop: rare.
+      concurrency = 40
+      min         = 0, max = 2, connections = 2
+    }
+    keys = {
+      caller   = "public", paths = ["/.well-known/jwks.json", "/v1/revocations"], schedule = null, operators = false
+      postgres = ["usher_keys"], redis = [], kms = ["sign"]
+      secrets  = [], writes = [], people = false, receipts = true
+      cpu      = "1", memory = "256Mi", always_cpu = false
+      # Answered from memory, and clients keep it for an hour.
+      concurrency = 250
+      min         = 0, max = 2, connections = 1
+    }
+    register = {
+      caller   = "public", paths = ["/v1/register"], schedule = null, operators = false
+      postgres = ["usher_register"], redis = [], kms = []
+      secrets  = ["license-key-peppers"], writes = [], people = true, receipts = false
+      cpu      = "1", memory = "256Mi", always_cpu = false
+      # Once for each customer. Few instances also bound what somebody who registers in bulk can do.
+      concurrency = 20
+      min         = 0, max = 2, connections = 2
+    }
+    admin = {
+      caller = "public", paths = [], schedule = null, operators = false
+      # As a tenant's own people, and as the operator: two roles, two pools.
+      postgres = ["usher_admin", "usher_operator"], redis = ["pools"], kms = ["sign"]
+      secrets  = ["license-key-peppers", "api-key-peppers"], writes = [], people = true, receipts = true
+      # Reports and lists are the longest answers of all.
+      cpu         = "1", memory = "512Mi", always_cpu = false
+      concurrency = 40
+      min         = 0, max = 4, connections = 3
+    }
+    sweep = {
+      caller = "scheduler", paths = [], operators = false
+      # Every minute; a run ends within 50 s.
+      schedule = { cron = "* * * * *", path = "/tasks/sweep" }
+      postgres = ["usher_sweep"], redis = ["pools"], kms = []
+      secrets  = [], writes = [], people = false, receipts = false
+      cpu      = "1", memory = "256Mi", always_cpu = false
+      # One run at a time; the next one would do the same work.
+      concurrency = 1
+      min         = 0, max = 1, connections = 2
+    }
+    rotate = {
+      caller = "scheduler", paths = [], operators = true
+      # Daily; receipt keys are made 50 h ahead, so two days may be missed. At 03:17, when nobody else's jobs start.
+      schedule = { cron = "17 3 * * *", path = "/tasks/rotate" }
+      postgres = ["usher_rotate"], redis = [], kms = ["encrypt", "sign", "admin"]
+      secrets  = ["api-key-peppers", "seat-token-keys"], writes = ["seat-token-keys"], people = false, receipts = false
+      cpu      = "1", memory = "256Mi", always_cpu = false
+      # A scheduled run and an operator's revocation may meet, and wait for each other in the database.
+      concurrency = 2
+      min         = 0, max = 1, connections = 2
+    }
+  }
+
+  public    = { for name, f in local.functions : name => f if f.caller == "public" }
+  scheduled = { for name, f in local.functions : name => f if f.schedule != null }
+
+  # The most connections to PostgreSQL that all instances may hold at once. During a deployment the old revision's
+  # instances are still there: twice as many, but for the idle ones, which open none.
+  connections = sum([for f in local.functions : ceil(f.max * var.scale) * f.connections * length(f.postgres)])
+}
+
+output "functions" {
+  description = "The table, for the tests of this folder and for cloudbuild.yaml."
+  value       = local.functions
+}
+
+output "connections" {
+  value = local.connections
+}
