@@ -12,7 +12,7 @@ PACKAGES  ?= ./...
 
 .DEFAULT_GOAL := help
 .PHONY: help run cli demo test check format lint drift licenses vulnerabilities bench microbench generate fix fuzz install clean \
-	prove model machine races history herd chaos cluster pooler firebase
+	prove model machine races history herd chaos cluster pooler money firebase
 
 help: ## List the targets
 	@bold= plain=; \
@@ -69,9 +69,10 @@ microbench: install ## Run the benchmarks of single packages
 # Each proof is tests of a package, which run at a small size in make test, and at full size here.
 SEAT  := ./shared/seat
 HTTP  := ./functions/all/proof
+BILLING := ./shared/billing
 
 prove: install ## Prove the seat promise at full size, within an hour, and print a summary
-	@tools/prove model=$(SEAT)/model machine=$(SEAT) races=$(SEAT) history=$(HTTP) herd=$(HTTP) chaos=$(HTTP) cluster=$(HTTP) pooler=$(HTTP)
+	@tools/prove model=$(SEAT)/model machine=$(SEAT) races=$(SEAT) history=$(HTTP) herd=$(HTTP) chaos=$(HTTP) cluster=$(HTTP) pooler=$(HTTP) money=$(BILLING)
 
 model: install ## Prove: check the protocol's model exhaustively, and that no safeguard is idle
 	@tools/prove model=$(SEAT)/model
@@ -96,6 +97,9 @@ cluster: install ## Prove: three Redis masters, slots moving under load
 
 pooler: install ## Prove: behind PgBouncer in transaction mode
 	@tools/prove pooler=$(HTTP)
+
+money: install ## Prove: whatever order Stripe's events come in, what was sold follows what was paid
+	@tools/prove money=$(BILLING)
 
 generate: ## Write schema.sql and the OpenAPI document anew
 	@go generate ./...

@@ -43,7 +43,18 @@ var seeds = map[string]string{
 	"app.audit_entries.details":       `'{}'`,
 	"app.audit_entries.previous":      `sha256('')`,
 	"app.audit_entries.hash":          `sha256('')`,
+	"app.mails.kind":                  `'welcome'`,
+	"app.mails.data":                  `'{}'`,
+	"app.events.type":                 `'thing.done'`,
+	"app.events.data":                 `'{}'`,
+	"app.webhooks.url":                `'https://hooks.example'`,
+	"app.webhooks.events":             `'{*}'`,
 	"app.seat_hours.hour":             `date_trunc('hour', now(), 'UTC') - (random() * 1000000)::int * interval '1 hour'`,
+	"app.billing_customers.stripe_id":  `gen_random_uuid()`,
+	"app.billing_customers.deleted_at": `now()`,
+	"app.subscriptions.status":         `'active'`,
+	"app.subscriptions.cycle":          `'monthly'`,
+	"app.stripe_events.status":         `'done'`,
 }
 
 // values are by type what any row may have.

@@ -90,6 +90,71 @@ ALTER FUNCTION app.borrow_withdrawn() OWNER TO usher_owner;
 
 COMMENT ON FUNCTION app.borrow_withdrawn() IS 'A borrow that ends before its time, because it was returned or taken away, leaves a receipt that verifies offline: the revocation list says that it is void. Once for each session: what was evicted is on the list before its row is closed.';
 
+-- FUNCTION denial_tenants(integer)
+
+CREATE FUNCTION app.denial_tenants(p_limit integer) RETURNS TABLE(tenant_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ SELECT DISTINCT h.tenant_id FROM app.seat_hours h WHERE h.denials > h.denials_told LIMIT p_limit $$;
+
+ALTER FUNCTION app.denial_tenants(p_limit integer) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION denial_tenants(p_limit integer)
+
+COMMENT ON FUNCTION app.denial_tenants(p_limit integer) IS 'Tenants in which somebody found no seat, and nobody was told.';
+
+-- FUNCTION due_mails(integer)
+
+CREATE FUNCTION app.due_mails(p_limit integer) RETURNS TABLE(tenant_id uuid, id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ SELECT m.tenant_id, m.id FROM app.mails m WHERE m.status = 'pending' AND m.next_at <= now() ORDER BY m.next_at LIMIT p_limit $$;
+
+ALTER FUNCTION app.due_mails(p_limit integer) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION due_mails(p_limit integer)
+
+COMMENT ON FUNCTION app.due_mails(p_limit integer) IS 'Mails whose time has come, the longest waiting first.';
+
+-- FUNCTION due_webhooks(integer)
+
+CREATE FUNCTION app.due_webhooks(p_limit integer) RETURNS TABLE(tenant_id uuid, id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT w.tenant_id, w.id FROM (
+        SELECT d.tenant_id, d.webhook_id, min(d.next_at) AS since FROM app.webhook_deliveries d
+         WHERE d.status = 'pending' AND d.next_at <= now() GROUP BY d.tenant_id, d.webhook_id) due
+      JOIN app.webhooks w ON w.tenant_id = due.tenant_id AND w.id = due.webhook_id
+     ORDER BY w.failing_since IS NOT NULL, due.since LIMIT p_limit
+    $$;
+
+ALTER FUNCTION app.due_webhooks(p_limit integer) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION due_webhooks(p_limit integer)
+
+COMMENT ON FUNCTION app.due_webhooks(p_limit integer) IS 'Webhooks with deliveries whose time has come, the longest waiting first, those that fail after those that do not.';
+
+-- FUNCTION expire_deliveries()
+
+CREATE FUNCTION app.expire_deliveries() RETURNS bigint
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    WITH gone AS (
+        DELETE FROM app.webhook_deliveries d USING (
+            SELECT o.tenant_id, o.id FROM app.webhook_deliveries o
+             WHERE o.finished_at < now() - interval '30 days' AND o.status <> 'pending' LIMIT 5000) o
+         WHERE d.tenant_id = o.tenant_id AND d.id = o.id RETURNING 1)
+    SELECT count(*) FROM gone
+    $$;
+
+ALTER FUNCTION app.expire_deliveries() OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION expire_deliveries()
+
+COMMENT ON FUNCTION app.expire_deliveries() IS 'Drops deliveries whose time is over and answers how many: at most 5,000 at a time.';
+
 -- FUNCTION expire_idempotency_keys()
 
 CREATE FUNCTION app.expire_idempotency_keys() RETURNS bigint
@@ -110,6 +175,30 @@ ALTER FUNCTION app.expire_idempotency_keys() OWNER TO usher_resolver;
 
 COMMENT ON FUNCTION app.expire_idempotency_keys() IS 'Drops what has expired and answers how much that was: at most 20,000 at a time, so that a backlog ends within the statement''s deadline.';
 
+-- FUNCTION expire_notices()
+
+CREATE FUNCTION app.expire_notices() RETURNS bigint
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    WITH mails AS (
+        DELETE FROM app.mails m USING (
+            SELECT o.tenant_id, o.id FROM app.mails o WHERE o.finished_at < now() - interval '30 days' AND o.status <> 'pending' LIMIT 5000) o
+         WHERE m.tenant_id = o.tenant_id AND m.id = o.id RETURNING 1
+    ), events AS (
+        DELETE FROM app.events e USING (
+            SELECT o.tenant_id, o.id FROM app.events o WHERE o.dispatched_at < now() - interval '7 days' LIMIT 5000) o
+         WHERE e.tenant_id = o.tenant_id AND e.id = o.id RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM mails) + (SELECT count(*) FROM events)
+    $$;
+
+ALTER FUNCTION app.expire_notices() OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION expire_notices()
+
+COMMENT ON FUNCTION app.expire_notices() IS 'Drops mails and events whose time is over and answers how many: at most 10,000 at a time.';
+
 -- FUNCTION find_api_key(bytea[])
 
 CREATE FUNCTION app.find_api_key(p_hashes bytea[]) RETURNS TABLE(tenant_id uuid, api_key_id uuid)
@@ -122,6 +211,19 @@ ALTER FUNCTION app.find_api_key(p_hashes bytea[]) OWNER TO usher_resolver;
 -- COMMENT FUNCTION find_api_key(p_hashes bytea[])
 
 COMMENT ON FUNCTION app.find_api_key(p_hashes bytea[]) IS 'Whose key it is, by the hashes it may have; also one that was revoked or is over.';
+
+-- FUNCTION find_billing_customer(text)
+
+CREATE FUNCTION app.find_billing_customer(p_stripe_id text) RETURNS TABLE(tenant_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ SELECT c.tenant_id FROM app.billing_customers c WHERE c.stripe_id = p_stripe_id $$;
+
+ALTER FUNCTION app.find_billing_customer(p_stripe_id text) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION find_billing_customer(p_stripe_id text)
+
+COMMENT ON FUNCTION app.find_billing_customer(p_stripe_id text) IS 'Whose customer of Stripe''s it is, also one that was deleted there.';
 
 -- FUNCTION find_invitation(bytea[])
 
@@ -151,6 +253,19 @@ ALTER FUNCTION app.find_license_key(p_hashes bytea[]) OWNER TO usher_resolver;
 -- COMMENT FUNCTION find_license_key(p_hashes bytea[])
 
 COMMENT ON FUNCTION app.find_license_key(p_hashes bytea[]) IS 'Whose licence a key opens, by the hashes it may have, and until when; no row for a key that is unknown or over.';
+
+-- FUNCTION find_stripe_event(text)
+
+CREATE FUNCTION app.find_stripe_event(p_id text) RETURNS TABLE(tenant_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ SELECT e.tenant_id FROM app.stripe_events e WHERE e.id = p_id LIMIT 1 $$;
+
+ALTER FUNCTION app.find_stripe_event(p_id text) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION find_stripe_event(p_id text)
+
+COMMENT ON FUNCTION app.find_stripe_event(p_id text) IS 'Whose event it is, for the operator who has it handled again.';
 
 -- FUNCTION find_user(text, text)
 
@@ -388,6 +503,25 @@ ALTER FUNCTION app.operator_tenants(p_after uuid, p_limit integer) OWNER TO ushe
 -- COMMENT FUNCTION operator_tenants(p_after uuid, p_limit integer)
 
 COMMENT ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) IS 'Customers, in the order in which they were made, after p_after (NULL: from the start); at most 101.';
+
+-- FUNCTION seat_event_tenants(timestamp with time zone, timestamp with time zone, boolean)
+
+CREATE FUNCTION app.seat_event_tenants(p_from timestamp with time zone, p_to timestamp with time zone, p_all boolean) RETURNS TABLE(tenant_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT s.tenant_id FROM (
+        SELECT o.tenant_id FROM app.open_sessions o WHERE o.acquired_at >= p_from AND o.acquired_at < p_to OR o.evicted_at >= p_from AND o.evicted_at < p_to
+        UNION
+        SELECT e.tenant_id FROM app.ended_sessions e WHERE e.recorded_at >= p_from AND e.recorded_at < p_to) s
+     WHERE p_all OR EXISTS (SELECT FROM app.webhooks w WHERE w.tenant_id = s.tenant_id AND w.status = 'active')
+    $$;
+
+ALTER FUNCTION app.seat_event_tenants(p_from timestamp with time zone, p_to timestamp with time zone, p_all boolean) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION seat_event_tenants(p_from timestamp with time zone, p_to timestamp with time zone, p_all boolean)
+
+COMMENT ON FUNCTION app.seat_event_tenants(p_from timestamp with time zone, p_to timestamp with time zone, p_all boolean) IS 'Tenants in which sessions began or were evicted, or rows of ended ones were written, in that time: those with a webhook, or all.';
 
 -- FUNCTION seat_open(uuid, uuid, integer, bigint, bigint, text, text, text, text, text, text, json, uuid[], text[], text[], text[], timestamp with time zone[])
 
@@ -765,6 +899,34 @@ ALTER FUNCTION app.tenant() OWNER TO usher_owner;
 
 COMMENT ON FUNCTION app.tenant() IS 'The tenant of this transaction, NULL when none was set (after a transaction the setting is the empty string). Policies read it as (select app.tenant()), so that the planner evaluates it once a statement.';
 
+-- FUNCTION waiting_events(integer)
+
+CREATE FUNCTION app.waiting_events(p_limit integer) RETURNS TABLE(tenant_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT e.tenant_id FROM app.events e WHERE e.dispatched_at IS NULL
+     GROUP BY e.tenant_id ORDER BY min(e.recorded_at) LIMIT p_limit
+    $$;
+
+ALTER FUNCTION app.waiting_events(p_limit integer) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION waiting_events(p_limit integer)
+
+COMMENT ON FUNCTION app.waiting_events(p_limit integer) IS 'Tenants with events that nobody has been told of, the longest waiting first.';
+
+-- FUNCTION wants(text[], text)
+
+CREATE FUNCTION app.wants(p_events text[], p_type text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT p_type = ANY (p_events) OR split_part(p_type, '.', 1) || '.*' = ANY (p_events) OR '*' = ANY (p_events) $$;
+
+ALTER FUNCTION app.wants(p_events text[], p_type text) OWNER TO usher_owner;
+
+-- COMMENT FUNCTION wants(p_events text[], p_type text)
+
+COMMENT ON FUNCTION app.wants(p_events text[], p_type text) IS 'Whether who asked for these events hears of one of that type.';
+
 -- TABLE api_keys
 
 CREATE TABLE app.api_keys (
@@ -916,6 +1078,40 @@ ALTER TABLE app.audit_entries_default OWNER TO usher_owner;
 
 COMMENT ON TABLE app.audit_entries_default IS 'Months that have no partition of their own: no act fails because nobody made one.';
 
+-- TABLE billing_customers
+
+CREATE TABLE app.billing_customers (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    stripe_id text,
+    checkout_session_id text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deleted_at timestamp with time zone,
+    CONSTRAINT billing_customers_checkout_session_id_check CHECK (((char_length(checkout_session_id) >= 1) AND (char_length(checkout_session_id) <= 255))),
+    CONSTRAINT billing_customers_stripe_id_check CHECK (((char_length(stripe_id) >= 1) AND (char_length(stripe_id) <= 255)))
+);
+
+ALTER TABLE ONLY app.billing_customers FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.billing_customers OWNER TO usher_owner;
+
+-- COMMENT TABLE billing_customers
+
+COMMENT ON TABLE app.billing_customers IS 'What Stripe knows a tenant by. The row is written before the customer is made at Stripe, and its id is the idempotency key of the making: however often that is tried, one customer comes of it.';
+
+-- COMMENT COLUMN billing_customers.stripe_id
+
+COMMENT ON COLUMN app.billing_customers.stripe_id IS 'NULL until Stripe has answered.';
+
+-- COMMENT COLUMN billing_customers.checkout_session_id
+
+COMMENT ON COLUMN app.billing_customers.checkout_session_id IS 'The newest Checkout Session: the one before it is expired, so that nobody pays twice.';
+
+-- COMMENT COLUMN billing_customers.deleted_at
+
+COMMENT ON COLUMN app.billing_customers.deleted_at IS 'When Stripe said that the customer was deleted there. The next purchase makes another.';
+
 -- TABLE devices
 
 CREATE TABLE app.devices (
@@ -958,6 +1154,7 @@ CREATE TABLE app.ended_sessions (
     end_reason text NOT NULL,
     ended_by text NOT NULL,
     ended_at timestamp with time zone NOT NULL,
+    recorded_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT ended_sessions_status_check CHECK ((status = ANY (ARRAY['released'::text, 'lapsed'::text, 'evicted'::text])))
 )
 PARTITION BY RANGE (ended_at);
@@ -969,6 +1166,10 @@ ALTER TABLE app.ended_sessions OWNER TO usher_owner;
 -- COMMENT TABLE ended_sessions
 
 COMMENT ON TABLE app.ended_sessions IS 'Sessions that ended, a partition a month, so that retention drops whole months.';
+
+-- COMMENT COLUMN ended_sessions.recorded_at
+
+COMMENT ON COLUMN app.ended_sessions.recorded_at IS 'When the row was written, which may be long after the session ended: the row of who fell silent waits for the next taker or the sweep.';
 
 -- TABLE ended_sessions_default
 
@@ -990,6 +1191,7 @@ CREATE TABLE app.ended_sessions_default (
     end_reason text NOT NULL,
     ended_by text NOT NULL,
     ended_at timestamp with time zone NOT NULL,
+    recorded_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT ended_sessions_status_check CHECK ((status = ANY (ARRAY['released'::text, 'lapsed'::text, 'evicted'::text])))
 );
 
@@ -1000,6 +1202,44 @@ ALTER TABLE app.ended_sessions_default OWNER TO usher_owner;
 -- COMMENT TABLE ended_sessions_default
 
 COMMENT ON TABLE app.ended_sessions_default IS 'Months that have no partition of their own: nothing is refused because nobody made one.';
+
+-- TABLE event_cursor
+
+CREATE TABLE app.event_cursor (
+    only_row boolean DEFAULT true NOT NULL,
+    seats_to timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT event_cursor_only_row_check CHECK (only_row)
+);
+
+ALTER TABLE app.event_cursor OWNER TO usher_owner;
+
+-- COMMENT TABLE event_cursor
+
+COMMENT ON TABLE app.event_cursor IS 'Up to where the rows of sessions were read for events.';
+
+-- TABLE events
+
+CREATE TABLE app.events (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    type text NOT NULL,
+    subject text NOT NULL,
+    data jsonb NOT NULL,
+    occurred_at timestamp with time zone DEFAULT now() NOT NULL,
+    recorded_at timestamp with time zone DEFAULT now() NOT NULL,
+    dispatched_at timestamp with time zone,
+    CONSTRAINT events_data_check CHECK (((jsonb_typeof(data) = 'object'::text) AND (octet_length((data)::text) <= 32768))),
+    CONSTRAINT events_subject_check CHECK (((char_length(subject) >= 1) AND (char_length(subject) <= 300))),
+    CONSTRAINT events_type_check CHECK ((type ~ '^[a-z_]{1,40}\.[a-z_]{1,40}$'::text))
+);
+
+ALTER TABLE ONLY app.events FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.events OWNER TO usher_owner;
+
+-- COMMENT TABLE events
+
+COMMENT ON TABLE app.events IS 'What happened that somebody''s system may want to hear of, until a delivery was made for each that does, and for 7 days more: whoever records an event again within them records nothing.';
 
 -- TABLE idempotency_keys
 
@@ -1168,6 +1408,47 @@ COMMENT ON COLUMN app.licenses.drain_until IS 'When sessions on seats above a re
 -- COMMENT COLUMN licenses.borrow_reserve_seats
 
 COMMENT ON COLUMN app.licenses.borrow_reserve_seats IS 'The low-water mark: at most max_seats less these are borrowed at once. What is borrowed already stays so when it rises.';
+
+-- TABLE mails
+
+CREATE TABLE app.mails (
+    tenant_id uuid NOT NULL,
+    id uuid DEFAULT app.new_id() NOT NULL,
+    kind text NOT NULL,
+    recipient text NOT NULL,
+    key text NOT NULL,
+    data jsonb NOT NULL,
+    status text DEFAULT 'pending'::text NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    next_at timestamp with time zone DEFAULT now() NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    finished_at timestamp with time zone,
+    last_error text,
+    CONSTRAINT mails_data_check CHECK (((jsonb_typeof(data) = 'object'::text) AND (octet_length((data)::text) <= 16384))),
+    CONSTRAINT mails_key_check CHECK (((char_length(key) >= 1) AND (char_length(key) <= 200))),
+    CONSTRAINT mails_kind_check CHECK ((kind ~ '^[a-z_]{1,40}$'::text)),
+    CONSTRAINT mails_last_error_check CHECK ((char_length(last_error) <= 500)),
+    CONSTRAINT mails_recipient_check CHECK (((char_length(recipient) >= 3) AND (char_length(recipient) <= 254))),
+    CONSTRAINT mails_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'sent'::text, 'failed'::text]))),
+    CONSTRAINT nothing_is_left_of_what_is_over CHECK (((status = 'pending'::text) OR (data = '{}'::jsonb))),
+    CONSTRAINT what_is_over_has_a_time CHECK (((status = 'pending'::text) = (finished_at IS NULL)))
+);
+
+ALTER TABLE ONLY app.mails FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.mails OWNER TO usher_owner;
+
+-- COMMENT TABLE mails
+
+COMMENT ON TABLE app.mails IS 'Mails that are to be sent, and for 30 days that they were. What a mail says, which may hold an invitation''s token or a licence key, is here until it is sent or given up, and no longer.';
+
+-- COMMENT COLUMN mails.key
+
+COMMENT ON COLUMN app.mails.key IS 'What the mail is about: of one key a tenant gets one mail, however often it is queued.';
+
+-- COMMENT COLUMN mails.next_at
+
+COMMENT ON COLUMN app.mails.next_at IS 'While pending: not before. Who sends it moves this on first, by longer than sending may take, so that nobody else does.';
 
 -- TABLE open_sessions
 
@@ -1406,6 +1687,7 @@ CREATE TABLE app.seat_hours (
     peak integer NOT NULL,
     denials integer NOT NULL,
     seats_needed integer NOT NULL,
+    denials_told integer DEFAULT 0 NOT NULL,
     CONSTRAINT seat_hours_check CHECK ((seats_needed >= peak)),
     CONSTRAINT seat_hours_denials_check CHECK ((denials >= 0)),
     CONSTRAINT seat_hours_hour_check CHECK ((hour = date_trunc('hour'::text, hour, 'UTC'::text))),
@@ -1431,6 +1713,10 @@ COMMENT ON COLUMN app.seat_hours.denials IS 'How many holders found no seat free
 -- COMMENT COLUMN seat_hours.seats_needed
 
 COMMENT ON COLUMN app.seat_hours.seats_needed IS 'How many seats would have denied nobody: the most that sat and still wanted at one time.';
+
+-- COMMENT COLUMN seat_hours.denials_told
+
+COMMENT ON COLUMN app.seat_hours.denials_told IS 'How many of the denials became events, or were wanted by nobody.';
 
 -- TABLE signing_keys
 
@@ -1530,6 +1816,113 @@ COMMENT ON COLUMN app.signing_keys.destroyed_at IS 'Of a root: its destruction w
 -- COMMENT COLUMN signing_keys.revoked_at
 
 COMMENT ON COLUMN app.signing_keys.revoked_at IS 'Since when nothing that it signed is believed, whenever it was signed.';
+
+-- TABLE stripe_events
+
+CREATE TABLE app.stripe_events (
+    tenant_id uuid NOT NULL,
+    id text NOT NULL,
+    type text NOT NULL,
+    api_version text NOT NULL,
+    object_id text NOT NULL,
+    subscription_id text,
+    status text NOT NULL,
+    attempts integer DEFAULT 1 NOT NULL,
+    error text,
+    created_at timestamp with time zone NOT NULL,
+    received_at timestamp with time zone DEFAULT now() NOT NULL,
+    handled_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT failed_says_why CHECK (((status = 'done'::text) = (error IS NULL))),
+    CONSTRAINT stripe_events_api_version_check CHECK ((char_length(api_version) <= 255)),
+    CONSTRAINT stripe_events_error_check CHECK ((char_length(error) <= 1000)),
+    CONSTRAINT stripe_events_id_check CHECK (((char_length(id) >= 1) AND (char_length(id) <= 255))),
+    CONSTRAINT stripe_events_object_id_check CHECK ((char_length(object_id) <= 255)),
+    CONSTRAINT stripe_events_status_check CHECK ((status = ANY (ARRAY['done'::text, 'failed'::text, 'refused'::text]))),
+    CONSTRAINT stripe_events_subscription_id_check CHECK ((char_length(subscription_id) <= 255)),
+    CONSTRAINT stripe_events_type_check CHECK (((char_length(type) >= 1) AND (char_length(type) <= 255)))
+);
+
+ALTER TABLE ONLY app.stripe_events FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.stripe_events OWNER TO usher_owner;
+
+-- COMMENT TABLE stripe_events
+
+COMMENT ON TABLE app.stripe_events IS 'Stripe''s events that are about a tenant. One that is done was written in the transaction that had its effect; one that failed stays until it succeeds, by Stripe''s own repetition or by the operator''s. Payloads are not kept: they are only triggers.';
+
+-- COMMENT COLUMN stripe_events.object_id
+
+COMMENT ON COLUMN app.stripe_events.object_id IS 'What the event is about, by Stripe''s id.';
+
+-- COMMENT COLUMN stripe_events.created_at
+
+COMMENT ON COLUMN app.stripe_events.created_at IS 'When it happened, by Stripe''s clock.';
+
+-- TABLE subscriptions
+
+CREATE TABLE app.subscriptions (
+    tenant_id uuid NOT NULL,
+    id text NOT NULL,
+    customer_id uuid NOT NULL,
+    license_id uuid,
+    status text NOT NULL,
+    plan_code text NOT NULL,
+    cycle text NOT NULL,
+    seats integer NOT NULL,
+    next_seats integer NOT NULL,
+    period_start timestamp with time zone NOT NULL,
+    period_end timestamp with time zone NOT NULL,
+    paid_through timestamp with time zone,
+    grace_until timestamp with time zone,
+    trouble text,
+    cancel_at_period_end boolean NOT NULL,
+    canceled_at timestamp with time zone,
+    ended_at timestamp with time zone,
+    cancel_reason text,
+    cancel_feedback text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT subscriptions_cancel_feedback_check CHECK ((char_length(cancel_feedback) <= 2000)),
+    CONSTRAINT subscriptions_cancel_reason_check CHECK ((char_length(cancel_reason) <= 500)),
+    CONSTRAINT subscriptions_cycle_check CHECK ((cycle = ANY (ARRAY['monthly'::text, 'annual'::text]))),
+    CONSTRAINT subscriptions_id_check CHECK (((char_length(id) >= 1) AND (char_length(id) <= 255))),
+    CONSTRAINT subscriptions_next_seats_check CHECK (((next_seats >= 1) AND (next_seats <= 100000))),
+    CONSTRAINT subscriptions_seats_check CHECK (((seats >= 1) AND (seats <= 100000))),
+    CONSTRAINT subscriptions_status_check CHECK ((status = ANY (ARRAY['incomplete'::text, 'incomplete_expired'::text, 'trialing'::text, 'active'::text, 'past_due'::text, 'canceled'::text, 'unpaid'::text, 'paused'::text]))),
+    CONSTRAINT subscriptions_trouble_check CHECK ((trouble = ANY (ARRAY['payment_failed'::text, 'payment_refunded'::text, 'payment_disputed'::text, 'subscription_paused'::text])))
+);
+
+ALTER TABLE ONLY app.subscriptions FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.subscriptions OWNER TO usher_owner;
+
+-- COMMENT TABLE subscriptions
+
+COMMENT ON TABLE app.subscriptions IS 'What Stripe said of each subscription when it was last asked, and the licence that was made for it. Stripe''s word is final: a row is written only from an object that was fetched under the subscription''s lock.';
+
+-- COMMENT COLUMN subscriptions.id
+
+COMMENT ON COLUMN app.subscriptions.id IS 'Stripe''s own.';
+
+-- COMMENT COLUMN subscriptions.license_id
+
+COMMENT ON COLUMN app.subscriptions.license_id IS 'The one that was made for it. NULL until something was paid.';
+
+-- COMMENT COLUMN subscriptions.next_seats
+
+COMMENT ON COLUMN app.subscriptions.next_seats IS 'The seats from the next period on: fewer than seats after a downgrade.';
+
+-- COMMENT COLUMN subscriptions.paid_through
+
+COMMENT ON COLUMN app.subscriptions.paid_through IS 'The end of the newest period that is paid; what the licence''s expires_at follows.';
+
+-- COMMENT COLUMN subscriptions.grace_until
+
+COMMENT ON COLUMN app.subscriptions.grace_until IS 'How long the licence grants beyond what is paid, as things stand.';
+
+-- COMMENT COLUMN subscriptions.cancel_reason
+
+COMMENT ON COLUMN app.subscriptions.cancel_reason IS 'Why its owner cancelled it, in their words; with cancel_feedback.';
 
 -- TABLE sweep_cursor
 
@@ -1632,6 +2025,108 @@ COMMENT ON COLUMN app.users.founder IS 'Registered the tenant: one tenant for ea
 
 COMMENT ON COLUMN app.users.token_hash IS 'HMAC-SHA-256 of the invitation''s token under the pepper of pepper_version; kept after its use, to say that it was used.';
 
+-- TABLE webhook_deliveries
+
+CREATE TABLE app.webhook_deliveries (
+    tenant_id uuid NOT NULL,
+    id uuid DEFAULT app.new_id() NOT NULL,
+    webhook_id uuid NOT NULL,
+    event_id uuid NOT NULL,
+    type text NOT NULL,
+    body text NOT NULL,
+    status text DEFAULT 'pending'::text NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    round integer DEFAULT 0 NOT NULL,
+    next_at timestamp with time zone DEFAULT now() NOT NULL,
+    tries jsonb DEFAULT '[]'::jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    finished_at timestamp with time zone,
+    CONSTRAINT webhook_deliveries_body_check CHECK ((octet_length(body) <= 65536)),
+    CONSTRAINT webhook_deliveries_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'delivered'::text, 'failed'::text]))),
+    CONSTRAINT webhook_deliveries_tries_check CHECK ((jsonb_typeof(tries) = 'array'::text)),
+    CONSTRAINT what_is_over_has_a_time CHECK (((status = 'pending'::text) = (finished_at IS NULL)))
+);
+
+ALTER TABLE ONLY app.webhook_deliveries FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.webhook_deliveries OWNER TO usher_owner;
+
+-- COMMENT TABLE webhook_deliveries
+
+COMMENT ON TABLE app.webhook_deliveries IS 'One event for one webhook, each once, whose the webhook is; 30 days after its end it is dropped.';
+
+-- COMMENT COLUMN webhook_deliveries.body
+
+COMMENT ON COLUMN app.webhook_deliveries.body IS 'What is sent, to the byte, at every attempt.';
+
+-- COMMENT COLUMN webhook_deliveries.attempts
+
+COMMENT ON COLUMN app.webhook_deliveries.attempts IS 'All that were begun.';
+
+-- COMMENT COLUMN webhook_deliveries.round
+
+COMMENT ON COLUMN app.webhook_deliveries.round IS 'Those since it was made or asked for again: by this the next is timed.';
+
+-- COMMENT COLUMN webhook_deliveries.next_at
+
+COMMENT ON COLUMN app.webhook_deliveries.next_at IS 'While pending: not before. Who sends it moves this on first, by longer than sending may take, so that nobody else does.';
+
+-- COMMENT COLUMN webhook_deliveries.tries
+
+COMMENT ON COLUMN app.webhook_deliveries.tries IS 'How the latest attempts ended: at, ms, status, error.';
+
+-- TABLE webhooks
+
+CREATE TABLE app.webhooks (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    url text NOT NULL,
+    description text,
+    events text[] NOT NULL,
+    status text DEFAULT 'active'::text NOT NULL,
+    disabled_reason text,
+    disabled_at timestamp with time zone,
+    failing_since timestamp with time zone,
+    key_name text NOT NULL,
+    generation integer DEFAULT 1 NOT NULL,
+    previous_key_name text,
+    previous_generation integer,
+    previous_until timestamp with time zone,
+    created_by text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT disabled_has_reason CHECK (((status <> 'disabled'::text) OR ((disabled_reason IS NOT NULL) AND (disabled_at IS NOT NULL)))),
+    CONSTRAINT previous_is_whole CHECK ((((previous_until IS NULL) = (previous_key_name IS NULL)) AND ((previous_until IS NULL) = (previous_generation IS NULL)))),
+    CONSTRAINT webhooks_description_check CHECK (((char_length(description) >= 1) AND (char_length(description) <= 200))),
+    CONSTRAINT webhooks_events_check CHECK (((cardinality(events) >= 1) AND (cardinality(events) <= 50))),
+    CONSTRAINT webhooks_status_check CHECK ((status = ANY (ARRAY['active'::text, 'disabled'::text, 'deleted'::text]))),
+    CONSTRAINT webhooks_url_check CHECK (((char_length(url) >= 8) AND (char_length(url) <= 2048)))
+);
+
+ALTER TABLE ONLY app.webhooks FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.webhooks OWNER TO usher_owner;
+
+-- COMMENT TABLE webhooks
+
+COMMENT ON TABLE app.webhooks IS 'Systems that hear of events: a tenant''s of its own, the operator''s (those of the operator''s row) of every tenant''s.';
+
+-- COMMENT COLUMN webhooks.events
+
+COMMENT ON COLUMN app.webhooks.events IS 'Types such as seat.denied, or seat.* for all of a kind, or * for all.';
+
+-- COMMENT COLUMN webhooks.failing_since
+
+COMMENT ON COLUMN app.webhooks.failing_since IS 'The first failure since the last success.';
+
+-- COMMENT COLUMN webhooks.key_name
+
+COMMENT ON COLUMN app.webhooks.key_name IS 'The signing secret is no row: it is derived of the named key of the ring NOTIFY_KEYS, the webhook''s id and the generation.';
+
+-- COMMENT COLUMN webhooks.previous_until
+
+COMMENT ON COLUMN app.webhooks.previous_until IS 'Until then what is sent is signed with the secret before, too.';
+
 -- TABLE ATTACH audit_entries_default
 
 ALTER TABLE ONLY app.audit_entries ATTACH PARTITION app.audit_entries_default DEFAULT;
@@ -1660,6 +2155,11 @@ ALTER TABLE ONLY app.audit_entries
 ALTER TABLE ONLY app.audit_entries_default
     ADD CONSTRAINT audit_entries_default_pkey PRIMARY KEY (tenant_id, at, seq);
 
+-- CONSTRAINT billing_customers billing_customers_pkey
+
+ALTER TABLE ONLY app.billing_customers
+    ADD CONSTRAINT billing_customers_pkey PRIMARY KEY (tenant_id, id);
+
 -- CONSTRAINT devices devices_pkey
 
 ALTER TABLE ONLY app.devices
@@ -1680,6 +2180,16 @@ ALTER TABLE ONLY app.ended_sessions
 ALTER TABLE ONLY app.ended_sessions_default
     ADD CONSTRAINT ended_sessions_default_pkey PRIMARY KEY (tenant_id, id, ended_at);
 
+-- CONSTRAINT event_cursor event_cursor_pkey
+
+ALTER TABLE ONLY app.event_cursor
+    ADD CONSTRAINT event_cursor_pkey PRIMARY KEY (only_row);
+
+-- CONSTRAINT events events_pkey
+
+ALTER TABLE ONLY app.events
+    ADD CONSTRAINT events_pkey PRIMARY KEY (tenant_id, id);
+
 -- CONSTRAINT idempotency_keys idempotency_keys_pkey
 
 ALTER TABLE ONLY app.idempotency_keys
@@ -1694,6 +2204,16 @@ ALTER TABLE ONLY app.license_keys
 
 ALTER TABLE ONLY app.licenses
     ADD CONSTRAINT licenses_pkey PRIMARY KEY (tenant_id, id);
+
+-- CONSTRAINT mails mails_key
+
+ALTER TABLE ONLY app.mails
+    ADD CONSTRAINT mails_key UNIQUE (tenant_id, key);
+
+-- CONSTRAINT mails mails_pkey
+
+ALTER TABLE ONLY app.mails
+    ADD CONSTRAINT mails_pkey PRIMARY KEY (tenant_id, id);
 
 -- CONSTRAINT open_sessions open_sessions_pkey
 
@@ -1750,6 +2270,16 @@ ALTER TABLE ONLY app.signing_keys
 ALTER TABLE ONLY app.signing_keys
     ADD CONSTRAINT signing_keys_pkey PRIMARY KEY (kid);
 
+-- CONSTRAINT stripe_events stripe_events_pkey
+
+ALTER TABLE ONLY app.stripe_events
+    ADD CONSTRAINT stripe_events_pkey PRIMARY KEY (tenant_id, id);
+
+-- CONSTRAINT subscriptions subscriptions_pkey
+
+ALTER TABLE ONLY app.subscriptions
+    ADD CONSTRAINT subscriptions_pkey PRIMARY KEY (tenant_id, id);
+
 -- CONSTRAINT sweep_cursor sweep_cursor_pkey
 
 ALTER TABLE ONLY app.sweep_cursor
@@ -1773,6 +2303,21 @@ COMMENT ON CONSTRAINT tenants_slug_key ON app.tenants IS 'Unique across tenants:
 
 ALTER TABLE ONLY app.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (tenant_id, id);
+
+-- CONSTRAINT webhook_deliveries webhook_deliveries_event_key
+
+ALTER TABLE ONLY app.webhook_deliveries
+    ADD CONSTRAINT webhook_deliveries_event_key UNIQUE (tenant_id, webhook_id, event_id);
+
+-- CONSTRAINT webhook_deliveries webhook_deliveries_pkey
+
+ALTER TABLE ONLY app.webhook_deliveries
+    ADD CONSTRAINT webhook_deliveries_pkey PRIMARY KEY (tenant_id, id);
+
+-- CONSTRAINT webhooks webhooks_pkey
+
+ALTER TABLE ONLY app.webhooks
+    ADD CONSTRAINT webhooks_pkey PRIMARY KEY (tenant_id, id);
 
 -- INDEX api_keys_by_hash
 
@@ -1802,6 +2347,18 @@ CREATE INDEX audit_entries_default_tenant_id_actor_at_seq_idx ON app.audit_entri
 
 CREATE INDEX audit_entries_default_tenant_id_subject_at_seq_idx ON app.audit_entries_default USING btree (tenant_id, subject, at, seq);
 
+-- INDEX billing_customers_one_key
+
+CREATE UNIQUE INDEX billing_customers_one_key ON app.billing_customers USING btree (tenant_id) WHERE (deleted_at IS NULL);
+
+-- INDEX billing_customers_stripe_key
+
+CREATE UNIQUE INDEX billing_customers_stripe_key ON app.billing_customers USING btree (stripe_id);
+
+-- COMMENT INDEX billing_customers_stripe_key
+
+COMMENT ON INDEX app.billing_customers_stripe_key IS 'Unique across tenants: a customer of Stripe''s is one tenant''s. What is written is the id that Stripe gave for this tenant, so that it is no oracle.';
+
 -- INDEX ended_sessions_by_license
 
 CREATE INDEX ended_sessions_by_license ON ONLY app.ended_sessions USING btree (tenant_id, license_id, id);
@@ -1810,6 +2367,14 @@ CREATE INDEX ended_sessions_by_license ON ONLY app.ended_sessions USING btree (t
 
 CREATE INDEX ended_sessions_by_status ON ONLY app.ended_sessions USING btree (tenant_id, status, id);
 
+-- INDEX ended_sessions_recorded
+
+CREATE INDEX ended_sessions_recorded ON ONLY app.ended_sessions USING brin (recorded_at) WITH (pages_per_range='32', autosummarize='on');
+
+-- INDEX ended_sessions_default_recorded_at_idx
+
+CREATE INDEX ended_sessions_default_recorded_at_idx ON app.ended_sessions_default USING brin (recorded_at) WITH (pages_per_range='32', autosummarize='on');
+
 -- INDEX ended_sessions_default_tenant_id_license_id_id_idx
 
 CREATE INDEX ended_sessions_default_tenant_id_license_id_id_idx ON app.ended_sessions_default USING btree (tenant_id, license_id, id);
@@ -1817,6 +2382,14 @@ CREATE INDEX ended_sessions_default_tenant_id_license_id_id_idx ON app.ended_ses
 -- INDEX ended_sessions_default_tenant_id_status_id_idx
 
 CREATE INDEX ended_sessions_default_tenant_id_status_id_idx ON app.ended_sessions_default USING btree (tenant_id, status, id);
+
+-- INDEX events_over
+
+CREATE INDEX events_over ON app.events USING btree (dispatched_at) WHERE (dispatched_at IS NOT NULL);
+
+-- INDEX events_waiting
+
+CREATE INDEX events_waiting ON app.events USING btree (tenant_id, recorded_at) WHERE (dispatched_at IS NULL);
 
 -- INDEX idempotency_keys_expiry
 
@@ -1829,6 +2402,14 @@ CREATE INDEX license_keys_by_hash ON app.license_keys USING btree (key_hash);
 -- INDEX license_keys_by_license
 
 CREATE INDEX license_keys_by_license ON app.license_keys USING btree (tenant_id, license_id, created_at DESC);
+
+-- INDEX mails_due
+
+CREATE INDEX mails_due ON app.mails USING btree (next_at) WHERE (status = 'pending'::text);
+
+-- INDEX mails_over
+
+CREATE INDEX mails_over ON app.mails USING btree (finished_at) WHERE (status <> 'pending'::text);
 
 -- INDEX open_sessions_by_license
 
@@ -1846,6 +2427,10 @@ CREATE INDEX outbox_subject ON app.outbox USING btree (tenant_id, subject_id);
 
 CREATE INDEX revocations_alive ON app.revocations USING btree (ends_at, id);
 
+-- INDEX seat_hours_untold
+
+CREATE INDEX seat_hours_untold ON app.seat_hours USING btree (tenant_id) WHERE (denials > denials_told);
+
 -- INDEX signing_keys_by_window
 
 CREATE INDEX signing_keys_by_window ON app.signing_keys USING btree (kind, not_after);
@@ -1857,6 +2442,22 @@ CREATE UNIQUE INDEX signing_keys_one_a_turn ON app.signing_keys USING btree (not
 -- INDEX signing_keys_one_active_root
 
 CREATE UNIQUE INDEX signing_keys_one_active_root ON app.signing_keys USING btree (kind) WHERE ((kind = 'root'::text) AND (activated_at IS NOT NULL) AND (revoked_at IS NULL) AND (retired_at IS NULL));
+
+-- INDEX stripe_events_by_id
+
+CREATE INDEX stripe_events_by_id ON app.stripe_events USING btree (id);
+
+-- INDEX stripe_events_failed
+
+CREATE INDEX stripe_events_failed ON app.stripe_events USING btree (received_at) WHERE (status = 'failed'::text);
+
+-- INDEX subscriptions_by_customer
+
+CREATE INDEX subscriptions_by_customer ON app.subscriptions USING btree (tenant_id, customer_id);
+
+-- INDEX subscriptions_by_license
+
+CREATE INDEX subscriptions_by_license ON app.subscriptions USING btree (tenant_id, license_id);
 
 -- INDEX users_by_identity
 
@@ -1886,6 +2487,18 @@ CREATE UNIQUE INDEX users_identity_key ON app.users USING btree (issuer, subject
 
 COMMENT ON INDEX app.users_identity_key IS 'Unique across tenants, one membership for each identity: what is written is the subject of a verified token, so that it tells its owner alone.';
 
+-- INDEX webhook_deliveries_due
+
+CREATE INDEX webhook_deliveries_due ON app.webhook_deliveries USING btree (next_at) WHERE (status = 'pending'::text);
+
+-- INDEX webhook_deliveries_of
+
+CREATE INDEX webhook_deliveries_of ON app.webhook_deliveries USING btree (tenant_id, webhook_id, id);
+
+-- INDEX webhook_deliveries_over
+
+CREATE INDEX webhook_deliveries_over ON app.webhook_deliveries USING btree (finished_at) WHERE (status <> 'pending'::text);
+
 -- INDEX ATTACH audit_entries_default_pkey
 
 ALTER INDEX app.audit_entries_pkey ATTACH PARTITION app.audit_entries_default_pkey;
@@ -1905,6 +2518,10 @@ ALTER INDEX app.audit_entries_by_subject ATTACH PARTITION app.audit_entries_defa
 -- INDEX ATTACH ended_sessions_default_pkey
 
 ALTER INDEX app.ended_sessions_pkey ATTACH PARTITION app.ended_sessions_default_pkey;
+
+-- INDEX ATTACH ended_sessions_default_recorded_at_idx
+
+ALTER INDEX app.ended_sessions_recorded ATTACH PARTITION app.ended_sessions_default_recorded_at_idx;
 
 -- INDEX ATTACH ended_sessions_default_tenant_id_license_id_id_idx
 
@@ -1949,6 +2566,11 @@ ALTER TABLE ONLY app.audit_chains
 ALTER TABLE app.audit_entries
     ADD CONSTRAINT audit_entries_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.audit_chains(tenant_id);
 
+-- FK CONSTRAINT billing_customers billing_customers_tenant_id_fkey
+
+ALTER TABLE ONLY app.billing_customers
+    ADD CONSTRAINT billing_customers_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
 -- FK CONSTRAINT devices devices_tenant_id_license_id_fkey
 
 ALTER TABLE ONLY app.devices
@@ -1958,6 +2580,11 @@ ALTER TABLE ONLY app.devices
 
 ALTER TABLE app.ended_sessions
     ADD CONSTRAINT ended_sessions_tenant_id_license_id_fkey FOREIGN KEY (tenant_id, license_id) REFERENCES app.licenses(tenant_id, id);
+
+-- FK CONSTRAINT events events_tenant_id_fkey
+
+ALTER TABLE ONLY app.events
+    ADD CONSTRAINT events_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
 
 -- FK CONSTRAINT idempotency_keys idempotency_keys_tenant_id_fkey
 
@@ -1983,6 +2610,11 @@ ALTER TABLE ONLY app.licenses
 
 ALTER TABLE ONLY app.licenses
     ADD CONSTRAINT licenses_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
+-- FK CONSTRAINT mails mails_tenant_id_fkey
+
+ALTER TABLE ONLY app.mails
+    ADD CONSTRAINT mails_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
 
 -- FK CONSTRAINT open_sessions open_sessions_tenant_id_license_id_fkey
 
@@ -2014,10 +2646,40 @@ ALTER TABLE ONLY app.seat_hours
 ALTER TABLE ONLY app.signing_keys
     ADD CONSTRAINT signing_keys_issuer_kid_fkey FOREIGN KEY (issuer_kid) REFERENCES app.signing_keys(kid);
 
+-- FK CONSTRAINT stripe_events stripe_events_tenant_id_fkey
+
+ALTER TABLE ONLY app.stripe_events
+    ADD CONSTRAINT stripe_events_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
+-- FK CONSTRAINT subscriptions subscriptions_plan_code_fkey
+
+ALTER TABLE ONLY app.subscriptions
+    ADD CONSTRAINT subscriptions_plan_code_fkey FOREIGN KEY (plan_code) REFERENCES app.plans(code);
+
+-- FK CONSTRAINT subscriptions subscriptions_tenant_id_customer_id_fkey
+
+ALTER TABLE ONLY app.subscriptions
+    ADD CONSTRAINT subscriptions_tenant_id_customer_id_fkey FOREIGN KEY (tenant_id, customer_id) REFERENCES app.billing_customers(tenant_id, id);
+
+-- FK CONSTRAINT subscriptions subscriptions_tenant_id_license_id_fkey
+
+ALTER TABLE ONLY app.subscriptions
+    ADD CONSTRAINT subscriptions_tenant_id_license_id_fkey FOREIGN KEY (tenant_id, license_id) REFERENCES app.licenses(tenant_id, id);
+
 -- FK CONSTRAINT users users_tenant_id_fkey
 
 ALTER TABLE ONLY app.users
     ADD CONSTRAINT users_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
+-- FK CONSTRAINT webhook_deliveries webhook_deliveries_tenant_id_webhook_id_fkey
+
+ALTER TABLE ONLY app.webhook_deliveries
+    ADD CONSTRAINT webhook_deliveries_tenant_id_webhook_id_fkey FOREIGN KEY (tenant_id, webhook_id) REFERENCES app.webhooks(tenant_id, id);
+
+-- FK CONSTRAINT webhooks webhooks_tenant_id_fkey
+
+ALTER TABLE ONLY app.webhooks
+    ADD CONSTRAINT webhooks_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
 
 -- ROW SECURITY api_keys
 
@@ -2035,6 +2697,10 @@ ALTER TABLE app.audit_entries ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE app.audit_entries_default ENABLE ROW LEVEL SECURITY;
 
+-- ROW SECURITY billing_customers
+
+ALTER TABLE app.billing_customers ENABLE ROW LEVEL SECURITY;
+
 -- ROW SECURITY devices
 
 ALTER TABLE app.devices ENABLE ROW LEVEL SECURITY;
@@ -2046,6 +2712,10 @@ ALTER TABLE app.ended_sessions ENABLE ROW LEVEL SECURITY;
 -- ROW SECURITY ended_sessions_default
 
 ALTER TABLE app.ended_sessions_default ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY events
+
+ALTER TABLE app.events ENABLE ROW LEVEL SECURITY;
 
 -- ROW SECURITY idempotency_keys
 
@@ -2059,6 +2729,10 @@ ALTER TABLE app.license_keys ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE app.licenses ENABLE ROW LEVEL SECURITY;
 
+-- ROW SECURITY mails
+
+ALTER TABLE app.mails ENABLE ROW LEVEL SECURITY;
+
 -- ROW SECURITY open_sessions
 
 ALTER TABLE app.open_sessions ENABLE ROW LEVEL SECURITY;
@@ -2067,17 +2741,45 @@ ALTER TABLE app.open_sessions ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE app.outbox ENABLE ROW LEVEL SECURITY;
 
+-- POLICY events resolver_expires
+
+CREATE POLICY resolver_expires ON app.events FOR DELETE TO usher_resolver USING ((dispatched_at < (now() - '7 days'::interval)));
+
 -- POLICY idempotency_keys resolver_expires
 
 CREATE POLICY resolver_expires ON app.idempotency_keys TO usher_resolver USING ((expires_at < now())) WITH CHECK (false);
+
+-- POLICY mails resolver_expires
+
+CREATE POLICY resolver_expires ON app.mails FOR DELETE TO usher_resolver USING ((finished_at < (now() - '30 days'::interval)));
+
+-- POLICY webhook_deliveries resolver_expires
+
+CREATE POLICY resolver_expires ON app.webhook_deliveries FOR DELETE TO usher_resolver USING ((finished_at < (now() - '30 days'::interval)));
 
 -- POLICY api_keys resolver_finds
 
 CREATE POLICY resolver_finds ON app.api_keys FOR SELECT TO usher_resolver USING (true);
 
+-- POLICY billing_customers resolver_finds
+
+CREATE POLICY resolver_finds ON app.billing_customers FOR SELECT TO usher_resolver USING (true);
+
+-- POLICY ended_sessions resolver_finds
+
+CREATE POLICY resolver_finds ON app.ended_sessions FOR SELECT TO usher_resolver USING (true);
+
+-- POLICY events resolver_finds
+
+CREATE POLICY resolver_finds ON app.events FOR SELECT TO usher_resolver USING (true);
+
 -- POLICY license_keys resolver_finds
 
 CREATE POLICY resolver_finds ON app.license_keys FOR SELECT TO usher_resolver USING (true);
+
+-- POLICY mails resolver_finds
+
+CREATE POLICY resolver_finds ON app.mails FOR SELECT TO usher_resolver USING (true);
 
 -- POLICY open_sessions resolver_finds
 
@@ -2087,9 +2789,25 @@ CREATE POLICY resolver_finds ON app.open_sessions FOR SELECT TO usher_resolver U
 
 CREATE POLICY resolver_finds ON app.outbox FOR SELECT TO usher_resolver USING (true);
 
+-- POLICY seat_hours resolver_finds
+
+CREATE POLICY resolver_finds ON app.seat_hours FOR SELECT TO usher_resolver USING (true);
+
+-- POLICY stripe_events resolver_finds
+
+CREATE POLICY resolver_finds ON app.stripe_events FOR SELECT TO usher_resolver USING (true);
+
 -- POLICY users resolver_finds
 
 CREATE POLICY resolver_finds ON app.users FOR SELECT TO usher_resolver USING (true);
+
+-- POLICY webhook_deliveries resolver_finds
+
+CREATE POLICY resolver_finds ON app.webhook_deliveries FOR SELECT TO usher_resolver USING (true);
+
+-- POLICY webhooks resolver_finds
+
+CREATE POLICY resolver_finds ON app.webhooks FOR SELECT TO usher_resolver USING (true);
 
 -- POLICY tenants resolver_lists
 
@@ -2098,6 +2816,14 @@ CREATE POLICY resolver_lists ON app.tenants FOR SELECT TO usher_resolver USING (
 -- ROW SECURITY seat_hours
 
 ALTER TABLE app.seat_hours ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY stripe_events
+
+ALTER TABLE app.stripe_events ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY subscriptions
+
+ALTER TABLE app.subscriptions ENABLE ROW LEVEL SECURITY;
 
 -- POLICY api_keys tenant
 
@@ -2115,6 +2841,10 @@ CREATE POLICY tenant ON app.audit_entries USING ((tenant_id = ( SELECT app.tenan
 
 CREATE POLICY tenant ON app.audit_entries_default USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
 
+-- POLICY billing_customers tenant
+
+CREATE POLICY tenant ON app.billing_customers USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
 -- POLICY devices tenant
 
 CREATE POLICY tenant ON app.devices USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
@@ -2126,6 +2856,10 @@ CREATE POLICY tenant ON app.ended_sessions USING ((tenant_id = ( SELECT app.tena
 -- POLICY ended_sessions_default tenant
 
 CREATE POLICY tenant ON app.ended_sessions_default USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY events tenant
+
+CREATE POLICY tenant ON app.events USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
 
 -- POLICY idempotency_keys tenant
 
@@ -2139,6 +2873,10 @@ CREATE POLICY tenant ON app.license_keys USING ((tenant_id = ( SELECT app.tenant
 
 CREATE POLICY tenant ON app.licenses USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
 
+-- POLICY mails tenant
+
+CREATE POLICY tenant ON app.mails USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
 -- POLICY open_sessions tenant
 
 CREATE POLICY tenant ON app.open_sessions USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
@@ -2151,6 +2889,14 @@ CREATE POLICY tenant ON app.outbox USING ((tenant_id = ( SELECT app.tenant() AS 
 
 CREATE POLICY tenant ON app.seat_hours USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
 
+-- POLICY stripe_events tenant
+
+CREATE POLICY tenant ON app.stripe_events USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY subscriptions tenant
+
+CREATE POLICY tenant ON app.subscriptions USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
 -- POLICY tenants tenant
 
 CREATE POLICY tenant ON app.tenants USING ((id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((id = ( SELECT app.tenant() AS tenant)));
@@ -2159,6 +2905,14 @@ CREATE POLICY tenant ON app.tenants USING ((id = ( SELECT app.tenant() AS tenant
 
 CREATE POLICY tenant ON app.users USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
 
+-- POLICY webhook_deliveries tenant
+
+CREATE POLICY tenant ON app.webhook_deliveries USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY webhooks tenant
+
+CREATE POLICY tenant ON app.webhooks USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
 -- ROW SECURITY tenants
 
 ALTER TABLE app.tenants ENABLE ROW LEVEL SECURITY;
@@ -2166,6 +2920,14 @@ ALTER TABLE app.tenants ENABLE ROW LEVEL SECURITY;
 -- ROW SECURITY users
 
 ALTER TABLE app.users ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY webhook_deliveries
+
+ALTER TABLE app.webhook_deliveries ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY webhooks
+
+ALTER TABLE app.webhooks ENABLE ROW LEVEL SECURITY;
 
 -- ACL SCHEMA app
 
@@ -2183,6 +2945,12 @@ GRANT USAGE ON SCHEMA app TO usher_rotate;
 GRANT USAGE ON SCHEMA app TO usher_borrow;
 GRANT USAGE ON SCHEMA app TO usher_register;
 GRANT USAGE ON SCHEMA app TO usher_audits;
+GRANT USAGE ON SCHEMA app TO usher_notices;
+GRANT USAGE ON SCHEMA app TO usher_deliver;
+GRANT USAGE ON SCHEMA app TO usher_billing;
+GRANT USAGE ON SCHEMA app TO usher_checkout;
+GRANT USAGE ON SCHEMA app TO usher_webhook;
+GRANT USAGE ON SCHEMA app TO usher_subscription;
 
 -- ACL SCHEMA public
 
@@ -2201,16 +2969,47 @@ GRANT ALL ON FUNCTION app.audit_record(p_action text, p_outcome text, p_actor te
 
 REVOKE ALL ON FUNCTION app.borrow_withdrawn() FROM PUBLIC;
 
+-- ACL FUNCTION denial_tenants(p_limit integer)
+
+REVOKE ALL ON FUNCTION app.denial_tenants(p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.denial_tenants(p_limit integer) TO usher_deliver;
+
+-- ACL FUNCTION due_mails(p_limit integer)
+
+REVOKE ALL ON FUNCTION app.due_mails(p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.due_mails(p_limit integer) TO usher_deliver;
+
+-- ACL FUNCTION due_webhooks(p_limit integer)
+
+REVOKE ALL ON FUNCTION app.due_webhooks(p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.due_webhooks(p_limit integer) TO usher_deliver;
+
+-- ACL FUNCTION expire_deliveries()
+
+REVOKE ALL ON FUNCTION app.expire_deliveries() FROM PUBLIC;
+GRANT ALL ON FUNCTION app.expire_deliveries() TO usher_deliver;
+
 -- ACL FUNCTION expire_idempotency_keys()
 
 REVOKE ALL ON FUNCTION app.expire_idempotency_keys() FROM PUBLIC;
 GRANT ALL ON FUNCTION app.expire_idempotency_keys() TO usher_sweep;
+
+-- ACL FUNCTION expire_notices()
+
+REVOKE ALL ON FUNCTION app.expire_notices() FROM PUBLIC;
+GRANT ALL ON FUNCTION app.expire_notices() TO usher_deliver;
 
 -- ACL FUNCTION find_api_key(p_hashes bytea[])
 
 REVOKE ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) TO usher_admin;
 GRANT ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) TO usher_rotate;
+GRANT ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) TO usher_webhook;
+
+-- ACL FUNCTION find_billing_customer(p_stripe_id text)
+
+REVOKE ALL ON FUNCTION app.find_billing_customer(p_stripe_id text) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.find_billing_customer(p_stripe_id text) TO usher_webhook;
 
 -- ACL FUNCTION find_invitation(p_hashes bytea[])
 
@@ -2224,11 +3023,19 @@ GRANT ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) TO usher_validate;
 GRANT ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) TO usher_acquire;
 GRANT ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) TO usher_release;
 
+-- ACL FUNCTION find_stripe_event(p_id text)
+
+REVOKE ALL ON FUNCTION app.find_stripe_event(p_id text) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.find_stripe_event(p_id text) TO usher_webhook;
+
 -- ACL FUNCTION find_user(p_issuer text, p_subject text)
 
 REVOKE ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_admin;
 GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_register;
+GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_checkout;
+GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_subscription;
+GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_webhook;
 
 -- ACL FUNCTION license_changed()
 
@@ -2257,11 +3064,17 @@ GRANT ALL ON FUNCTION app.make_history_partitions(p_months_ahead integer) TO ush
 
 REVOKE ALL ON FUNCTION app.new_id() FROM PUBLIC;
 GRANT ALL ON FUNCTION app.new_id() TO usher_seats;
+GRANT ALL ON FUNCTION app.new_id() TO usher_notices;
 
 -- ACL FUNCTION operator_tenants(p_after uuid, p_limit integer)
 
 REVOKE ALL ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) TO usher_operator;
+
+-- ACL FUNCTION seat_event_tenants(p_from timestamp with time zone, p_to timestamp with time zone, p_all boolean)
+
+REVOKE ALL ON FUNCTION app.seat_event_tenants(p_from timestamp with time zone, p_to timestamp with time zone, p_all boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.seat_event_tenants(p_from timestamp with time zone, p_to timestamp with time zone, p_all boolean) TO usher_deliver;
 
 -- ACL FUNCTION seat_open(p_license uuid, p_session uuid, p_seat integer, p_epoch bigint, p_counter bigint, p_holder text, p_hardware text, p_hostname text, p_user text, p_instance text, p_version text, p_metadata json, p_gone_ids uuid[], p_gone_statuses text[], p_gone_reasons text[], p_gone_bys text[], p_gone_ats timestamp with time zone[])
 
@@ -2299,6 +3112,16 @@ GRANT ALL ON FUNCTION app.sweep_licenses(p_after_tenant uuid, p_after_license uu
 REVOKE ALL ON FUNCTION app.sweep_outbox(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.sweep_outbox(p_limit integer) TO usher_sweep;
 
+-- ACL FUNCTION waiting_events(p_limit integer)
+
+REVOKE ALL ON FUNCTION app.waiting_events(p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.waiting_events(p_limit integer) TO usher_deliver;
+
+-- ACL FUNCTION wants(p_events text[], p_type text)
+
+REVOKE ALL ON FUNCTION app.wants(p_events text[], p_type text) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.wants(p_events text[], p_type text) TO usher_deliver;
+
 -- ACL TABLE api_keys
 
 GRANT INSERT ON TABLE app.api_keys TO usher_admin;
@@ -2310,6 +3133,7 @@ GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_resolver;
 GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_rotate;
+GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL COLUMN api_keys.id
 
@@ -2317,18 +3141,21 @@ GRANT SELECT(id) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(id) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(id) ON TABLE app.api_keys TO usher_resolver;
 GRANT SELECT(id) ON TABLE app.api_keys TO usher_rotate;
+GRANT SELECT(id) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL COLUMN api_keys.name
 
 GRANT SELECT(name) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(name) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(name) ON TABLE app.api_keys TO usher_rotate;
+GRANT SELECT(name) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL COLUMN api_keys.scopes
 
 GRANT SELECT(scopes) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(scopes) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(scopes) ON TABLE app.api_keys TO usher_rotate;
+GRANT SELECT(scopes) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL COLUMN api_keys.key_hash
 
@@ -2338,44 +3165,52 @@ GRANT SELECT(key_hash) ON TABLE app.api_keys TO usher_resolver;
 
 GRANT SELECT(pepper_version) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(pepper_version) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(pepper_version) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL COLUMN api_keys.hint
 
 GRANT SELECT(hint) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(hint) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(hint) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL COLUMN api_keys.created_by
 
 GRANT SELECT(created_by) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(created_by) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(created_by) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL COLUMN api_keys.created_at
 
 GRANT SELECT(created_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(created_at) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(created_at) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL COLUMN api_keys.expires_at
 
 GRANT SELECT(expires_at),UPDATE(expires_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_rotate;
+GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL COLUMN api_keys.revoked_at
 
 GRANT SELECT(revoked_at),UPDATE(revoked_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_rotate;
+GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL COLUMN api_keys.last_used_at
 
 GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(last_used_at) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_rotate;
+GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL COLUMN api_keys.rotated_at
 
 GRANT SELECT(rotated_at),UPDATE(rotated_at) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(rotated_at) ON TABLE app.api_keys TO usher_operator;
+GRANT SELECT(rotated_at) ON TABLE app.api_keys TO usher_webhook;
 
 -- ACL TABLE audit_chains
 
@@ -2386,6 +3221,38 @@ GRANT SELECT ON TABLE app.audit_chains TO usher_operator;
 
 GRANT SELECT ON TABLE app.audit_entries TO usher_admin;
 GRANT SELECT ON TABLE app.audit_entries TO usher_operator;
+
+-- ACL TABLE billing_customers
+
+GRANT SELECT ON TABLE app.billing_customers TO usher_checkout;
+GRANT SELECT ON TABLE app.billing_customers TO usher_billing;
+
+-- ACL COLUMN billing_customers.tenant_id
+
+GRANT INSERT(tenant_id) ON TABLE app.billing_customers TO usher_checkout;
+GRANT SELECT(tenant_id) ON TABLE app.billing_customers TO usher_resolver;
+
+-- ACL COLUMN billing_customers.id
+
+GRANT INSERT(id) ON TABLE app.billing_customers TO usher_checkout;
+
+-- ACL COLUMN billing_customers.stripe_id
+
+GRANT UPDATE(stripe_id) ON TABLE app.billing_customers TO usher_checkout;
+GRANT SELECT(stripe_id) ON TABLE app.billing_customers TO usher_resolver;
+
+-- ACL COLUMN billing_customers.checkout_session_id
+
+GRANT UPDATE(checkout_session_id) ON TABLE app.billing_customers TO usher_checkout;
+
+-- ACL COLUMN billing_customers.updated_at
+
+GRANT UPDATE(updated_at) ON TABLE app.billing_customers TO usher_checkout;
+GRANT UPDATE(updated_at) ON TABLE app.billing_customers TO usher_webhook;
+
+-- ACL COLUMN billing_customers.deleted_at
+
+GRANT UPDATE(deleted_at) ON TABLE app.billing_customers TO usher_webhook;
 
 -- ACL TABLE devices
 
@@ -2405,6 +3272,120 @@ GRANT UPDATE(last_seen_at) ON TABLE app.devices TO usher_seats;
 
 GRANT SELECT ON TABLE app.ended_sessions TO usher_pools;
 GRANT INSERT ON TABLE app.ended_sessions TO usher_seats;
+
+-- ACL COLUMN ended_sessions.tenant_id
+
+GRANT SELECT(tenant_id) ON TABLE app.ended_sessions TO usher_deliver;
+GRANT SELECT(tenant_id) ON TABLE app.ended_sessions TO usher_resolver;
+
+-- ACL COLUMN ended_sessions.id
+
+GRANT SELECT(id) ON TABLE app.ended_sessions TO usher_deliver;
+
+-- ACL COLUMN ended_sessions.license_id
+
+GRANT SELECT(license_id) ON TABLE app.ended_sessions TO usher_deliver;
+
+-- ACL COLUMN ended_sessions.seat_no
+
+GRANT SELECT(seat_no) ON TABLE app.ended_sessions TO usher_deliver;
+
+-- ACL COLUMN ended_sessions.overdraft
+
+GRANT SELECT(overdraft) ON TABLE app.ended_sessions TO usher_deliver;
+
+-- ACL COLUMN ended_sessions.holder
+
+GRANT SELECT(holder) ON TABLE app.ended_sessions TO usher_deliver;
+
+-- ACL COLUMN ended_sessions.hostname
+
+GRANT SELECT(hostname) ON TABLE app.ended_sessions TO usher_deliver;
+
+-- ACL COLUMN ended_sessions.user_name
+
+GRANT SELECT(user_name) ON TABLE app.ended_sessions TO usher_deliver;
+
+-- ACL COLUMN ended_sessions.instance_id
+
+GRANT SELECT(instance_id) ON TABLE app.ended_sessions TO usher_deliver;
+
+-- ACL COLUMN ended_sessions.version
+
+GRANT SELECT(version) ON TABLE app.ended_sessions TO usher_deliver;
+
+-- ACL COLUMN ended_sessions.acquired_at
+
+GRANT SELECT(acquired_at) ON TABLE app.ended_sessions TO usher_deliver;
+
+-- ACL COLUMN ended_sessions.status
+
+GRANT SELECT(status) ON TABLE app.ended_sessions TO usher_deliver;
+
+-- ACL COLUMN ended_sessions.end_reason
+
+GRANT SELECT(end_reason) ON TABLE app.ended_sessions TO usher_deliver;
+
+-- ACL COLUMN ended_sessions.ended_by
+
+GRANT SELECT(ended_by) ON TABLE app.ended_sessions TO usher_deliver;
+
+-- ACL COLUMN ended_sessions.ended_at
+
+GRANT SELECT(ended_at) ON TABLE app.ended_sessions TO usher_deliver;
+
+-- ACL COLUMN ended_sessions.recorded_at
+
+GRANT SELECT(recorded_at) ON TABLE app.ended_sessions TO usher_deliver;
+GRANT SELECT(recorded_at) ON TABLE app.ended_sessions TO usher_resolver;
+
+-- ACL TABLE event_cursor
+
+GRANT SELECT ON TABLE app.event_cursor TO usher_deliver;
+
+-- ACL COLUMN event_cursor.seats_to
+
+GRANT UPDATE(seats_to) ON TABLE app.event_cursor TO usher_deliver;
+
+-- ACL TABLE events
+
+GRANT SELECT ON TABLE app.events TO usher_deliver;
+GRANT DELETE ON TABLE app.events TO usher_resolver;
+
+-- ACL COLUMN events.tenant_id
+
+GRANT INSERT(tenant_id) ON TABLE app.events TO usher_notices;
+GRANT SELECT(tenant_id) ON TABLE app.events TO usher_resolver;
+
+-- ACL COLUMN events.id
+
+GRANT INSERT(id) ON TABLE app.events TO usher_notices;
+GRANT SELECT(id) ON TABLE app.events TO usher_resolver;
+
+-- ACL COLUMN events.type
+
+GRANT INSERT(type) ON TABLE app.events TO usher_notices;
+
+-- ACL COLUMN events.subject
+
+GRANT INSERT(subject) ON TABLE app.events TO usher_notices;
+
+-- ACL COLUMN events.data
+
+GRANT INSERT(data) ON TABLE app.events TO usher_notices;
+
+-- ACL COLUMN events.occurred_at
+
+GRANT INSERT(occurred_at) ON TABLE app.events TO usher_notices;
+
+-- ACL COLUMN events.recorded_at
+
+GRANT SELECT(recorded_at) ON TABLE app.events TO usher_resolver;
+
+-- ACL COLUMN events.dispatched_at
+
+GRANT UPDATE(dispatched_at) ON TABLE app.events TO usher_deliver;
+GRANT SELECT(dispatched_at) ON TABLE app.events TO usher_resolver;
 
 -- ACL TABLE idempotency_keys
 
@@ -2452,6 +3433,7 @@ GRANT SELECT(expires_at) ON TABLE app.idempotency_keys TO usher_resolver;
 
 GRANT INSERT ON TABLE app.license_keys TO usher_admin;
 GRANT INSERT ON TABLE app.license_keys TO usher_register;
+GRANT INSERT ON TABLE app.license_keys TO usher_billing;
 
 -- ACL COLUMN license_keys.tenant_id
 
@@ -2498,102 +3480,123 @@ GRANT SELECT ON TABLE app.licenses TO usher_pools;
 
 GRANT INSERT(tenant_id) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(tenant_id) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(tenant_id) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.id
 
 GRANT INSERT(id) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(id) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(id) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.product_code
 
 GRANT INSERT(product_code),UPDATE(product_code) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(product_code) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(product_code),UPDATE(product_code) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.plan_code
 
 GRANT INSERT(plan_code),UPDATE(plan_code) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(plan_code) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(plan_code),UPDATE(plan_code) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.status
 
 GRANT UPDATE(status) ON TABLE app.licenses TO usher_admin;
+GRANT UPDATE(status) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.status_reason
 
 GRANT UPDATE(status_reason) ON TABLE app.licenses TO usher_admin;
+GRANT UPDATE(status_reason) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.status_by
 
 GRANT UPDATE(status_by) ON TABLE app.licenses TO usher_admin;
+GRANT UPDATE(status_by) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.max_seats
 
 GRANT INSERT(max_seats),UPDATE(max_seats) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(max_seats) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(max_seats),UPDATE(max_seats) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.overdraft_seats
 
 GRANT INSERT(overdraft_seats),UPDATE(overdraft_seats) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(overdraft_seats) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(overdraft_seats),UPDATE(overdraft_seats) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.ttl_seconds
 
 GRANT INSERT(ttl_seconds),UPDATE(ttl_seconds) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(ttl_seconds) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(ttl_seconds),UPDATE(ttl_seconds) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.seat_per
 
 GRANT INSERT(seat_per),UPDATE(seat_per) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(seat_per) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(seat_per),UPDATE(seat_per) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.features
 
 GRANT INSERT(features),UPDATE(features) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(features) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(features),UPDATE(features) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.versions
 
 GRANT INSERT(versions),UPDATE(versions) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(versions) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(versions),UPDATE(versions) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.max_devices
 
 GRANT INSERT(max_devices),UPDATE(max_devices) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(max_devices) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(max_devices),UPDATE(max_devices) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.allowed_hardware
 
 GRANT INSERT(allowed_hardware),UPDATE(allowed_hardware) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(allowed_hardware) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(allowed_hardware),UPDATE(allowed_hardware) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.offline_grace_seconds
 
 GRANT INSERT(offline_grace_seconds),UPDATE(offline_grace_seconds) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(offline_grace_seconds) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(offline_grace_seconds),UPDATE(offline_grace_seconds) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.drain_seconds
 
 GRANT INSERT(drain_seconds),UPDATE(drain_seconds) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(drain_seconds) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(drain_seconds),UPDATE(drain_seconds) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.starts_at
 
 GRANT INSERT(starts_at),UPDATE(starts_at) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(starts_at) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(starts_at),UPDATE(starts_at) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.expires_at
 
 GRANT INSERT(expires_at),UPDATE(expires_at) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(expires_at) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(expires_at),UPDATE(expires_at) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.grace_until
 
 GRANT INSERT(grace_until),UPDATE(grace_until) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(grace_until) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(grace_until),UPDATE(grace_until) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.updated_at
 
 GRANT UPDATE(updated_at) ON TABLE app.licenses TO usher_admin;
+GRANT UPDATE(updated_at) ON TABLE app.licenses TO usher_billing;
 
 -- ACL COLUMN licenses.pool_version
 
@@ -2615,6 +3618,62 @@ GRANT UPDATE(ttl_floor_until) ON TABLE app.licenses TO usher_seats;
 
 GRANT INSERT(borrow_reserve_seats),UPDATE(borrow_reserve_seats) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(borrow_reserve_seats) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(borrow_reserve_seats),UPDATE(borrow_reserve_seats) ON TABLE app.licenses TO usher_billing;
+
+-- ACL TABLE mails
+
+GRANT SELECT ON TABLE app.mails TO usher_deliver;
+GRANT DELETE ON TABLE app.mails TO usher_resolver;
+
+-- ACL COLUMN mails.tenant_id
+
+GRANT INSERT(tenant_id) ON TABLE app.mails TO usher_notices;
+GRANT SELECT(tenant_id) ON TABLE app.mails TO usher_resolver;
+
+-- ACL COLUMN mails.id
+
+GRANT INSERT(id) ON TABLE app.mails TO usher_notices;
+GRANT SELECT(id) ON TABLE app.mails TO usher_resolver;
+
+-- ACL COLUMN mails.kind
+
+GRANT INSERT(kind) ON TABLE app.mails TO usher_notices;
+
+-- ACL COLUMN mails.recipient
+
+GRANT INSERT(recipient) ON TABLE app.mails TO usher_notices;
+
+-- ACL COLUMN mails.key
+
+GRANT INSERT(key) ON TABLE app.mails TO usher_notices;
+
+-- ACL COLUMN mails.data
+
+GRANT INSERT(data) ON TABLE app.mails TO usher_notices;
+GRANT UPDATE(data) ON TABLE app.mails TO usher_deliver;
+
+-- ACL COLUMN mails.status
+
+GRANT UPDATE(status) ON TABLE app.mails TO usher_deliver;
+GRANT SELECT(status) ON TABLE app.mails TO usher_resolver;
+
+-- ACL COLUMN mails.attempts
+
+GRANT UPDATE(attempts) ON TABLE app.mails TO usher_deliver;
+
+-- ACL COLUMN mails.next_at
+
+GRANT UPDATE(next_at) ON TABLE app.mails TO usher_deliver;
+GRANT SELECT(next_at) ON TABLE app.mails TO usher_resolver;
+
+-- ACL COLUMN mails.finished_at
+
+GRANT UPDATE(finished_at) ON TABLE app.mails TO usher_deliver;
+GRANT SELECT(finished_at) ON TABLE app.mails TO usher_resolver;
+
+-- ACL COLUMN mails.last_error
+
+GRANT UPDATE(last_error) ON TABLE app.mails TO usher_deliver;
 
 -- ACL TABLE open_sessions
 
@@ -2625,15 +3684,51 @@ GRANT INSERT,DELETE ON TABLE app.open_sessions TO usher_seats;
 
 GRANT SELECT(tenant_id) ON TABLE app.open_sessions TO usher_facts;
 GRANT SELECT(tenant_id) ON TABLE app.open_sessions TO usher_resolver;
+GRANT SELECT(tenant_id) ON TABLE app.open_sessions TO usher_deliver;
+
+-- ACL COLUMN open_sessions.id
+
+GRANT SELECT(id) ON TABLE app.open_sessions TO usher_deliver;
 
 -- ACL COLUMN open_sessions.license_id
 
 GRANT SELECT(license_id) ON TABLE app.open_sessions TO usher_facts;
 GRANT SELECT(license_id) ON TABLE app.open_sessions TO usher_resolver;
+GRANT SELECT(license_id) ON TABLE app.open_sessions TO usher_deliver;
 
 -- ACL COLUMN open_sessions.seat_no
 
 GRANT SELECT(seat_no) ON TABLE app.open_sessions TO usher_resolver;
+GRANT SELECT(seat_no) ON TABLE app.open_sessions TO usher_deliver;
+
+-- ACL COLUMN open_sessions.overdraft
+
+GRANT SELECT(overdraft) ON TABLE app.open_sessions TO usher_deliver;
+
+-- ACL COLUMN open_sessions.holder
+
+GRANT SELECT(holder) ON TABLE app.open_sessions TO usher_deliver;
+
+-- ACL COLUMN open_sessions.hostname
+
+GRANT SELECT(hostname) ON TABLE app.open_sessions TO usher_deliver;
+
+-- ACL COLUMN open_sessions.user_name
+
+GRANT SELECT(user_name) ON TABLE app.open_sessions TO usher_deliver;
+
+-- ACL COLUMN open_sessions.instance_id
+
+GRANT SELECT(instance_id) ON TABLE app.open_sessions TO usher_deliver;
+
+-- ACL COLUMN open_sessions.version
+
+GRANT SELECT(version) ON TABLE app.open_sessions TO usher_deliver;
+
+-- ACL COLUMN open_sessions.acquired_at
+
+GRANT SELECT(acquired_at) ON TABLE app.open_sessions TO usher_deliver;
+GRANT SELECT(acquired_at) ON TABLE app.open_sessions TO usher_resolver;
 
 -- ACL COLUMN open_sessions.borrowed_until
 
@@ -2645,16 +3740,20 @@ GRANT UPDATE(borrowed_until) ON TABLE app.open_sessions TO usher_sweep;
 
 GRANT UPDATE(evicted_at) ON TABLE app.open_sessions TO usher_admin;
 GRANT UPDATE(evicted_at) ON TABLE app.open_sessions TO usher_sweep;
+GRANT SELECT(evicted_at) ON TABLE app.open_sessions TO usher_deliver;
+GRANT SELECT(evicted_at) ON TABLE app.open_sessions TO usher_resolver;
 
 -- ACL COLUMN open_sessions.evict_reason
 
 GRANT UPDATE(evict_reason) ON TABLE app.open_sessions TO usher_admin;
 GRANT UPDATE(evict_reason) ON TABLE app.open_sessions TO usher_sweep;
+GRANT SELECT(evict_reason) ON TABLE app.open_sessions TO usher_deliver;
 
 -- ACL COLUMN open_sessions.evicted_by
 
 GRANT UPDATE(evicted_by) ON TABLE app.open_sessions TO usher_admin;
 GRANT UPDATE(evicted_by) ON TABLE app.open_sessions TO usher_sweep;
+GRANT SELECT(evicted_by) ON TABLE app.open_sessions TO usher_deliver;
 
 -- ACL TABLE outbox
 
@@ -2794,6 +3893,19 @@ GRANT SELECT(ends),UPDATE(ends) ON TABLE app.rotation_turn TO usher_rotate;
 GRANT SELECT ON TABLE app.seat_hours TO usher_admin;
 GRANT SELECT,INSERT ON TABLE app.seat_hours TO usher_sweep;
 
+-- ACL COLUMN seat_hours.tenant_id
+
+GRANT SELECT(tenant_id) ON TABLE app.seat_hours TO usher_deliver;
+GRANT SELECT(tenant_id) ON TABLE app.seat_hours TO usher_resolver;
+
+-- ACL COLUMN seat_hours.license_id
+
+GRANT SELECT(license_id) ON TABLE app.seat_hours TO usher_deliver;
+
+-- ACL COLUMN seat_hours.hour
+
+GRANT SELECT(hour) ON TABLE app.seat_hours TO usher_deliver;
+
 -- ACL COLUMN seat_hours.peak
 
 GRANT UPDATE(peak) ON TABLE app.seat_hours TO usher_sweep;
@@ -2801,10 +3913,17 @@ GRANT UPDATE(peak) ON TABLE app.seat_hours TO usher_sweep;
 -- ACL COLUMN seat_hours.denials
 
 GRANT UPDATE(denials) ON TABLE app.seat_hours TO usher_sweep;
+GRANT SELECT(denials) ON TABLE app.seat_hours TO usher_deliver;
+GRANT SELECT(denials) ON TABLE app.seat_hours TO usher_resolver;
 
 -- ACL COLUMN seat_hours.seats_needed
 
 GRANT UPDATE(seats_needed) ON TABLE app.seat_hours TO usher_sweep;
+
+-- ACL COLUMN seat_hours.denials_told
+
+GRANT SELECT(denials_told),UPDATE(denials_told) ON TABLE app.seat_hours TO usher_deliver;
+GRANT SELECT(denials_told) ON TABLE app.seat_hours TO usher_resolver;
 
 -- ACL COLUMN signing_keys.kid
 
@@ -2916,6 +4035,141 @@ GRANT SELECT(revoked_reason),UPDATE(revoked_reason) ON TABLE app.signing_keys TO
 
 GRANT SELECT(revoked_by),UPDATE(revoked_by) ON TABLE app.signing_keys TO usher_rotate;
 
+-- ACL TABLE stripe_events
+
+GRANT SELECT ON TABLE app.stripe_events TO usher_webhook;
+
+-- ACL COLUMN stripe_events.tenant_id
+
+GRANT INSERT(tenant_id) ON TABLE app.stripe_events TO usher_webhook;
+GRANT SELECT(tenant_id) ON TABLE app.stripe_events TO usher_resolver;
+
+-- ACL COLUMN stripe_events.id
+
+GRANT INSERT(id) ON TABLE app.stripe_events TO usher_webhook;
+GRANT SELECT(id) ON TABLE app.stripe_events TO usher_resolver;
+
+-- ACL COLUMN stripe_events.type
+
+GRANT INSERT(type) ON TABLE app.stripe_events TO usher_webhook;
+
+-- ACL COLUMN stripe_events.api_version
+
+GRANT INSERT(api_version) ON TABLE app.stripe_events TO usher_webhook;
+
+-- ACL COLUMN stripe_events.object_id
+
+GRANT INSERT(object_id) ON TABLE app.stripe_events TO usher_webhook;
+
+-- ACL COLUMN stripe_events.subscription_id
+
+GRANT INSERT(subscription_id),UPDATE(subscription_id) ON TABLE app.stripe_events TO usher_webhook;
+
+-- ACL COLUMN stripe_events.status
+
+GRANT INSERT(status),UPDATE(status) ON TABLE app.stripe_events TO usher_webhook;
+
+-- ACL COLUMN stripe_events.attempts
+
+GRANT UPDATE(attempts) ON TABLE app.stripe_events TO usher_webhook;
+
+-- ACL COLUMN stripe_events.error
+
+GRANT INSERT(error),UPDATE(error) ON TABLE app.stripe_events TO usher_webhook;
+
+-- ACL COLUMN stripe_events.created_at
+
+GRANT INSERT(created_at) ON TABLE app.stripe_events TO usher_webhook;
+
+-- ACL COLUMN stripe_events.handled_at
+
+GRANT UPDATE(handled_at) ON TABLE app.stripe_events TO usher_webhook;
+
+-- ACL TABLE subscriptions
+
+GRANT SELECT ON TABLE app.subscriptions TO usher_checkout;
+GRANT SELECT ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.tenant_id
+
+GRANT INSERT(tenant_id) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.id
+
+GRANT INSERT(id) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.customer_id
+
+GRANT INSERT(customer_id) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.license_id
+
+GRANT INSERT(license_id),UPDATE(license_id) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.status
+
+GRANT INSERT(status),UPDATE(status) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.plan_code
+
+GRANT INSERT(plan_code),UPDATE(plan_code) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.cycle
+
+GRANT INSERT(cycle),UPDATE(cycle) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.seats
+
+GRANT INSERT(seats),UPDATE(seats) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.next_seats
+
+GRANT INSERT(next_seats),UPDATE(next_seats) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.period_start
+
+GRANT INSERT(period_start),UPDATE(period_start) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.period_end
+
+GRANT INSERT(period_end),UPDATE(period_end) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.paid_through
+
+GRANT INSERT(paid_through),UPDATE(paid_through) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.grace_until
+
+GRANT INSERT(grace_until),UPDATE(grace_until) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.trouble
+
+GRANT INSERT(trouble),UPDATE(trouble) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.cancel_at_period_end
+
+GRANT INSERT(cancel_at_period_end),UPDATE(cancel_at_period_end) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.canceled_at
+
+GRANT INSERT(canceled_at),UPDATE(canceled_at) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.ended_at
+
+GRANT INSERT(ended_at),UPDATE(ended_at) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.cancel_reason
+
+GRANT UPDATE(cancel_reason) ON TABLE app.subscriptions TO usher_subscription;
+
+-- ACL COLUMN subscriptions.cancel_feedback
+
+GRANT UPDATE(cancel_feedback) ON TABLE app.subscriptions TO usher_subscription;
+
+-- ACL COLUMN subscriptions.updated_at
+
+GRANT UPDATE(updated_at) ON TABLE app.subscriptions TO usher_billing;
+
 -- ACL TABLE sweep_cursor
 
 GRANT SELECT ON TABLE app.sweep_cursor TO usher_sweep;
@@ -2933,6 +4187,7 @@ GRANT UPDATE(after_license) ON TABLE app.sweep_cursor TO usher_sweep;
 GRANT SELECT ON TABLE app.tenants TO usher_facts;
 GRANT SELECT ON TABLE app.tenants TO usher_pools;
 GRANT SELECT ON TABLE app.tenants TO usher_operator;
+GRANT SELECT ON TABLE app.tenants TO usher_deliver;
 
 -- ACL COLUMN tenants.id
 
@@ -2989,51 +4244,90 @@ GRANT SELECT(updated_at) ON TABLE app.tenants TO usher_resolver;
 GRANT SELECT(tenant_id),INSERT(tenant_id) ON TABLE app.users TO usher_admin;
 GRANT SELECT(tenant_id),INSERT(tenant_id) ON TABLE app.users TO usher_register;
 GRANT SELECT(tenant_id) ON TABLE app.users TO usher_resolver;
+GRANT SELECT(tenant_id) ON TABLE app.users TO usher_deliver;
+GRANT SELECT(tenant_id) ON TABLE app.users TO usher_operator;
+GRANT SELECT(tenant_id) ON TABLE app.users TO usher_checkout;
+GRANT SELECT(tenant_id) ON TABLE app.users TO usher_subscription;
+GRANT SELECT(tenant_id) ON TABLE app.users TO usher_webhook;
 
 -- ACL COLUMN users.id
 
 GRANT SELECT(id),INSERT(id) ON TABLE app.users TO usher_admin;
 GRANT SELECT(id),INSERT(id) ON TABLE app.users TO usher_register;
 GRANT SELECT(id) ON TABLE app.users TO usher_resolver;
+GRANT SELECT(id) ON TABLE app.users TO usher_deliver;
+GRANT SELECT(id) ON TABLE app.users TO usher_operator;
+GRANT SELECT(id) ON TABLE app.users TO usher_checkout;
+GRANT SELECT(id) ON TABLE app.users TO usher_subscription;
+GRANT SELECT(id) ON TABLE app.users TO usher_webhook;
 
 -- ACL COLUMN users.email
 
 GRANT SELECT(email),INSERT(email) ON TABLE app.users TO usher_admin;
 GRANT SELECT(email),INSERT(email) ON TABLE app.users TO usher_register;
+GRANT SELECT(email) ON TABLE app.users TO usher_deliver;
+GRANT SELECT(email) ON TABLE app.users TO usher_operator;
+GRANT SELECT(email) ON TABLE app.users TO usher_checkout;
+GRANT SELECT(email) ON TABLE app.users TO usher_subscription;
+GRANT SELECT(email) ON TABLE app.users TO usher_webhook;
 
 -- ACL COLUMN users.name
 
 GRANT SELECT(name),INSERT(name),UPDATE(name) ON TABLE app.users TO usher_admin;
 GRANT SELECT(name),INSERT(name) ON TABLE app.users TO usher_register;
+GRANT SELECT(name) ON TABLE app.users TO usher_deliver;
+GRANT SELECT(name) ON TABLE app.users TO usher_operator;
+GRANT SELECT(name) ON TABLE app.users TO usher_checkout;
+GRANT SELECT(name) ON TABLE app.users TO usher_subscription;
+GRANT SELECT(name) ON TABLE app.users TO usher_webhook;
 
 -- ACL COLUMN users.role
 
 GRANT SELECT(role),INSERT(role),UPDATE(role) ON TABLE app.users TO usher_admin;
 GRANT SELECT(role),INSERT(role) ON TABLE app.users TO usher_register;
+GRANT SELECT(role) ON TABLE app.users TO usher_deliver;
+GRANT SELECT(role) ON TABLE app.users TO usher_operator;
+GRANT SELECT(role) ON TABLE app.users TO usher_checkout;
+GRANT SELECT(role) ON TABLE app.users TO usher_subscription;
+GRANT SELECT(role) ON TABLE app.users TO usher_webhook;
 
 -- ACL COLUMN users.status
 
 GRANT SELECT(status),UPDATE(status) ON TABLE app.users TO usher_admin;
 GRANT SELECT(status),INSERT(status) ON TABLE app.users TO usher_register;
 GRANT SELECT(status) ON TABLE app.users TO usher_resolver;
+GRANT SELECT(status) ON TABLE app.users TO usher_deliver;
+GRANT SELECT(status) ON TABLE app.users TO usher_operator;
+GRANT SELECT(status) ON TABLE app.users TO usher_checkout;
+GRANT SELECT(status) ON TABLE app.users TO usher_subscription;
+GRANT SELECT(status) ON TABLE app.users TO usher_webhook;
 
 -- ACL COLUMN users.issuer
 
 GRANT SELECT(issuer),UPDATE(issuer) ON TABLE app.users TO usher_admin;
 GRANT SELECT(issuer),INSERT(issuer) ON TABLE app.users TO usher_register;
 GRANT SELECT(issuer) ON TABLE app.users TO usher_resolver;
+GRANT SELECT(issuer) ON TABLE app.users TO usher_checkout;
+GRANT SELECT(issuer) ON TABLE app.users TO usher_subscription;
+GRANT SELECT(issuer) ON TABLE app.users TO usher_webhook;
 
 -- ACL COLUMN users.subject
 
 GRANT SELECT(subject),UPDATE(subject) ON TABLE app.users TO usher_admin;
 GRANT SELECT(subject),INSERT(subject) ON TABLE app.users TO usher_register;
 GRANT SELECT(subject) ON TABLE app.users TO usher_resolver;
+GRANT SELECT(subject) ON TABLE app.users TO usher_checkout;
+GRANT SELECT(subject) ON TABLE app.users TO usher_subscription;
+GRANT SELECT(subject) ON TABLE app.users TO usher_webhook;
 
 -- ACL COLUMN users.founder
 
 GRANT SELECT(founder) ON TABLE app.users TO usher_admin;
 GRANT SELECT(founder),INSERT(founder) ON TABLE app.users TO usher_register;
 GRANT SELECT(founder) ON TABLE app.users TO usher_resolver;
+GRANT SELECT(founder) ON TABLE app.users TO usher_checkout;
+GRANT SELECT(founder) ON TABLE app.users TO usher_subscription;
+GRANT SELECT(founder) ON TABLE app.users TO usher_webhook;
 
 -- ACL COLUMN users.token_hash
 
@@ -3079,6 +4373,149 @@ GRANT SELECT(removed_at) ON TABLE app.users TO usher_register;
 GRANT SELECT(removed_by),UPDATE(removed_by) ON TABLE app.users TO usher_admin;
 GRANT SELECT(removed_by) ON TABLE app.users TO usher_register;
 
+-- ACL TABLE webhook_deliveries
+
+GRANT SELECT ON TABLE app.webhook_deliveries TO usher_admin;
+GRANT SELECT ON TABLE app.webhook_deliveries TO usher_deliver;
+GRANT DELETE ON TABLE app.webhook_deliveries TO usher_resolver;
+
+-- ACL COLUMN webhook_deliveries.tenant_id
+
+GRANT INSERT(tenant_id) ON TABLE app.webhook_deliveries TO usher_deliver;
+GRANT SELECT(tenant_id) ON TABLE app.webhook_deliveries TO usher_resolver;
+
+-- ACL COLUMN webhook_deliveries.id
+
+GRANT INSERT(id) ON TABLE app.webhook_deliveries TO usher_deliver;
+GRANT SELECT(id) ON TABLE app.webhook_deliveries TO usher_resolver;
+
+-- ACL COLUMN webhook_deliveries.webhook_id
+
+GRANT INSERT(webhook_id) ON TABLE app.webhook_deliveries TO usher_deliver;
+GRANT SELECT(webhook_id) ON TABLE app.webhook_deliveries TO usher_resolver;
+
+-- ACL COLUMN webhook_deliveries.event_id
+
+GRANT INSERT(event_id) ON TABLE app.webhook_deliveries TO usher_deliver;
+
+-- ACL COLUMN webhook_deliveries.type
+
+GRANT INSERT(type) ON TABLE app.webhook_deliveries TO usher_deliver;
+
+-- ACL COLUMN webhook_deliveries.body
+
+GRANT INSERT(body) ON TABLE app.webhook_deliveries TO usher_deliver;
+
+-- ACL COLUMN webhook_deliveries.status
+
+GRANT UPDATE(status) ON TABLE app.webhook_deliveries TO usher_admin;
+GRANT UPDATE(status) ON TABLE app.webhook_deliveries TO usher_deliver;
+GRANT SELECT(status) ON TABLE app.webhook_deliveries TO usher_resolver;
+
+-- ACL COLUMN webhook_deliveries.attempts
+
+GRANT UPDATE(attempts) ON TABLE app.webhook_deliveries TO usher_deliver;
+
+-- ACL COLUMN webhook_deliveries.round
+
+GRANT UPDATE(round) ON TABLE app.webhook_deliveries TO usher_admin;
+GRANT UPDATE(round) ON TABLE app.webhook_deliveries TO usher_deliver;
+
+-- ACL COLUMN webhook_deliveries.next_at
+
+GRANT UPDATE(next_at) ON TABLE app.webhook_deliveries TO usher_admin;
+GRANT UPDATE(next_at) ON TABLE app.webhook_deliveries TO usher_deliver;
+GRANT SELECT(next_at) ON TABLE app.webhook_deliveries TO usher_resolver;
+
+-- ACL COLUMN webhook_deliveries.tries
+
+GRANT UPDATE(tries) ON TABLE app.webhook_deliveries TO usher_deliver;
+
+-- ACL COLUMN webhook_deliveries.finished_at
+
+GRANT UPDATE(finished_at) ON TABLE app.webhook_deliveries TO usher_admin;
+GRANT UPDATE(finished_at) ON TABLE app.webhook_deliveries TO usher_deliver;
+GRANT SELECT(finished_at) ON TABLE app.webhook_deliveries TO usher_resolver;
+
+-- ACL TABLE webhooks
+
+GRANT SELECT ON TABLE app.webhooks TO usher_admin;
+GRANT SELECT ON TABLE app.webhooks TO usher_deliver;
+
+-- ACL COLUMN webhooks.tenant_id
+
+GRANT INSERT(tenant_id) ON TABLE app.webhooks TO usher_admin;
+GRANT SELECT(tenant_id) ON TABLE app.webhooks TO usher_resolver;
+
+-- ACL COLUMN webhooks.id
+
+GRANT INSERT(id) ON TABLE app.webhooks TO usher_admin;
+GRANT SELECT(id) ON TABLE app.webhooks TO usher_resolver;
+
+-- ACL COLUMN webhooks.url
+
+GRANT INSERT(url),UPDATE(url) ON TABLE app.webhooks TO usher_admin;
+
+-- ACL COLUMN webhooks.description
+
+GRANT INSERT(description),UPDATE(description) ON TABLE app.webhooks TO usher_admin;
+
+-- ACL COLUMN webhooks.events
+
+GRANT INSERT(events),UPDATE(events) ON TABLE app.webhooks TO usher_admin;
+GRANT SELECT(events) ON TABLE app.webhooks TO usher_resolver;
+
+-- ACL COLUMN webhooks.status
+
+GRANT UPDATE(status) ON TABLE app.webhooks TO usher_admin;
+GRANT UPDATE(status) ON TABLE app.webhooks TO usher_deliver;
+GRANT SELECT(status) ON TABLE app.webhooks TO usher_resolver;
+
+-- ACL COLUMN webhooks.disabled_reason
+
+GRANT UPDATE(disabled_reason) ON TABLE app.webhooks TO usher_admin;
+GRANT UPDATE(disabled_reason) ON TABLE app.webhooks TO usher_deliver;
+
+-- ACL COLUMN webhooks.disabled_at
+
+GRANT UPDATE(disabled_at) ON TABLE app.webhooks TO usher_admin;
+GRANT UPDATE(disabled_at) ON TABLE app.webhooks TO usher_deliver;
+
+-- ACL COLUMN webhooks.failing_since
+
+GRANT UPDATE(failing_since) ON TABLE app.webhooks TO usher_admin;
+GRANT UPDATE(failing_since) ON TABLE app.webhooks TO usher_deliver;
+GRANT SELECT(failing_since) ON TABLE app.webhooks TO usher_resolver;
+
+-- ACL COLUMN webhooks.key_name
+
+GRANT INSERT(key_name),UPDATE(key_name) ON TABLE app.webhooks TO usher_admin;
+
+-- ACL COLUMN webhooks.generation
+
+GRANT UPDATE(generation) ON TABLE app.webhooks TO usher_admin;
+
+-- ACL COLUMN webhooks.previous_key_name
+
+GRANT UPDATE(previous_key_name) ON TABLE app.webhooks TO usher_admin;
+
+-- ACL COLUMN webhooks.previous_generation
+
+GRANT UPDATE(previous_generation) ON TABLE app.webhooks TO usher_admin;
+
+-- ACL COLUMN webhooks.previous_until
+
+GRANT UPDATE(previous_until) ON TABLE app.webhooks TO usher_admin;
+
+-- ACL COLUMN webhooks.created_by
+
+GRANT INSERT(created_by) ON TABLE app.webhooks TO usher_admin;
+
+-- ACL COLUMN webhooks.updated_at
+
+GRANT UPDATE(updated_at) ON TABLE app.webhooks TO usher_admin;
+GRANT UPDATE(updated_at) ON TABLE app.webhooks TO usher_deliver;
+
 -- DEFAULT ACL DEFAULT PRIVILEGES FOR FUNCTIONS
 
 ALTER DEFAULT PRIVILEGES FOR ROLE usher_owner REVOKE ALL ON FUNCTIONS  FROM PUBLIC;
@@ -3092,10 +4529,14 @@ ALTER DEFAULT PRIVILEGES FOR ROLE usher_resolver REVOKE ALL ON FUNCTIONS  FROM P
 CREATE ROLE usher_acquire LOGIN;
 CREATE ROLE usher_admin LOGIN;
 CREATE ROLE usher_audits NOLOGIN;
+CREATE ROLE usher_billing NOLOGIN;
 CREATE ROLE usher_borrow LOGIN;
+CREATE ROLE usher_checkout LOGIN;
+CREATE ROLE usher_deliver LOGIN;
 CREATE ROLE usher_facts NOLOGIN;
 CREATE ROLE usher_heartbeat LOGIN;
 CREATE ROLE usher_keys LOGIN;
+CREATE ROLE usher_notices NOLOGIN;
 CREATE ROLE usher_operator LOGIN;
 CREATE ROLE usher_owner NOLOGIN;
 CREATE ROLE usher_pools NOLOGIN;
@@ -3106,8 +4547,10 @@ CREATE ROLE usher_resolver NOLOGIN;
 CREATE ROLE usher_rotate LOGIN;
 CREATE ROLE usher_seats NOLOGIN;
 CREATE ROLE usher_signers NOLOGIN;
+CREATE ROLE usher_subscription LOGIN;
 CREATE ROLE usher_sweep LOGIN;
 CREATE ROLE usher_validate LOGIN;
+CREATE ROLE usher_webhook LOGIN;
 ALTER ROLE usher_acquire SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_acquire SET lock_timeout=1s;
 ALTER ROLE usher_acquire SET search_path=app;
@@ -3120,6 +4563,14 @@ ALTER ROLE usher_borrow SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_borrow SET lock_timeout=1s;
 ALTER ROLE usher_borrow SET search_path=app;
 ALTER ROLE usher_borrow SET statement_timeout=3s;
+ALTER ROLE usher_checkout SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_checkout SET lock_timeout=1s;
+ALTER ROLE usher_checkout SET search_path=app;
+ALTER ROLE usher_checkout SET statement_timeout=3s;
+ALTER ROLE usher_deliver SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_deliver SET lock_timeout=1s;
+ALTER ROLE usher_deliver SET search_path=app;
+ALTER ROLE usher_deliver SET statement_timeout=3s;
 ALTER ROLE usher_heartbeat SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_heartbeat SET lock_timeout=1s;
 ALTER ROLE usher_heartbeat SET search_path=app;
@@ -3144,6 +4595,10 @@ ALTER ROLE usher_rotate SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_rotate SET lock_timeout=1s;
 ALTER ROLE usher_rotate SET search_path=app;
 ALTER ROLE usher_rotate SET statement_timeout=3s;
+ALTER ROLE usher_subscription SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_subscription SET lock_timeout=1s;
+ALTER ROLE usher_subscription SET search_path=app;
+ALTER ROLE usher_subscription SET statement_timeout=3s;
 ALTER ROLE usher_sweep SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_sweep SET lock_timeout=1s;
 ALTER ROLE usher_sweep SET search_path=app;
@@ -3152,26 +4607,47 @@ ALTER ROLE usher_validate SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_validate SET lock_timeout=1s;
 ALTER ROLE usher_validate SET search_path=app;
 ALTER ROLE usher_validate SET statement_timeout=3s;
+ALTER ROLE usher_webhook SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_webhook SET lock_timeout=1s;
+ALTER ROLE usher_webhook SET search_path=app;
+ALTER ROLE usher_webhook SET statement_timeout=3s;
 GRANT usher_audits TO usher_admin;
+GRANT usher_audits TO usher_checkout;
+GRANT usher_audits TO usher_deliver;
 GRANT usher_audits TO usher_operator;
 GRANT usher_audits TO usher_register;
 GRANT usher_audits TO usher_rotate;
+GRANT usher_audits TO usher_subscription;
+GRANT usher_audits TO usher_webhook;
+GRANT usher_billing TO usher_subscription;
+GRANT usher_billing TO usher_webhook;
 GRANT usher_facts TO usher_acquire;
 GRANT usher_facts TO usher_admin;
 GRANT usher_facts TO usher_borrow;
+GRANT usher_facts TO usher_checkout;
 GRANT usher_facts TO usher_register;
 GRANT usher_facts TO usher_release;
+GRANT usher_facts TO usher_subscription;
 GRANT usher_facts TO usher_validate;
+GRANT usher_facts TO usher_webhook;
+GRANT usher_notices TO usher_admin;
+GRANT usher_notices TO usher_deliver;
+GRANT usher_notices TO usher_operator;
+GRANT usher_notices TO usher_register;
 GRANT usher_pools TO usher_borrow;
 GRANT usher_pools TO usher_heartbeat;
 GRANT usher_pools TO usher_seats;
 GRANT usher_replays TO usher_acquire;
 GRANT usher_replays TO usher_admin;
+GRANT usher_replays TO usher_checkout;
 GRANT usher_replays TO usher_register;
+GRANT usher_replays TO usher_subscription;
 GRANT usher_seats TO usher_acquire;
 GRANT usher_seats TO usher_admin;
 GRANT usher_seats TO usher_release;
+GRANT usher_seats TO usher_subscription;
 GRANT usher_seats TO usher_sweep;
+GRANT usher_seats TO usher_webhook;
 GRANT usher_signers TO usher_acquire;
 GRANT usher_signers TO usher_borrow;
 GRANT usher_signers TO usher_validate;

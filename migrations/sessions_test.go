@@ -364,7 +364,8 @@ func TestNoOpenerRevivesASessionThatAnotherEnds(t *testing.T) {
 				}
 				return s.ask(t.Context(), `SELECT 'close ' || app.session_close($1, NULL, ARRAY[$2]::uuid[], '{released}', '{released}', '{x}', '{NULL}')`, s.license, session)
 			})
-			if got["close ok"] != 2 || got["ok"]+got["ended"] != 4 {
+			// An opener that meets the row of another at the moment when that is closed may be told that the seat is held.
+			if got["close ok"] != 2 || got["ok"]+got["ended"]+got["seat_held"] != 4 {
 				t.Fatalf("round %d: %v", round, got)
 			}
 			s.close("ok", nil, session, "released", "released")

@@ -89,6 +89,15 @@ var rules = map[string]rule{
 	"withdraw_invitation": needs(identity.UsersWrite, identity.Admin, aTenantOrOperator),
 	"accept_invitation":   {guest: true},
 
+	"list_webhooks":           needs(identity.UsersRead, identity.Admin, aTenantOrOperator),
+	"create_webhook":          needs(identity.UsersWrite, identity.Admin, aTenantOrOperator),
+	"show_webhook":            needs(identity.UsersRead, identity.Admin, aTenantOrOperator),
+	"change_webhook":          needs(identity.UsersWrite, identity.Admin, aTenantOrOperator),
+	"delete_webhook":          needs(identity.UsersWrite, identity.Admin, aTenantOrOperator),
+	"rotate_webhook_secret":   needs(identity.UsersWrite, identity.Admin, aTenantOrOperator),
+	"list_webhook_deliveries": needs(identity.UsersRead, identity.Admin, aTenantOrOperator),
+	"redeliver_webhook":       needs(identity.UsersWrite, identity.Admin, aTenantOrOperator),
+
 	"list_audit":   needs(identity.AuditRead, identity.Admin, aTenantOrOperator),
 	"report_seats": needs(identity.ReportsRead, identity.Viewer, aTenant),
 }

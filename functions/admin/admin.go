@@ -1,5 +1,5 @@
 // Package admin is administration: the operator's tenants and catalogue, and what a tenant has: licences, their devices
-// and sessions, people and their invitations, API keys, the audit log and reports.
+// and sessions, people and their invitations, API keys, webhooks, the audit log and reports.
 //
 //	GET    /v1/me                                  who this credential is
 //	GET    /v1/tenants          POST               {name, slug?}
@@ -25,6 +25,11 @@
 //	GET    /v1/invitations      POST               {email, role, name?}
 //	GET    /v1/invitations/{id} DELETE
 //	POST   /v1/invitations/accept                  {token}; an ID token of whoever was invited
+//	GET    /v1/webhooks         POST               {url, events[], description?}
+//	GET    /v1/webhooks/{id}    PATCH, DELETE      {url?, events?, description?, status?}
+//	POST   /v1/webhooks/{id}/rotate-secret         {overlap_seconds?}
+//	GET    /v1/webhooks/{id}/deliveries            ?status=
+//	POST   /v1/webhooks/deliveries/{id}/redeliver
 //	GET    /v1/audit                               ?action=&actor=&subject=&outcome=&from=&to=
 //	GET    /v1/reports/seats                       ?license_id=&from=&to=
 //
@@ -40,7 +45,7 @@
 //	403  forbidden, tenant_suspended, email_not_verified, membership_missing, membership_revoked, invitation_for_another
 //	404  not_found: not there, or not yours
 //	409  slug_taken, license_revoked, api_key_ended, last_owner, already_member, user_removed, already_registered,
-//	     invitation_used, idempotency_in_flight; of a licence file: no_seats_available, borrow_limit_reached, license_changed
+//	     invitation_used, too_many_webhooks, webhook_not_active, idempotency_in_flight; of a licence file: no_seats_available, borrow_limit_reached, license_changed
 //	410  invitation_expired, invitation_withdrawn
 //	422  invalid_request, idempotency_key_reused
 //	503  store_unavailable: PostgreSQL cannot answer; of a licence file: nor Redis, or Cloud KMS does not sign
@@ -59,6 +64,8 @@ import (
 
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/license"
+	"github.com/coditect/usher/shared/notify"
+	"github.com/coditect/usher/shared/notify/webhook"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/platform/serve"
 	"github.com/coditect/usher/shared/seat"
@@ -79,7 +86,10 @@ type Deps struct {
 	// Roots sign licence files, in the name of Issuer.
 	Roots  *signing.Roots
 	Issuer string
-	Log    *slog.Logger
+	// Notices seal what mails say in secret, and make the secrets of webhooks; Hooks says where those may lead.
+	Notices notify.Keys
+	Hooks   *webhook.Guard
+	Log     *slog.Logger
 }
 
 // tenants is the operator's way to its customers.
@@ -100,7 +110,7 @@ func New(d Deps) http.Handler {
 func Routes(d Deps) []httpx.Route {
 	serve.Complete(d)
 	var routes []httpx.Route
-	for _, group := range [][]endpoint{meRoutes, tenantRoutes, catalogRoutes, licenseRoutes, fileRoutes, deviceRoutes, sessionRoutes, apiKeyRoutes, userRoutes, invitationRoutes, auditRoutes, reportRoutes} {
+	for _, group := range [][]endpoint{meRoutes, tenantRoutes, catalogRoutes, licenseRoutes, fileRoutes, deviceRoutes, sessionRoutes, apiKeyRoutes, userRoutes, invitationRoutes, webhookRoutes, auditRoutes, reportRoutes} {
 		for _, e := range group {
 			r, ruled := rules[e.ID]
 			if !ruled {

@@ -33,44 +33,52 @@ type call struct {
 // calls is the contract, a line for each route.
 func calls(c customer, session, device string) map[string]call {
 	return map[string]call{
-		"show_me":             {method: "GET", path: "/v1/me", role: "viewer"},
-		"list_tenants":        {method: "GET", path: "/v1/tenants", scope: "tenants:read", operator: true, role: "viewer"},
-		"create_tenant":       {method: "POST", path: "/v1/tenants", body: `{"name":"Third"}`, scope: "tenants:write", operator: true, role: "admin"},
-		"show_tenant":         {method: "GET", path: "/v1/tenants/" + c.id, scope: "tenants:read", operator: true, role: "viewer"},
-		"change_tenant":       {method: "PATCH", path: "/v1/tenants/" + c.id, body: `{"name":"Other"}`, scope: "tenants:write", operator: true, role: "admin"},
-		"show_product":        {method: "GET", path: "/v1/catalog/products/editor", scope: "catalog:read", operator: true, role: "viewer"},
-		"put_product":         {method: "PUT", path: "/v1/catalog/products/editor", body: `{"name":"Editor 2"}`, scope: "catalog:write", operator: true, role: "admin"},
-		"show_plan":           {method: "GET", path: "/v1/catalog/plans/team", scope: "catalog:read", operator: true, role: "viewer"},
-		"put_plan":            {method: "PUT", path: "/v1/catalog/plans/team", body: `{"product":"editor"}`, scope: "catalog:write", operator: true, role: "admin"},
-		"list_licenses":       {method: "GET", path: "/v1/licenses", scope: "licenses:read", tenant: true, role: "viewer"},
-		"show_license":        {method: "GET", path: "/v1/licenses/" + c.license, scope: "licenses:read", tenant: true, role: "viewer"},
-		"create_license":      {method: "POST", path: "/v1/licenses", body: `{"plan":"team","max_seats":1}`, scope: "licenses:write", operator: true, tenant: true, role: "admin"},
-		"change_license":      {method: "PATCH", path: "/v1/licenses/" + c.license, body: `{"max_seats":9}`, scope: "licenses:write", operator: true, tenant: true, role: "admin"},
-		"suspend_license":     {method: "POST", path: "/v1/licenses/" + c.license + "/suspend", body: `{"reason":"unpaid"}`, scope: "licenses:write", operator: true, tenant: true, role: "admin"},
-		"reinstate_license":   {method: "POST", path: "/v1/licenses/" + c.license + "/reinstate", scope: "licenses:write", operator: true, tenant: true, role: "admin"},
-		"revoke_license":      {method: "POST", path: "/v1/licenses/" + c.license + "/revoke", body: `{"reason":"fraud"}`, scope: "licenses:write", operator: true, tenant: true, role: "admin"},
-		"rotate_license_key":  {method: "POST", path: "/v1/licenses/" + c.license + "/rotate-key", body: `{}`, scope: "licenses:write", tenant: true, role: "admin"},
-		"create_license_file": {method: "POST", path: "/v1/licenses/" + c.license + "/file", body: `{"hardware_id":"press","expires_at":"2199-01-01T00:00:00Z"}`, scope: "licenses:write", tenant: true, role: "admin"},
-		"list_devices":        {method: "GET", path: "/v1/licenses/" + c.license + "/devices", scope: "licenses:read", tenant: true, role: "admin"},
-		"remove_device":       {method: "DELETE", path: "/v1/licenses/" + c.license + "/devices/" + device, scope: "licenses:write", tenant: true, role: "admin"},
-		"list_sessions":       {method: "GET", path: "/v1/sessions?license_id=" + c.license, scope: "sessions:read", tenant: true, role: "viewer"},
-		"evict_session":       {method: "POST", path: "/v1/sessions/" + session + "/evict", body: `{"reason":"left"}`, scope: "sessions:write", tenant: true, role: "admin", own: "member"},
-		"list_api_keys":       {method: "GET", path: "/v1/api-keys", scope: "users:read", tenant: true, role: "admin"},
-		"create_api_key":      {method: "POST", path: "/v1/api-keys", body: `{"name":"x","scopes":["licenses:read"]}`, scope: "users:write", tenant: true, role: "admin"},
-		"revoke_api_key":      {method: "DELETE", path: "/v1/api-keys/" + c.keyID, scope: "users:write", tenant: true, role: "admin"},
-		"rotate_api_key":      {method: "POST", path: "/v1/api-keys/" + c.keyID + "/rotate", body: `{"overlap_seconds":60}`, scope: "users:write", tenant: true, role: "admin"},
-		"list_users":          {method: "GET", path: "/v1/users", scope: "users:read", tenant: true, role: "admin"},
-		"create_user":         {method: "POST", path: "/v1/users", body: `{"email":"new@example.com","role":"viewer","name":"New"}`, scope: "users:write", tenant: true, role: "admin"},
-		"show_user":           {method: "GET", path: "/v1/users/" + c.user, scope: "users:read", tenant: true, role: "admin"},
-		"change_user":         {method: "PATCH", path: "/v1/users/" + c.user, body: `{"name":"Olivia"}`, scope: "users:write", tenant: true, role: "admin"},
-		"remove_user":         {method: "DELETE", path: "/v1/users/" + c.user, scope: "users:write", tenant: true, role: "admin"},
-		"list_invitations":    {method: "GET", path: "/v1/invitations", scope: "users:read", tenant: true, role: "admin"},
-		"create_invitation":   {method: "POST", path: "/v1/invitations", body: `{"email":"other@example.com","role":"viewer","name":"Other"}`, scope: "users:write", tenant: true, role: "admin"},
-		"show_invitation":     {method: "GET", path: "/v1/invitations/" + c.invitation, scope: "users:read", tenant: true, role: "admin"},
-		"withdraw_invitation": {method: "DELETE", path: "/v1/invitations/" + c.invitation, scope: "users:write", tenant: true, role: "admin"},
-		"accept_invitation":   {method: "POST", path: "/v1/invitations/accept", body: `{"token":"usi_0"}`, role: guest},
-		"list_audit":          {method: "GET", path: "/v1/audit", scope: "audit:read", tenant: true, role: "admin"},
-		"report_seats":        {method: "GET", path: "/v1/reports/seats?license_id=" + c.license, scope: "reports:read", tenant: true, role: "viewer"},
+		"show_me":                 {method: "GET", path: "/v1/me", role: "viewer"},
+		"list_tenants":            {method: "GET", path: "/v1/tenants", scope: "tenants:read", operator: true, role: "viewer"},
+		"create_tenant":           {method: "POST", path: "/v1/tenants", body: `{"name":"Third"}`, scope: "tenants:write", operator: true, role: "admin"},
+		"show_tenant":             {method: "GET", path: "/v1/tenants/" + c.id, scope: "tenants:read", operator: true, role: "viewer"},
+		"change_tenant":           {method: "PATCH", path: "/v1/tenants/" + c.id, body: `{"name":"Other"}`, scope: "tenants:write", operator: true, role: "admin"},
+		"show_product":            {method: "GET", path: "/v1/catalog/products/editor", scope: "catalog:read", operator: true, role: "viewer"},
+		"put_product":             {method: "PUT", path: "/v1/catalog/products/editor", body: `{"name":"Editor 2"}`, scope: "catalog:write", operator: true, role: "admin"},
+		"show_plan":               {method: "GET", path: "/v1/catalog/plans/team", scope: "catalog:read", operator: true, role: "viewer"},
+		"put_plan":                {method: "PUT", path: "/v1/catalog/plans/team", body: `{"product":"editor"}`, scope: "catalog:write", operator: true, role: "admin"},
+		"list_licenses":           {method: "GET", path: "/v1/licenses", scope: "licenses:read", tenant: true, role: "viewer"},
+		"show_license":            {method: "GET", path: "/v1/licenses/" + c.license, scope: "licenses:read", tenant: true, role: "viewer"},
+		"create_license":          {method: "POST", path: "/v1/licenses", body: `{"plan":"team","max_seats":1}`, scope: "licenses:write", operator: true, tenant: true, role: "admin"},
+		"change_license":          {method: "PATCH", path: "/v1/licenses/" + c.license, body: `{"max_seats":9}`, scope: "licenses:write", operator: true, tenant: true, role: "admin"},
+		"suspend_license":         {method: "POST", path: "/v1/licenses/" + c.license + "/suspend", body: `{"reason":"unpaid"}`, scope: "licenses:write", operator: true, tenant: true, role: "admin"},
+		"reinstate_license":       {method: "POST", path: "/v1/licenses/" + c.license + "/reinstate", scope: "licenses:write", operator: true, tenant: true, role: "admin"},
+		"revoke_license":          {method: "POST", path: "/v1/licenses/" + c.license + "/revoke", body: `{"reason":"fraud"}`, scope: "licenses:write", operator: true, tenant: true, role: "admin"},
+		"rotate_license_key":      {method: "POST", path: "/v1/licenses/" + c.license + "/rotate-key", body: `{}`, scope: "licenses:write", tenant: true, role: "admin"},
+		"create_license_file":     {method: "POST", path: "/v1/licenses/" + c.license + "/file", body: `{"hardware_id":"press","expires_at":"2199-01-01T00:00:00Z"}`, scope: "licenses:write", tenant: true, role: "admin"},
+		"list_devices":            {method: "GET", path: "/v1/licenses/" + c.license + "/devices", scope: "licenses:read", tenant: true, role: "admin"},
+		"remove_device":           {method: "DELETE", path: "/v1/licenses/" + c.license + "/devices/" + device, scope: "licenses:write", tenant: true, role: "admin"},
+		"list_sessions":           {method: "GET", path: "/v1/sessions?license_id=" + c.license, scope: "sessions:read", tenant: true, role: "viewer"},
+		"evict_session":           {method: "POST", path: "/v1/sessions/" + session + "/evict", body: `{"reason":"left"}`, scope: "sessions:write", tenant: true, role: "admin", own: "member"},
+		"list_api_keys":           {method: "GET", path: "/v1/api-keys", scope: "users:read", tenant: true, role: "admin"},
+		"create_api_key":          {method: "POST", path: "/v1/api-keys", body: `{"name":"x","scopes":["licenses:read"]}`, scope: "users:write", tenant: true, role: "admin"},
+		"revoke_api_key":          {method: "DELETE", path: "/v1/api-keys/" + c.keyID, scope: "users:write", tenant: true, role: "admin"},
+		"rotate_api_key":          {method: "POST", path: "/v1/api-keys/" + c.keyID + "/rotate", body: `{"overlap_seconds":60}`, scope: "users:write", tenant: true, role: "admin"},
+		"list_users":              {method: "GET", path: "/v1/users", scope: "users:read", tenant: true, role: "admin"},
+		"create_user":             {method: "POST", path: "/v1/users", body: `{"email":"new@example.com","role":"viewer","name":"New"}`, scope: "users:write", tenant: true, role: "admin"},
+		"show_user":               {method: "GET", path: "/v1/users/" + c.user, scope: "users:read", tenant: true, role: "admin"},
+		"change_user":             {method: "PATCH", path: "/v1/users/" + c.user, body: `{"name":"Olivia"}`, scope: "users:write", tenant: true, role: "admin"},
+		"remove_user":             {method: "DELETE", path: "/v1/users/" + c.user, scope: "users:write", tenant: true, role: "admin"},
+		"list_invitations":        {method: "GET", path: "/v1/invitations", scope: "users:read", tenant: true, role: "admin"},
+		"create_invitation":       {method: "POST", path: "/v1/invitations", body: `{"email":"other@example.com","role":"viewer","name":"Other"}`, scope: "users:write", tenant: true, role: "admin"},
+		"show_invitation":         {method: "GET", path: "/v1/invitations/" + c.invitation, scope: "users:read", tenant: true, role: "admin"},
+		"withdraw_invitation":     {method: "DELETE", path: "/v1/invitations/" + c.invitation, scope: "users:write", tenant: true, role: "admin"},
+		"accept_invitation":       {method: "POST", path: "/v1/invitations/accept", body: `{"token":"usi_0"}`, role: guest},
+		"list_webhooks":           {method: "GET", path: "/v1/webhooks", scope: "users:read", tenant: true, role: "admin"},
+		"create_webhook":          {method: "POST", path: "/v1/webhooks", body: `{"url":"https://hooks.example.com/usher","events":["seat.*"]}`, scope: "users:write", tenant: true, role: "admin"},
+		"show_webhook":            {method: "GET", path: "/v1/webhooks/" + c.webhook, scope: "users:read", tenant: true, role: "admin"},
+		"change_webhook":          {method: "PATCH", path: "/v1/webhooks/" + c.webhook, body: `{"events":["*"]}`, scope: "users:write", tenant: true, role: "admin"},
+		"delete_webhook":          {method: "DELETE", path: "/v1/webhooks/" + c.webhook, scope: "users:write", tenant: true, role: "admin"},
+		"rotate_webhook_secret":   {method: "POST", path: "/v1/webhooks/" + c.webhook + "/rotate-secret", body: `{}`, scope: "users:write", tenant: true, role: "admin"},
+		"list_webhook_deliveries": {method: "GET", path: "/v1/webhooks/" + c.webhook + "/deliveries", scope: "users:read", tenant: true, role: "admin"},
+		"redeliver_webhook":       {method: "POST", path: "/v1/webhooks/deliveries/" + c.delivery + "/redeliver", scope: "users:write", tenant: true, role: "admin"},
+		"list_audit":              {method: "GET", path: "/v1/audit", scope: "audit:read", tenant: true, role: "admin"},
+		"report_seats":            {method: "GET", path: "/v1/reports/seats?license_id=" + c.license, scope: "reports:read", tenant: true, role: "viewer"},
 	}
 }
 
@@ -101,7 +109,7 @@ func TestTheContractNamesEveryRoute(t *testing.T) {
 
 // nobody is a customer of whom nothing is there.
 func nobody() customer {
-	return customer{id: uuid.NewString(), license: uuid.NewString(), keyID: uuid.NewString(), user: uuid.NewString(), invitation: uuid.NewString()}
+	return customer{id: uuid.NewString(), license: uuid.NewString(), keyID: uuid.NewString(), user: uuid.NewString(), invitation: uuid.NewString(), webhook: uuid.NewString(), delivery: uuid.NewString()}
 }
 
 func TestAKeyOpensTheRoutesOfItsScopeAndNoOthers(t *testing.T) {
@@ -207,7 +215,7 @@ func TestTheOperatorSaysForWhom(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	for id, r := range calls(w.a, uuid.NewString(), uuid.NewString()) {
-		if !r.tenant || strings.Contains(id, "api_key") || strings.Contains(id, "user") || strings.Contains(id, "invitation") || id == "list_audit" {
+		if !r.tenant || strings.Contains(id, "api_key") || strings.Contains(id, "user") || strings.Contains(id, "invitation") || strings.Contains(id, "webhook") || id == "list_audit" {
 			continue
 		}
 		a := w.operate(r.method, r.path, r.body).refused(t, http.StatusUnprocessableEntity, "invalid_request")
@@ -575,7 +583,7 @@ func TestARareStatusIsFoundInALongHistory(t *testing.T) {
 func TestOpenNamesEveryVariableThatIsMissing(t *testing.T) {
 	t.Parallel()
 	_, err := admin.Open(t.Context(), func(string) string { return "" }, testenv.Logs(t).Logger)
-	for _, variable := range []string{"DATABASE_URL", "OPERATOR_DATABASE_URL", "REDIS_URL", "API_KEY_PEPPERS", "IDENTITY_ISSUER", "IDENTITY_AUDIENCE", "LICENSE_KEY_PEPPERS"} {
+	for _, variable := range []string{"DATABASE_URL", "OPERATOR_DATABASE_URL", "REDIS_URL", "API_KEY_PEPPERS", "IDENTITY_ISSUER", "IDENTITY_AUDIENCE", "LICENSE_KEY_PEPPERS", "NOTIFY_KEYS"} {
 		if err == nil || !strings.Contains("\n"+err.Error(), "\n"+variable+" ") {
 			t.Errorf("%s is not named: %v", variable, err)
 		}
@@ -589,7 +597,7 @@ func TestOpenServesFromItsEnvironment(t *testing.T) {
 	env := map[string]string{
 		"DATABASE_URL": db.URL("usher_admin"), "OPERATOR_DATABASE_URL": db.URL("usher_operator"), "REDIS_URL": redis.URL(),
 		"API_KEY_PEPPERS": pepper, "LICENSE_KEY_PEPPERS": pepper, "IDENTITY_ISSUER": "https://issuer.example", "IDENTITY_AUDIENCE": audience,
-		"RECEIPT_ISSUER": "https://usher.example",
+		"RECEIPT_ISSUER": "https://usher.example", "NOTIFY_KEYS": "a:" + strings.Repeat("A", 43) + "=",
 	}
 	f, err := admin.Open(t.Context(), func(name string) string { return env[name] }, testenv.Logs(t).Logger)
 	if err != nil {
@@ -726,7 +734,7 @@ func TestARepeatedPOSTGetsItsFirstAnswer(t *testing.T) {
 	w.makeKeys()
 	for id, r := range calls(w.a, uuid.NewString(), uuid.NewString()) {
 		switch id {
-		case "create_tenant", "create_license", "create_license_file", "rotate_license_key", "create_api_key", "rotate_api_key", "create_user", "create_invitation":
+		case "create_tenant", "create_license", "create_license_file", "rotate_license_key", "create_api_key", "rotate_api_key", "create_user", "create_invitation", "create_webhook", "rotate_webhook_secret":
 		default:
 			continue
 		}
@@ -756,7 +764,7 @@ func TestARepeatedPOSTGetsItsFirstAnswer(t *testing.T) {
 				t.Errorf("%s again changed %s", id, table)
 			}
 		}
-		for _, secret := range []string{first.text("api_key"), first.text("license_key"), first.text("token")} {
+		for _, secret := range []string{first.text("api_key"), first.text("license_key"), first.text("token"), first.text("secret")} {
 			if secret == "" {
 				continue
 			}
@@ -865,7 +873,7 @@ func TestWhatIsDecidedFirst(t *testing.T) {
 		if r.tenant {
 			path = r.of(w.a.id)
 		}
-		missing := strings.NewReplacer(w.a.license, none, session, none, "/v1/tenants/"+w.a.id, "/v1/tenants/"+none, w.a.keyID, none, w.a.user, none, w.a.invitation, none).Replace(path)
+		missing := strings.NewReplacer(w.a.license, none, session, none, "/v1/tenants/"+w.a.id, "/v1/tenants/"+none, w.a.keyID, none, w.a.user, none, w.a.invitation, none, w.a.webhook, none, w.a.delivery, none).Replace(path)
 		if a := w.operate(r.method, missing, `{"nonsense":1}`); a.status != http.StatusNotFound {
 			t.Errorf("%s: what is not there, with a bad body, is %d: %s", id, a.status, a.raw)
 		}

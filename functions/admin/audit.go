@@ -14,6 +14,7 @@ import (
 	"github.com/coditect/usher/shared/audit"
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/identity"
+	"github.com/coditect/usher/shared/notify"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/tenancy"
 )
@@ -76,6 +77,15 @@ func (who caller) onTenant(c *httpx.Call, reason string) identity.Recorder {
 		}
 		if reason != "" {
 			details["reason"] = reason
+		}
+		if action == "tenant.suspended" {
+			// Each of the owners that there are now: of each suspension, once.
+			err := notify.QueueToOwners(ctx, tx, notify.Mail{
+				Kind: notify.TenantSuspended, Data: map[string]string{"organization": is.Name, "reason": reason},
+			})
+			if err != nil {
+				return err
+			}
 		}
 		return audit.Record(ctx, tx, who.act(c, action, "tenant:"+is.ID.String(), details))
 	}

@@ -116,13 +116,18 @@ func TestEveryActIsRecordedWithWhoDidIt(t *testing.T) {
 		{w.operator, "POST", "/v1/licenses/" + w.a.license + "/revoke" + of, `{"reason":"fraud"}`, "license.revoked", "license:" + w.a.license},
 		{w.operator, "PATCH", "/v1/tenants/" + w.a.id, `{"status":"suspended","reason":"unpaid"}`, "tenant.suspended", "tenant:" + w.a.id},
 		{w.operator, "PATCH", "/v1/tenants/" + w.a.id, `{"status":"active"}`, "tenant.reinstated", "tenant:" + w.a.id},
+		{w.a.owner, "POST", "/v1/webhooks", `{"url":"https://hooks.example/","events":["*"]}`, "webhook.created", ""},
+		{w.a.owner, "PATCH", "/v1/webhooks/" + w.a.webhook, `{"events":["seat.*"]}`, "webhook.changed", "webhook:" + w.a.webhook},
+		{w.a.owner, "POST", "/v1/webhooks/" + w.a.webhook + "/rotate-secret", `{}`, "webhook.secret_rotated", "webhook:" + w.a.webhook},
+		{w.a.owner, "POST", "/v1/webhooks/deliveries/" + w.a.delivery + "/redeliver", ``, "webhook.redelivered", "webhook:" + w.a.webhook},
+		{w.a.owner, "DELETE", "/v1/webhooks/" + w.a.webhook, ``, "webhook.deleted", "webhook:" + w.a.webhook},
 		{w.a.key, "DELETE", "/v1/api-keys/" + w.a.keyID, ``, "api_key.revoked", "api_key:" + w.a.keyID},
 	} {
 		a := w.call(act.key, act.method, act.path, act.body, "X-Request-Id", "req-"+act.action)
 		if a.status != http.StatusOK && a.status != http.StatusCreated {
 			t.Fatalf("%s answered %d: %s", a.what, a.status, a.raw)
 		}
-		if secret := a.text("api_key") + a.text("license_key") + a.text("token"); secret != "" {
+		if secret := a.text("api_key") + a.text("license_key") + a.text("token") + a.text("secret"); secret != "" {
 			w.hidden(secret)
 		}
 		_, pattern := routes.Handler(httptest.NewRequestWithContext(t.Context(), act.method, act.path, nil))
@@ -186,7 +191,7 @@ func TestEveryActIsRecordedWithWhoDidIt(t *testing.T) {
 	}
 	if got := actions(w.whole(w.b.key, "")); !slices.Equal(got, []string{
 		"tenant.created", "license.created", "api_key.created",
-		"invitation.created", "invitation.accepted", "invitation.created",
+		"invitation.created", "invitation.accepted", "invitation.created", "webhook.created",
 	}) {
 		t.Errorf("the other tenant's are %v", got)
 	}
@@ -217,8 +222,8 @@ func TestTheAuditLogIsFiltered(t *testing.T) {
 	last := all[len(all)-1]
 	at := func(d time.Duration) string { return url.QueryEscape(last.At.Add(d).Format(time.RFC3339Nano)) }
 	for query, want := range map[string]int{
-		"": 8, "&action=license_key.rotated": 1, "&action=nothing": 0, "&actor=api_key:" + w.a.keyID: 2, "&subject=license:" + w.a.license: 2,
-		"&outcome=refused": 1, "&outcome=done": 7, "&from=" + at(0) + "&to=" + at(time.Millisecond): 1, "&to=" + at(0): 7,
+		"": 9, "&action=license_key.rotated": 1, "&action=nothing": 0, "&actor=api_key:" + w.a.keyID: 3, "&subject=license:" + w.a.license: 2,
+		"&outcome=refused": 1, "&outcome=done": 8, "&from=" + at(0) + "&to=" + at(time.Millisecond): 1, "&to=" + at(0): 8,
 		"&from=" + at(time.Hour): 0, "&actor=api_key:" + w.a.keyID + "&outcome=done&action=license_key.rotated": 1,
 	} {
 		if _, got := w.acts(w.a.key, "", query); len(got) != want {

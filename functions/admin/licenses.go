@@ -14,6 +14,7 @@ import (
 	"github.com/coditect/usher/shared/audit"
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/license"
+	"github.com/coditect/usher/shared/notify"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/tenancy"
 )
@@ -248,6 +249,9 @@ func (d Deps) createLicense(c *httpx.Call, who caller) (httpx.Reply, error) {
 			return 0, nil, err
 		}
 		made = l.ID
+		if err := licenseEvent(c.Context(), tx, "license.created", &l, now); err != nil {
+			return 0, nil, err
+		}
 		err = audit.Record(c.Context(), tx, who.act(c, "license.created", licenseSubject(l.ID), asSent(c)))
 		return http.StatusCreated, LicenseAndKey{License: licenseOf(&l, 0, now), LicenseKey: key.Reveal()}, err
 	})
@@ -353,6 +357,9 @@ func (d Deps) rotateKey(c *httpx.Call, who caller) (httpx.Reply, error) {
 		if err != nil {
 			return 0, nil, err
 		}
+		if err := licenseEvent(c.Context(), tx, "license.key_rotated", &l, now); err != nil {
+			return 0, nil, err
+		}
 		err = audit.Record(c.Context(), tx, who.act(c, "license_key.rotated", licenseSubject(id), asSent(c)))
 		return http.StatusOK, LicenseAndKey{License: licenseOf(&l, active[0], now), LicenseKey: key.Reveal()}, err
 	})
@@ -373,6 +380,9 @@ func (d Deps) change(c *httpx.Call, who caller, action string, act func(context.
 		if now, err = storeTime(c.Context(), tx); err != nil {
 			return err
 		}
+		if err := licenseEvent(c.Context(), tx, action, &l, now); err != nil {
+			return err
+		}
 		return audit.Record(c.Context(), tx, who.act(c, action, licenseSubject(l.ID), asSent(c)))
 	})
 	if err != nil {
@@ -380,6 +390,30 @@ func (d Deps) change(c *httpx.Call, who caller, action string, act func(context.
 	}
 	d.tellPool(c, who.tenant, l.ID)
 	return d.license(c, &l, now)
+}
+
+// LicenseEvent is what webhooks hear of a licence: how it is now. Its seats in use are not: they are seat events.
+type LicenseEvent struct {
+	License
+	ActiveSeats *int `json:"active_seats,omitempty"`
+}
+
+// licenseEvent tells of what became of a licence: webhooks and, of a suspension, its tenant's owners.
+func licenseEvent(ctx context.Context, tx tenancy.Tx, action string, l *license.License, now time.Time) error {
+	if action == "license.suspended" {
+		name, err := notify.Organization(ctx, tx)
+		if err != nil {
+			return err
+		}
+		err = notify.QueueToOwners(ctx, tx, notify.Mail{
+			Kind: notify.LicenseSuspended, Key: fmt.Sprintf("suspended %s %d", l.ID, l.UpdatedAt.UnixMicro()),
+			Data: map[string]string{"organization": name, "plan": l.Plan, "reason": l.StatusReason},
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return notify.Event(ctx, tx, action, licenseSubject(l.ID), LicenseEvent{License: licenseOf(l, 0, now)})
 }
 
 // license answers a licence.

@@ -7,6 +7,8 @@ import (
 
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/license"
+	"github.com/coditect/usher/shared/notify"
+	"github.com/coditect/usher/shared/notify/webhook"
 	"github.com/coditect/usher/shared/platform/config"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/platform/serve"
@@ -17,7 +19,8 @@ import (
 )
 
 // Open puts the function together from its environment: DATABASE_*, OPERATOR_DATABASE_URL, REDIS_*, SEAT_*,
-// API_KEY_PEPPERS, IDENTITY_*, LICENSE_KEY_PEPPERS, LICENSE_MIN_TTL_SECONDS, RECEIPT_ISSUER and KMS_* as their packages say.
+// API_KEY_PEPPERS, IDENTITY_*, LICENSE_KEY_PEPPERS, LICENSE_MIN_TTL_SECONDS, RECEIPT_ISSUER, KMS_*, NOTIFY_KEYS and WEBHOOK_* as their
+// packages say.
 func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*serve.Function, error) {
 	db, err1 := tenancy.Open(ctx, getenv, log)
 	operator, err2 := OpenOperator(ctx, getenv, log)
@@ -28,7 +31,9 @@ func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*s
 	vault, err7 := kms.Open(getenv, kms.Sign)
 	var name signing.KeysConfig
 	err8 := config.Load(&name, getenv)
-	if err := errors.Join(err1, err2, err3, err4, err5, err6, err7, err8); err != nil {
+	notices, err9 := notify.OpenKeys(getenv)
+	guard, err10 := webhook.OpenGuard(getenv)
+	if err := errors.Join(err1, err2, err3, err4, err5, err6, err7, err8, err9, err10); err != nil {
 		return nil, err
 	}
 	roots := signing.NewRoots(db, vault.Signer)
@@ -36,7 +41,7 @@ func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*s
 		Name: "admin",
 		Routes: Routes(Deps{
 			DB: db, Operator: operator, Keys: keys, People: people, Registry: registry, Seats: seats,
-			Roots: roots, Issuer: name.Issuer, Log: log,
+			Roots: roots, Issuer: name.Issuer, Notices: notices, Hooks: guard, Log: log,
 		}),
 		// Redis is not asked: administration goes on without it.
 		Ready: []httpx.Check{{Name: "postgresql", Ping: func(ctx context.Context) error {

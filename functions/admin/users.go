@@ -10,6 +10,7 @@ import (
 
 	"github.com/coditect/usher/shared/audit"
 	"github.com/coditect/usher/shared/identity"
+	"github.com/coditect/usher/shared/notify"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/tenancy"
 )
@@ -150,9 +151,26 @@ func (d Deps) invite(c *httpx.Call, who caller, show func(u *identity.User, toke
 		if err != nil {
 			return 0, nil, err
 		}
+		if err := d.invitationMail(c.Context(), tx, &u, token.Reveal()); err != nil {
+			return 0, nil, err
+		}
 		err = audit.Record(c.Context(), tx, who.act(c, "invitation.created", userSubject(u.ID), asSent(c)))
 		return http.StatusCreated, show(&u, token.Reveal()), err
 	})
+}
+
+// invitationMail has the invitation sent to whom it is for.
+func (d Deps) invitationMail(ctx context.Context, tx tenancy.Tx, u *identity.User, token string) error {
+	name, err := notify.Organization(ctx, tx)
+	if err != nil {
+		return err
+	}
+	if token, err = d.Notices.Seal(u.Email, token); err != nil {
+		return err
+	}
+	return notify.Queue(ctx, tx, notify.Mail{Kind: notify.Invitation, To: u.Email, Data: map[string]string{
+		"organization": name, "role": string(u.Role), "token": token, "expires_at": notify.Date(*u.InvitationExpiresAt),
+	}})
 }
 
 func (d Deps) showUser(c *httpx.Call, who caller) (httpx.Reply, error) {

@@ -20,6 +20,8 @@ import (
 	"github.com/coditect/usher/functions/admin"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/license"
+	"github.com/coditect/usher/shared/notify"
+	"github.com/coditect/usher/shared/notify/webhook"
 	"github.com/coditect/usher/shared/platform/config"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/platform/httpx/httpxtest"
@@ -56,6 +58,8 @@ type customer struct {
 	id, license, licenseKey, key, keyID string
 	// user is the id of the tenant's owner, owner their ID token, invitation one that nobody has accepted.
 	user, owner, invitation string
+	// webhook is one that wants everything, delivery something that is to be sent to it.
+	webhook, delivery string
 }
 
 const audience = "usher-test"
@@ -93,6 +97,9 @@ func newWorldOn(t *testing.T, db *testenv.DB) *world {
 		DB:     db1, Operator: w.as("usher_operator"), Keys: identity.New(identity.Config{Peppers: w.peppers()}, db1),
 		Registry: registry, Seats: pools(db1), Roots: signing.NewRoots(db1, w.vault(kms.Sign).Signer), Issuer: issuer, Log: w.log.Logger,
 	}
+	w.deps.Notices = notify.NewKeys(w.noticeKeys())
+	w.deps.Hooks, err = webhook.OpenGuard(func(string) string { return "" })
+	w.must(err)
 	w.seats = pools(w.as("usher_acquire"))
 	document, err := httpx.OpenAPI("admin", "test", admin.Routes(w.deps))
 	w.must(err)
@@ -130,6 +137,12 @@ func (w *world) peppers() secret.Peppers {
 	var p secret.Peppers
 	w.must(p.UnmarshalText([]byte("1:" + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32)))))
 	return p
+}
+
+func (w *world) noticeKeys() (ring secret.Ring) {
+	w.t.Helper()
+	w.must(ring.UnmarshalText([]byte("a:" + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{9}, 32)))))
+	return ring
 }
 
 func (w *world) as(role string) *tenancy.DB {
@@ -191,6 +204,12 @@ func (w *world) customer(name string) customer {
 	c.key, c.keyID = w.hidden(made.text("api_key")), made.text("id")
 	c.owner, c.user = w.join(c.id, name+"-owner", identity.Owner)
 	c.invitation = w.invite(w.operator, c.id, "guest@"+name+".example", identity.Viewer).text("id")
+	hook := w.call(c.key, "POST", "/v1/webhooks", `{"url":"https://hooks.`+name+`.example/usher","events":["*"],"description":"the ledger"}`).want(w.t, http.StatusCreated)
+	c.webhook = hook.text("id")
+	w.hidden(hook.text("secret"))
+	c.delivery = uuid.NewString()
+	w.db.Exec(w.t, `INSERT INTO app.webhook_deliveries (tenant_id, id, webhook_id, event_id, type, body) VALUES ($1::text::uuid, $2::text::uuid, $3::text::uuid, gen_random_uuid(), 'seat.denied', '{"a":1}')`,
+		c.id, c.delivery, c.webhook)
 	return c
 }
 

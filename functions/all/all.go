@@ -18,13 +18,17 @@ import (
 	"github.com/coditect/usher/functions/acquire"
 	"github.com/coditect/usher/functions/admin"
 	"github.com/coditect/usher/functions/borrow"
+	"github.com/coditect/usher/functions/checkout"
+	"github.com/coditect/usher/functions/deliver"
 	"github.com/coditect/usher/functions/heartbeat"
 	"github.com/coditect/usher/functions/keys"
 	"github.com/coditect/usher/functions/register"
 	"github.com/coditect/usher/functions/release"
 	"github.com/coditect/usher/functions/rotate"
+	"github.com/coditect/usher/functions/subscription"
 	"github.com/coditect/usher/functions/sweep"
 	"github.com/coditect/usher/functions/validate"
+	"github.com/coditect/usher/functions/webhook"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/platform/serve"
 )
@@ -47,7 +51,11 @@ var functions = []function{
 	{"borrow", borrow.Open},
 	{"keys", keys.Open},
 	{"register", register.Open},
+	{"checkout", checkout.Open},
+	{"subscription", subscription.Open},
+	{"webhook", webhook.Open},
 	{"sweep", sweep.Open},
+	{"deliver", deliver.Open},
 	{"rotate", rotate.Open},
 	{"admin", admin.Open},
 }
@@ -147,16 +155,27 @@ func nowhere(variable string) string {
 		return "postgres://usher@127.0.0.1:1/usher"
 	case strings.HasSuffix(variable, "REDIS_URL"):
 		return "redis://127.0.0.1:1/0"
-	case strings.HasSuffix(variable, "_PEPPERS"), variable == "SEAT_TOKEN_KEYS":
+	case strings.HasSuffix(variable, "_PEPPERS"), variable == "SEAT_TOKEN_KEYS", variable == "NOTIFY_KEYS":
 		return "1:" + base64.StdEncoding.EncodeToString(make([]byte, 32))
 	case variable == "KMS_ROOT_KEY", variable == "KMS_WRAPPING_KEY":
 		return "projects/usher/locations/nowhere/keyRings/usher/cryptoKeys/usher"
 	case variable == "SEAT_TOKEN_SECRET":
 		return "projects/usher/secrets/usher"
-	case variable == "RECEIPT_ISSUER", variable == "SCHEDULER_AUDIENCE", variable == "IDENTITY_ISSUER", variable == "IDENTITY_AUDIENCE":
+	case variable == "RECEIPT_ISSUER", variable == "SCHEDULER_AUDIENCE", variable == "IDENTITY_ISSUER", variable == "IDENTITY_AUDIENCE",
+		variable == "BILLING_ORIGINS":
 		return "https://usher.example"
+	case variable == "STRIPE_API_KEY":
+		return "sk_test_nowhere"
+	case variable == "STRIPE_CATALOG":
+		return "{}"
+	case variable == "STRIPE_WEBHOOK_SECRETS":
+		return "whsec_nowhere"
 	case variable == "SCHEDULER_EMAIL":
 		return "scheduler@usher.example"
+	case variable == "SMTP_HOST":
+		return "smtp.usher.example"
+	case variable == "MAIL_FROM":
+		return "usher@usher.example"
 	}
 	return ""
 }

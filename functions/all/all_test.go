@@ -23,6 +23,7 @@ import (
 	"github.com/coditect/usher/functions/admin"
 	"github.com/coditect/usher/functions/all"
 	"github.com/coditect/usher/functions/all/local"
+	"github.com/coditect/usher/shared/billing/stripesim"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/platform/config"
 	"github.com/coditect/usher/shared/platform/httpx/httpxtest"
@@ -80,12 +81,15 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 	good := map[string]string{
 		"DATABASE_URL": "postgres://usher@127.0.0.1:1/usher", "OPERATOR_DATABASE_URL": "postgres://usher@127.0.0.1:1/usher",
 		"REDIS_URL": "redis://127.0.0.1:1/0", "BUDGET_REDIS_URL": "redis://127.0.0.1:1/1",
-		"LICENSE_KEY_PEPPERS": ring(), "API_KEY_PEPPERS": ring(), "SEAT_TOKEN_KEYS": ring(),
+		"LICENSE_KEY_PEPPERS": ring(), "API_KEY_PEPPERS": ring(), "SEAT_TOKEN_KEYS": ring(), "NOTIFY_KEYS": ring(),
 		"KMS_ROOT_KEY": rootKey, "KMS_WRAPPING_KEY": wrappingKey, "SEAT_TOKEN_SECRET": tokenSecret, "RECEIPT_ISSUER": audience,
 		"SCHEDULER_AUDIENCE": audience, "SCHEDULER_EMAIL": scheduler, "IDENTITY_ISSUER": audience, "IDENTITY_AUDIENCE": audience,
+		"SMTP_HOST": "smtp.example", "MAIL_FROM": "usher@example.com",
+		"STRIPE_API_KEY": "sk_test_1", "STRIPE_CATALOG": "{}", "STRIPE_WEBHOOK_SECRETS": "whsec_12345678", "BILLING_ORIGINS": audience,
 	}
-	stores := []string{"validate", "acquire", "heartbeat", "release", "borrow", "sweep", "admin"}
-	databases := append(slices.Clone(stores), "keys", "rotate", "register")
+	stores := []string{"validate", "acquire", "heartbeat", "release", "borrow", "sweep", "admin", "webhook", "subscription"}
+	databases := append(slices.Clone(stores), "keys", "rotate", "register", "deliver", "checkout")
+	money := []string{"checkout", "subscription", "webhook"}
 	budgets := []string{"validate", "acquire", "release"}
 	for _, at := range []struct {
 		variable, value string
@@ -106,9 +110,9 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"SEAT_CONNECTION_LIFE", "-29713s", stores},
 		{"SEAT_CLOCK_ALLOWANCE", "-29713s", stores},
 		{"SEAT_POLL", "29713us", stores},
-		{"LICENSE_KEY_PEPPERS", "hunter2", []string{"validate", "acquire", "release", "admin", "register"}},
-		{"LICENSE_MIN_TTL_SECONDS", "-29713", []string{"admin", "register"}},
-		{"API_KEY_PEPPERS", "hunter2", []string{"rotate", "admin"}},
+		{"LICENSE_KEY_PEPPERS", "hunter2", []string{"validate", "acquire", "release", "admin", "register", "subscription", "webhook"}},
+		{"LICENSE_MIN_TTL_SECONDS", "-29713", []string{"admin", "register", "subscription", "webhook"}},
+		{"API_KEY_PEPPERS", "hunter2", []string{"rotate", "admin", "webhook"}},
 		{"SEAT_TOKEN_KEYS", "hunter2", []string{"acquire", "heartbeat", "release", "borrow"}},
 		{"SEAT_TOKEN_KEYS", "", []string{"acquire", "heartbeat", "release", "borrow"}},
 		{"KMS_WRAPPING_KEY", "hunter2", []string{"validate", "acquire", "borrow", "rotate"}},
@@ -123,11 +127,27 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"BUDGET_HOLDER_PER_SECOND", "29713000000", append(slices.Clone(budgets), "heartbeat", "borrow")},
 		{"BUDGET_HOLDER_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
 		{"BUDGET_UNKNOWN_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
-		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate"}},
-		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate"}},
-		{"IDENTITY_ISSUER", "hunter2", []string{"admin", "register"}},
-		{"IDENTITY_ISSUER", "", []string{"admin", "register"}},
-		{"IDENTITY_AUDIENCE", "", []string{"admin", "register"}},
+		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate", "deliver"}},
+		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate", "deliver"}},
+		{"NOTIFY_KEYS", "hunter2", []string{"admin", "deliver"}},
+		{"WEBHOOK_TIMEOUT", "-29713s", []string{"admin", "deliver"}},
+		{"WEBHOOK_ALLOW_PRIVATE", "hunter2", []string{"admin", "deliver"}},
+		{"SMTP_HOST", "", []string{"deliver"}},
+		{"SMTP_PORT", "29713000", []string{"deliver"}},
+		{"SMTP_SECURITY", "hunter2", []string{"deliver"}},
+		{"SMTP_SECURITY", "none", []string{"deliver"}}, // for a server elsewhere
+		{"SMTP_TIMEOUT", "-29713s", []string{"deliver"}},
+		{"MAIL_FROM", "hunter2", []string{"deliver"}},
+		{"MAIL_INVITATION_URL", "hunter2", []string{"deliver"}},
+		{"IDENTITY_ISSUER", "hunter2", append(slices.Clone(money), "admin", "register")},
+		{"IDENTITY_ISSUER", "", append(slices.Clone(money), "admin", "register")},
+		{"STRIPE_API_KEY", "hunter2", money},
+		{"STRIPE_URL", "hunter2", money},
+		{"STRIPE_TIMEOUT", "29713s", money},
+		{"STRIPE_CATALOG", `{"hunter2":{}}`, money},
+		{"STRIPE_WEBHOOK_SECRETS", "hunter2", []string{"webhook"}},
+		{"BILLING_ORIGINS", "hunter2", []string{"checkout", "subscription"}},
+		{"IDENTITY_AUDIENCE", "", append(slices.Clone(money), "admin", "register")},
 	} {
 		getenv := func(variable string) string {
 			if variable == at.variable {
@@ -181,6 +201,7 @@ type service struct {
 	redis    *testenv.RedisServer
 	env      all.Environment
 	token    func(claims map[string]any) string // of the local issuer
+	stripe   *stripesim.Sim
 	log      *testenv.LogCapture
 }
 
@@ -215,11 +236,19 @@ func start(t *testing.T) *service {
 			t.Fatal(err)
 		}
 	}
+	var err error
+	if s.stripe, err = stripesim.New(stripesim.Options{Key: stripeKey, Prices: stripePrices}); err != nil {
+		t.Fatal(err)
+	}
+	stripe := httptest.NewServer(s.stripe)
+	t.Cleanup(stripe.Close)
 	settings := map[string]string{
+		"STRIPE_API_KEY": stripeKey, "STRIPE_URL": stripe.URL, "STRIPE_CATALOG": stripeCatalog, "STRIPE_WEBHOOK_SECRETS": stripeSecret, "BILLING_ORIGINS": audience,
 		"CLOUD_EMULATOR": cloud.Addr(), "KMS_ROOT_KEY": rootKey, "KMS_WRAPPING_KEY": wrappingKey, "SEAT_TOKEN_SECRET": tokenSecret,
 		"OPERATOR_DATABASE_URL": s.postgres.URL("usher_operator"),
 		"REDIS_URL":             s.redis.Database(0), "BUDGET_REDIS_URL": s.redis.Database(1),
-		"LICENSE_KEY_PEPPERS": ring(), "API_KEY_PEPPERS": ring(), "SEAT_TOKEN_KEYS": ring(),
+		"LICENSE_KEY_PEPPERS": ring(), "API_KEY_PEPPERS": ring(), "SEAT_TOKEN_KEYS": ring(), "NOTIFY_KEYS": ring(),
+		"SMTP_HOST": "127.0.0.1", "SMTP_PORT": "1", "SMTP_SECURITY": "none", "MAIL_FROM": "usher@example.com",
 		"RECEIPT_ISSUER":   audience,
 		"SCHEDULER_ISSUER": issuer.URL(), "SCHEDULER_AUDIENCE": audience, "SCHEDULER_EMAIL": scheduler,
 		"IDENTITY_ISSUER": issuer.URL(), "IDENTITY_AUDIENCE": people,
@@ -460,8 +489,9 @@ func TestAReceiptIsVerifiedWithThePublishedKeys(t *testing.T) {
 	if err != nil || r.Session != seat.SessionID.String() {
 		t.Errorf("the receipt says %+v, %v", r, err)
 	}
-	// A stock library needs the URL of the key set alone.
-	if said := testenv.AskJose(t, s.url+"/.well-known/jwks.json", receipt.TypeReceipt, seat.Receipt)[0]; said.Code != "" || !strings.Contains(string(said.Claims), seat.SessionID.String()) {
+	// A stock library needs the URL of the key set alone. The receipt of a seat ends with its lease, which is short here.
+	valid := s.must(t, 200, "", "POST", "/v1/validate", question(key, "laptop"))
+	if said := testenv.AskJose(t, s.url+"/.well-known/jwks.json", receipt.TypeReceipt, valid.Receipt)[0]; said.Code != "" || !strings.Contains(string(said.Claims), `"plan":"pro"`) {
 		t.Errorf("jose says %s of it, and reads %s", said.Code, said.Claims)
 	}
 }

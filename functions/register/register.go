@@ -28,6 +28,7 @@ import (
 	"github.com/coditect/usher/shared/idempotency"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/license"
+	"github.com/coditect/usher/shared/notify"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/platform/serve"
 	"github.com/coditect/usher/shared/tenancy"
@@ -213,6 +214,15 @@ func (d Deps) settle(c *httpx.Call, tx tenancy.Tx, id tenancy.ID, tenant *identi
 	}
 	if owner.Name != "" {
 		answer.User.Name = &owner.Name
+	}
+	err = notify.Queue(ctx, tx, notify.Mail{
+		Kind: notify.Welcome, To: owner.Email, Key: "welcome", Data: map[string]string{"organization": tenant.Name},
+	})
+	if err != nil {
+		return Answer{}, err
+	}
+	if err := notify.Event(ctx, tx, "license.created", "license:"+sold.ID.String(), answer.License); err != nil {
+		return Answer{}, err
 	}
 	return answer, record(c, tx, tenant, &owner, &sold)
 }

@@ -19,6 +19,7 @@ type lending struct {
 	seats   int
 	refs    map[string]Ref
 	beliefs map[uuid.UUID]sitting
+	granted map[uuid.UUID]int // how many seats there were when a session got its own: after a downgrade it drains
 	passed  time.Duration
 	stale   *stalePool
 	counts  map[string]int
@@ -42,12 +43,15 @@ func (l *lending) believes(ref Ref, until time.Time) {
 	if until.After(s.until) {
 		s.until = until
 	}
-	s.seat, s.seats = ref.Seat, max(s.seats, l.seats)
+	if _, before := l.granted[ref.Session]; !before {
+		l.granted[ref.Session] = l.seats
+	}
+	s.seat, s.seats = ref.Seat, max(s.seats, l.seats, l.granted[ref.Session])
 	l.beliefs[ref.Session] = s
 }
 
 // judge checks what is promised: whoever believes has a row, which says how long it is borrowed; no two believe in one seat;
-// and never more believe than there were seats when one of them was told so.
+// and never more believe than there were seats when one of them was told so, or got its seat.
 func (l *lending) judge() {
 	now := time.Now()
 	taken := map[int]uuid.UUID{}
@@ -258,7 +262,7 @@ func TestProofMachineLendsNoSeatTwice(t *testing.T) {
 	for range times {
 		rapid.Check(t, func(rt *rapid.T) {
 			lives++
-			l := &lending{world: w, rt: rt, seats: 2, refs: map[string]Ref{}, beliefs: map[uuid.UUID]sitting{}, counts: counts}
+			l := &lending{world: w, rt: rt, seats: 2, refs: map[string]Ref{}, beliefs: map[uuid.UUID]sitting{}, granted: map[uuid.UUID]int{}, counts: counts}
 			w.license = uuid.New()
 			w.sell(w.license, 2)
 			actions := map[string]func(*rapid.T){"": func(*rapid.T) { l.judge() }}

@@ -325,9 +325,8 @@ func TestACallEndsAtItsDeadline(t *testing.T) {
 	if took := time.Since(begin); took > 2*time.Second {
 		t.Errorf("the call took %s", took)
 	}
-	if err := b.db.Ping(t.Context()); err != nil {
-		t.Errorf("afterwards: %v", err)
-	}
+	// The connection is gone, and a new one may take longer than this deadline where others are at work.
+	testenv.Eventually(t, 20*time.Second, func() error { return b.db.Ping(t.Context()) })
 }
 
 func TestThePoolIsBoundedAndWaitingForItToo(t *testing.T) {

@@ -23,17 +23,18 @@ import (
 
 // Demo is what a running service tells tools, in .local/demo.json.
 type Demo struct {
-	BaseURL        string    `json:"base_url"`
-	OperatorAPIKey string    `json:"operator_api_key"`
-	TenantID       uuid.UUID `json:"tenant_id"`
-	TenantAPIKey   string    `json:"tenant_api_key"`
-	LicenseKey     string    `json:"license_key"`
-	LicenseID      uuid.UUID `json:"license_id"`
-	Product        string    `json:"product"`
-	Plan           string    `json:"plan"`
-	SchedulerToken string    `json:"scheduler_token"`
-	Issuer         string    `json:"issuer"`
-	IDTokens       IDTokens  `json:"id_tokens"`
+	BaseURL             string    `json:"base_url"`
+	OperatorAPIKey      string    `json:"operator_api_key"`
+	TenantID            uuid.UUID `json:"tenant_id"`
+	TenantAPIKey        string    `json:"tenant_api_key"`
+	LicenseKey          string    `json:"license_key"`
+	LicenseID           uuid.UUID `json:"license_id"`
+	Product             string    `json:"product"`
+	Plan                string    `json:"plan"`
+	SchedulerToken      string    `json:"scheduler_token"`
+	StripeWebhookSecret string    `json:"stripe_webhook_secret"`
+	Issuer              string    `json:"issuer"`
+	IDTokens            IDTokens  `json:"id_tokens"`
 }
 
 // IDTokens are the ID tokens of the demo tenant's people, by their roles.

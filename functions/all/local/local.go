@@ -1,5 +1,5 @@
 // Package local runs Usher on one machine: private PostgreSQL and Redis with data that is kept, secrets that are made
-// once, a stand-in for Cloud KMS and Secret Manager, a demo tenant with a licence, every function on one loopback port, and the schedules, which call the same URLs
+// once, stand-ins for Cloud KMS, Secret Manager and Stripe, a demo tenant with a licence, every function on one loopback port, and the schedules, which call the same URLs
 // as in the cloud with a token of a local issuer.
 //
 // It serves what is deployed, through the same code; what it adds is only what the cloud would bring. The package must
@@ -117,13 +117,24 @@ func Start(ctx context.Context, o Options) (u *Usher, err error) {
 		return u, err
 	}
 
+	stripe, money, err := startStripe(o.Dir, base, secrets["STRIPE_WEBHOOK_SECRETS"])
+	if err != nil {
+		return u, err
+	}
 	cloud, keys, err := StartCloud(ctx, o.Dir)
 	if err != nil {
 		return u, err
 	}
 	u.closes = append(u.closes, cloud.Close)
+	mails, err := localenv.StartMailServer(filepath.Join(o.Dir, "mail"), func(path string) { log.InfoContext(running, "a mail was taken", "file", path) })
+	if err != nil {
+		return u, err
+	}
+	u.closes = append(u.closes, mails.Close)
 	set := map[string]string{
-		"REDIS_URL": s.pools, "BUDGET_REDIS_URL": s.budgets,
+		"SMTP_HOST": "127.0.0.1", "SMTP_PORT": mails.Port(), "SMTP_SECURITY": "none", "MAIL_FROM": "Usher <usher@usher.localhost>",
+		"WEBHOOK_ALLOW_PRIVATE": "true",
+		"REDIS_URL":             s.pools, "BUDGET_REDIS_URL": s.budgets,
 		"RECEIPT_ISSUER":   base,
 		"SCHEDULER_ISSUER": issuer.URL(), "SCHEDULER_AUDIENCE": base, "SCHEDULER_EMAIL": schedulerEmail,
 		"IDENTITY_ISSUER": issuer.URL(), "IDENTITY_AUDIENCE": idAudience,
@@ -135,6 +146,7 @@ func Start(ctx context.Context, o Options) (u *Usher, err error) {
 			"FUNCTION_TARGET":       function,
 		}
 		maps.Copy(settings, secrets)
+		maps.Copy(settings, money)
 		maps.Copy(settings, set)
 		maps.Copy(settings, keys)
 		return settings
@@ -171,7 +183,7 @@ func Start(ctx context.Context, o Options) (u *Usher, err error) {
 	if err != nil {
 		return u, err
 	}
-	u.serve(listener, handler, issuer)
+	u.serve(listener, handler, issuer, stripe)
 	s.supervise(running, o.Progress, u.failed)
 
 	path := filepath.Join(o.Dir, "demo.json")
@@ -193,6 +205,7 @@ func Start(ctx context.Context, o Options) (u *Usher, err error) {
 		return u, fmt.Errorf("make the demo's people: %w", err)
 	}
 	token := schedulerToken(issuer, base)
+	u.demo.StripeWebhookSecret = secrets["STRIPE_WEBHOOK_SECRETS"]
 	if u.demo.SchedulerToken, err = token(tokenLife); err != nil {
 		return u, err
 	}
@@ -203,6 +216,12 @@ func Start(ctx context.Context, o Options) (u *Usher, err error) {
 		schedule(running, job, API{URL: base}, token, log)
 	}
 	seeded.Store(true)
+	delivered := make(chan struct{})
+	go func() {
+		defer close(delivered)
+		stripe.Deliver(running)
+	}()
+	u.closes = append(u.closes, func() error { <-delivered; return nil })
 	return u, nil
 }
 
@@ -285,13 +304,17 @@ func (u *Usher) log(o Options) (*slog.Logger, error) {
 }
 
 // serve answers on the listener, until Close.
-func (u *Usher) serve(listener net.Listener, handler http.Handler, issuer *localenv.Issuer) {
-	identity := http.StripPrefix(issuerPath, issuer)
+func (u *Usher) serve(listener net.Listener, handler http.Handler, issuer *localenv.Issuer, stripe http.Handler) {
+	identity, billing := http.StripPrefix(issuerPath, issuer), http.StripPrefix(stripePath, stripe)
 	server := &http.Server{
 		ReadHeaderTimeout: 10 * time.Second,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if strings.HasPrefix(r.URL.Path, issuerPath+"/") {
 				identity.ServeHTTP(w, r)
+				return
+			}
+			if strings.HasPrefix(r.URL.Path, stripePath+"/") {
+				billing.ServeHTTP(w, r)
 				return
 			}
 			handler.ServeHTTP(w, r)

@@ -137,7 +137,7 @@ func TestRunTellsToolsWhatTheyNeed(t *testing.T) {
 	}
 	for _, field := range []string{
 		"base_url", "operator_api_key", "tenant_id", "tenant_api_key", "license_key", "license_id", "product", "plan",
-		"scheduler_token", "issuer", "id_tokens",
+		"scheduler_token", "stripe_webhook_secret", "issuer", "id_tokens",
 	} {
 		if told[field] == "" || told[field] == nil {
 			t.Errorf("demo.json does not tell %s", field)
@@ -189,7 +189,7 @@ func TestRunPrintsCommandsThatWork(t *testing.T) {
 	dir := folder(t)
 	p := run(t, dir, "")
 	d, _ := ready(t, p, dir)
-	p.Await(t, "requests in ") // the last line
+	p.Await(t, "in .local/ until") // the last line
 	readme, err := os.ReadFile(filepath.Join(testenv.Root(t), "README.md"))
 	if err != nil {
 		t.Fatal(err)

@@ -124,8 +124,9 @@ func (s *Screen) ready(d Demo) {
 		s.Line("%s", s.bold(try.Replace(step.command)))
 	}
 	s.Line("")
-	s.Line("make demo shows 25 clients on 10 seats. API keys for administration are in %s/demo.json, the", dir)
-	s.Line("requests in %s/usher.log. Ctrl-C stops everything; the data stays in %s/ until make clean.", dir, dir)
+	s.Line("make demo shows 25 clients on 10 seats. API keys for administration are in %s/demo.json, the mails", dir)
+	s.Line("that were sent in %s/mail, the requests in %s/usher.log. Ctrl-C stops everything; the data stays", dir, dir)
+	s.Line("in %s/ until make clean.", dir)
 }
 
 // steps are what to try. They need curl and sed, and a shell.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
 )
 
 // keepSecrets reads the secrets of this machine, by the variables they stand in for, or makes what is missing: they
@@ -27,14 +26,14 @@ func keepSecrets(path string) (map[string]string, error) {
 	}
 	changed := false
 	for variable := range secrets {
-		if !slices.Contains(variables, variable) { // of an earlier version
+		if makers[variable] == nil { // of an earlier version
 			delete(secrets, variable)
 			changed = true
 		}
 	}
-	for _, variable := range variables {
+	for variable, make := range makers {
 		if secrets[variable] == "" {
-			secrets[variable] = newRing()
+			secrets[variable] = make()
 			changed = true
 		}
 	}
@@ -44,8 +43,10 @@ func keepSecrets(path string) (map[string]string, error) {
 	return secrets, writeJSON(path, secrets)
 }
 
-// variables are those that hold the secrets: rings.
-var variables = []string{"LICENSE_KEY_PEPPERS", "API_KEY_PEPPERS"}
+// makers make the secrets, by their variables.
+var makers = map[string]func() string{
+	"LICENSE_KEY_PEPPERS": newRing, "API_KEY_PEPPERS": newRing, "NOTIFY_KEYS": newRing, "STRIPE_WEBHOOK_SECRETS": newSigningSecret,
+}
 
 // newRing is a ring of one secret.
 func newRing() string {
@@ -53,6 +54,9 @@ func newRing() string {
 	_, _ = rand.Read(secret) // never fails
 	return "1:" + base64.StdEncoding.EncodeToString(secret)
 }
+
+// newSigningSecret is what the stand-in for Stripe signs with.
+func newSigningSecret() string { return "whsec_" + rand.Text() }
 
 // writeJSON writes a file that only its owner reads, in one piece.
 func writeJSON(path string, value any) error {

@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -104,7 +105,9 @@ type process struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
 	err  error         // how it ended; read after done
-	wake io.WriteCloser
+
+	frozen atomic.Bool
+	wake   io.WriteCloser
 
 	trouble tail // the last of what it printed
 }
@@ -204,8 +207,10 @@ func (p *process) end(signal syscall.Signal) error {
 		return nil
 	default:
 	}
-	if err := p.signalAll(syscall.SIGCONT); err != nil { // a frozen process would not hear anything else
-		return err
+	if p.frozen.Load() { // and would not hear anything else
+		if err := p.signalAll(syscall.SIGCONT); err != nil {
+			return err
+		}
 	}
 	if err := p.cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stop %s: %w", p.name, err)
@@ -222,8 +227,9 @@ func (p *process) end(signal syscall.Signal) error {
 	return nil
 }
 
-// signalAll sends the signal to the process and to its children.
+// signalAll sends the signal, which freezes or resumes, to the process and to its children.
 func (p *process) signalAll(signal syscall.Signal) error {
+	p.frozen.Store(signal == syscall.SIGSTOP)
 	children, err := childrenOf(p.cmd.Process.Pid)
 	if err != nil {
 		return fmt.Errorf("find the children of %s: %w", p.name, err)

@@ -215,8 +215,11 @@ func TestLayoutTheSDKNeedsTheStandardLibraryAlone(t *testing.T) {
 	}
 }
 
-// verifiers may make a tenancy.ID: from a verified credential or, the sweep, from rows that say whose they are.
-var verifiers = []string{"shared/tenancy/", "shared/identity/", "shared/license/", "shared/signing/", "shared/billing/", "shared/seat/sweep.go", testSupport + "/"}
+// verifiers may make a tenancy.ID: from a verified credential or, the sweep and the senders, from rows that say whose they are.
+var verifiers = []string{
+	"shared/tenancy/", "shared/identity/", "shared/license/", "shared/signing/", "shared/billing/", "shared/seat/sweep.go",
+	"shared/notify/mail/mail.go", "shared/notify/webhook/send.go", "shared/notify/webhook/events.go", testSupport + "/",
+}
 
 func TestLayoutOnlyVerifiersMakeATenantID(t *testing.T) {
 	t.Parallel()

@@ -1,0 +1,191 @@
+package all_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/coditect/usher/shared/billing/stripesim"
+	"github.com/coditect/usher/shared/platform/testenv"
+)
+
+const (
+	stripeKey     = "sk_test_all"
+	stripeSecret  = "whsec_of_the_tests"
+	stripeCatalog = `{"team": {"included_seats": 5, "currency": "usd", "monthly": {
+		"base": {"id": "price_base", "amount": 29000}, "seat": {"id": "price_seat", "amount": 5000}}}, "enterprise": {"by_invoice": true}}`
+)
+
+var stripePrices = []stripesim.Price{{ID: "price_base", Amount: 29000, Currency: "usd", Interval: "month"}, {ID: "price_seat", Amount: 5000, Currency: "usd", Interval: "month"}}
+
+// deliver sends Stripe's events from the nth on, and answers how many there are by then.
+func (s *service) deliver(t *testing.T, n int) int {
+	t.Helper()
+	events := s.stripe.Events()
+	for _, e := range events[n:] {
+		payload := s.stripe.Payload(e.ID, stripesim.Version)
+		if status := s.send(t, payload, stripesim.Sign(payload, time.Now(), stripeSecret)); status != http.StatusOK {
+			t.Fatalf("event %s %s was answered %d", e.ID, e.Type, status)
+		}
+	}
+	return len(events)
+}
+
+func (s *service) send(t *testing.T, payload []byte, signature string) int {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), "POST", s.url+"/v1/stripe/webhook", bytes.NewReader(payload))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/json; charset=utf-8")
+	r.Header.Set("Stripe-Signature", signature)
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	return response.StatusCode
+}
+
+// owner registers an organisation, and answers its owner's token.
+func (s *service) owner(t *testing.T) string {
+	t.Helper()
+	operator := s.operator(t)
+	s.must(t, 200, operator, "PUT", "/v1/catalog/products/editor", object{"name": "Editor"})
+	for _, plan := range []string{"free", "team"} {
+		s.must(t, 200, operator, "PUT", "/v1/catalog/plans/"+plan, object{"product": "editor", "name": plan, "ttl_seconds": int(lease / time.Second), "drain_seconds": 1})
+	}
+	owner := s.token(object{"aud": people, "sub": "olivia", "email": "olivia@example.com", "email_verified": true})
+	s.must(t, 201, owner, "POST", "/v1/register", object{"organization_name": "Acme"})
+	return owner
+}
+
+func order(seats int) object {
+	return object{"plan": "team", "cycle": "monthly", "seats": seats, "success_url": audience + "/thanks", "cancel_url": audience + "/shop"}
+}
+
+// bought is what the organisation has then.
+type bought struct {
+	Status    string
+	Seats     int
+	NextSeats int        `json:"next_seats"`
+	LicenseID *uuid.UUID `json:"license_id"`
+	Trouble   *string
+}
+
+func (s *service) read(t *testing.T, bearer, method, path string, body, into any) {
+	t.Helper()
+	text, err := json.Marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body == nil {
+		text = nil
+	}
+	r, err := http.NewRequestWithContext(t.Context(), method, s.url+path, bytes.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Authorization", "Bearer "+bearer)
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if err := json.NewDecoder(response.Body).Decode(into); err != nil || response.StatusCode > 201 {
+		t.Fatalf("%s %s answered %d, %v", method, path, response.StatusCode, err)
+	}
+}
+
+// The whole story, through the doors: checkout, payment, licence, seats; more of them; a failed renewal, and its payment.
+func TestWhatIsPaidIsSoldAndWhatIsSoldCanBeSatOn(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	owner := s.owner(t)
+	var page struct {
+		CheckoutURL string `json:"checkout_url"`
+	}
+	s.read(t, owner, "POST", "/v1/checkout", order(6), &page)
+	sessions := s.stripe.Find("checkout.session", "")
+	if len(sessions) != 1 || page.CheckoutURL != "/pay/"+sessions[0] {
+		t.Fatalf("sent to %q, sessions %v", page.CheckoutURL, sessions)
+	}
+	s.stripe.Complete(sessions[0], false)
+	n := s.deliver(t, 0)
+
+	var sub bought
+	s.read(t, owner, "GET", "/v1/subscription", nil, &sub)
+	if sub.Status != "active" || sub.Seats != 6 || sub.LicenseID == nil {
+		t.Fatalf("bought %+v", sub)
+	}
+	if again := s.must(t, 409, owner, "POST", "/v1/checkout", order(6)); again.Code != "already_subscribed" {
+		t.Errorf("a second order was answered %s", again.Code)
+	}
+	key := s.must(t, 200, owner, "POST", fmt.Sprintf("/v1/licenses/%s/rotate-key", sub.LicenseID), object{"overlap_seconds": 0}).LicenseKey
+	seat := s.must(t, 201, "", "POST", "/v1/acquire", question(key, "laptop"))
+	if seat.MaxSeats != 6 {
+		t.Errorf("sits on one of %d seats", seat.MaxSeats)
+	}
+	s.read(t, owner, "POST", "/v1/subscription/seats", object{"seats": 8}, &sub)
+	if again := s.must(t, 200, "", "POST", "/v1/acquire", question(key, "laptop")); sub.Seats != 8 || again.MaxSeats != 8 {
+		t.Errorf("after buying two more there are %d of the subscription and %d of the licence", sub.Seats, again.MaxSeats)
+	}
+	s.read(t, owner, "POST", "/v1/subscription/seats", object{"seats": 5}, &sub)
+	if sub.Seats != 8 || sub.NextSeats != 5 {
+		t.Errorf("after a downgrade there are %d seats now and %d then", sub.Seats, sub.NextSeats)
+	}
+
+	customer := s.stripe.Find("customer", "")[0]
+	s.stripe.Card(customer, false)
+	s.stripe.Advance(32 * 24 * time.Hour)
+	n = s.deliver(t, n)
+	s.read(t, owner, "GET", "/v1/subscription", nil, &sub)
+	if sub.Status != "past_due" || sub.Seats != 5 || sub.Trouble == nil || *sub.Trouble != "payment_failed" {
+		t.Errorf("after a renewal that failed it is %+v", sub)
+	}
+	s.must(t, 200, seat.SeatToken, "POST", "/v1/heartbeat", nil) // the grace has just begun
+	s.stripe.Card(customer, true)
+	s.stripe.Pay(customer)
+	n = s.deliver(t, n)
+	s.read(t, owner, "GET", "/v1/subscription", nil, &sub)
+	if sub.Status != "active" || sub.Trouble != nil {
+		t.Errorf("after the payment it is %+v", sub)
+	}
+	s.must(t, 200, seat.SeatToken, "POST", "/v1/heartbeat", nil)
+
+	s.stripe.Refund(customer, 0)
+	n = s.deliver(t, n)
+	s.must(t, 200, seat.SeatToken, "POST", "/v1/heartbeat", nil) // the period before that one is paid
+
+	// Another organisation has its first payment given back: it loses its seat, and is told why.
+	other := s.token(object{"aud": people, "sub": "oskar", "email": "oskar@example.com", "email_verified": true})
+	s.must(t, 201, other, "POST", "/v1/register", object{"organization_name": "Other"})
+	s.stripe.Rewind()
+	s.read(t, other, "POST", "/v1/checkout", order(5), &page)
+	s.stripe.Complete(s.stripe.Find("checkout.session", "")[0], false)
+	n = s.deliver(t, n)
+	s.read(t, other, "GET", "/v1/subscription", nil, &sub)
+	if sub.LicenseID == nil || s.stripe.Find("customer", "")[0] == customer {
+		t.Fatalf("the other organisation has bought %+v", sub)
+	}
+	theirs := s.must(t, 200, other, "POST", fmt.Sprintf("/v1/licenses/%s/rotate-key", sub.LicenseID), object{"overlap_seconds": 0}).LicenseKey
+	seat = s.must(t, 201, "", "POST", "/v1/acquire", question(theirs, "laptop"))
+	s.stripe.Refund(s.stripe.Find("customer", "")[0], 0)
+	s.deliver(t, n)
+	if kept := testenv.Value[string](t, s.postgres, `SELECT status || ' ' || status_reason FROM app.licenses WHERE id = $1`, *sub.LicenseID); kept != "suspended payment_refunded" {
+		t.Errorf("after a refund the licence is %s", kept)
+	}
+	if lost := s.must(t, 410, seat.SeatToken, "POST", "/v1/heartbeat", nil); lost.Code != "seat_evicted" {
+		t.Errorf("after a refund the heartbeat is answered %s", lost.Code)
+	}
+	if told := testenv.Value[string](t, s.postgres, `SELECT evict_reason || ' by ' || evicted_by FROM app.open_sessions WHERE id = $1`, seat.SessionID); told != "license_suspended by stripe:payment_refunded" {
+		t.Errorf("the holder is told %s", told)
+	}
+	s.log.Hides(t, key, stripeSecret, stripeKey)
+}

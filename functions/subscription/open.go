@@ -1,0 +1,39 @@
+package subscription
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"github.com/coditect/usher/shared/billing"
+	"github.com/coditect/usher/shared/identity"
+	"github.com/coditect/usher/shared/license"
+	"github.com/coditect/usher/shared/platform/httpx"
+	"github.com/coditect/usher/shared/platform/serve"
+	"github.com/coditect/usher/shared/seat"
+)
+
+// Open puts the function together from its environment: DATABASE_*, REDIS_*, SEAT_*, IDENTITY_*, LICENSE_KEY_PEPPERS,
+// LICENSE_MIN_TTL_SECONDS, STRIPE_API_KEY, STRIPE_URL, STRIPE_TIMEOUT, STRIPE_CATALOG and BILLING_ORIGINS as their packages
+// say.
+func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*serve.Function, error) {
+	db, err1 := billing.OpenDB(ctx, getenv, log)
+	seats, err2 := seat.Open(getenv, db, log)
+	people, err3 := identity.OpenPeople(getenv, db)
+	registry, err4 := license.OpenRegistry(getenv)
+	stripe, err5 := billing.OpenStripe(getenv)
+	origins, err6 := billing.OpenOrigins(getenv)
+	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
+		return nil, err
+	}
+	return &serve.Function{
+		Name: "subscription",
+		Routes: Routes(Deps{
+			DB: db, People: people, Desk: &billing.Desk{DB: db, Stripe: stripe}, Seats: seats, Origins: origins, Log: log,
+			Books: billing.NewBooks(billing.BooksDeps{DB: db, Stripe: stripe, Registry: registry, Now: billing.StoreTime, Log: log}),
+		}),
+		// Redis is not asked: what it is to be told it is told by the sweep.
+		Ready: []httpx.Check{{Name: "postgresql", Ping: db.Ping}},
+		Close: func() { _ = seats.Close(); db.Close() },
+	}, nil
+}

@@ -1,0 +1,379 @@
+package billing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stripe/stripe-go/v76"
+	"github.com/stripe/stripe-go/v76/client"
+
+	"github.com/coditect/usher/shared/fault"
+	"github.com/coditect/usher/shared/platform/config"
+	"github.com/coditect/usher/shared/tenancy"
+)
+
+// Config says how Stripe is reached and what is sold there.
+type Config struct {
+	// APIKey is Stripe's secret or restricted key. One of the test mode sees and believes test events alone.
+	APIKey config.Secret `env:"STRIPE_API_KEY,required"`
+	// URL is where the API is.
+	URL string `env:"STRIPE_URL" envDefault:"https://api.stripe.com"`
+	// Timeout bounds all that is asked of Stripe in one transaction. It must stay under the five seconds for which a
+	// transaction may be idle.
+	Timeout time.Duration `env:"STRIPE_TIMEOUT" envDefault:"4s"`
+	// Catalog maps plans to prices, as JSON (docs/operations.md).
+	Catalog Catalog `env:"STRIPE_CATALOG,required"`
+}
+
+// Stripe is the client of Stripe's API. It is safe for concurrent use.
+type Stripe struct {
+	api     *client.API
+	catalog Catalog
+	timeout time.Duration
+	live    bool
+}
+
+// OpenStripe reads Config from the environment. It does not connect.
+func OpenStripe(getenv func(string) string) (*Stripe, error) {
+	var cfg Config
+	if err := config.Load(&cfg, getenv); err != nil {
+		return nil, err
+	}
+	return NewStripe(cfg)
+}
+
+// NewStripe makes a Stripe.
+func NewStripe(cfg Config) (*Stripe, error) {
+	var faults []error
+	key := cfg.APIKey.Reveal()
+	live := strings.HasPrefix(key, "sk_live_") || strings.HasPrefix(key, "rk_live_")
+	if !live && !strings.HasPrefix(key, "sk_test_") && !strings.HasPrefix(key, "rk_test_") {
+		faults = append(faults, &config.Fault{Variable: "STRIPE_API_KEY", Problem: "is no secret or restricted key of Stripe's"})
+	}
+	if !strings.HasPrefix(cfg.URL, "https://") && !strings.HasPrefix(cfg.URL, "http://127.0.0.1:") {
+		faults = append(faults, &config.Fault{Variable: "STRIPE_URL", Problem: "is no https address"})
+	}
+	if cfg.Timeout <= 0 || cfg.Timeout >= 5*time.Second {
+		faults = append(faults, &config.Fault{Variable: "STRIPE_TIMEOUT", Problem: "must be positive and under 5s"})
+	}
+	if err := errors.Join(faults...); err != nil {
+		return nil, err
+	}
+	backend := stripe.GetBackendWithConfig(stripe.APIBackend, &stripe.BackendConfig{
+		URL:           new(cfg.URL),
+		HTTPClient:    &http.Client{Timeout: cfg.Timeout},
+		LeveledLogger: &stripe.LeveledLogger{Level: stripe.LevelNull},
+		// What is safe to repeat is repeated by whoever asked, under the same key.
+		MaxNetworkRetries: stripe.Int64(0),
+		EnableTelemetry:   new(false),
+	})
+	return &Stripe{
+		api: client.New(key, &stripe.Backends{API: backend, Connect: backend, Uploads: backend}), catalog: cfg.Catalog,
+		timeout: cfg.Timeout, live: live,
+	}, nil
+}
+
+// OpenDB is tenancy.Open for a function that asks Stripe within its transactions: unless DATABASE_TIMEOUT says
+// otherwise, one may take 9 s.
+func OpenDB(ctx context.Context, getenv func(string) string, log *slog.Logger) (*tenancy.DB, error) {
+	return tenancy.Open(ctx, func(variable string) string {
+		if value := getenv(variable); value != "" || variable != "DATABASE_TIMEOUT" {
+			return value
+		}
+		return "9s"
+	}, log)
+}
+
+// params are what every request carries: the deadline and, where something is made or changed, the idempotency key.
+func params(ctx context.Context, key string) stripe.Params {
+	p := stripe.Params{Context: ctx}
+	if key != "" {
+		p.IdempotencyKey = new(key)
+	}
+	return p
+}
+
+// asked turns an error of Stripe's into ours: what may succeed when it is sent again is fault.Unavailable.
+func asked(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("%s at Stripe: %w", what, err)
+	refusal, ok := errors.AsType[*stripe.Error](err)
+	switch {
+	case !ok, refusal.HTTPStatusCode >= 500, refusal.HTTPStatusCode == http.StatusTooManyRequests, refusal.HTTPStatusCode == http.StatusConflict:
+		return fault.Unavailable(err)
+	}
+	return err
+}
+
+// isMissing says that Stripe knows no such thing.
+func isMissing(err error) bool {
+	refusal, ok := errors.AsType[*stripe.Error](err)
+	return ok && refusal.Code == stripe.ErrorCodeResourceMissing
+}
+
+// isDeclined says that a payment method was refused.
+func isDeclined(err error) bool {
+	refusal, ok := errors.AsType[*stripe.Error](err)
+	return ok && (refusal.Type == stripe.ErrorTypeCard || refusal.HTTPStatusCode == http.StatusPaymentRequired)
+}
+
+// Metadata of our subscriptions, customers and sessions at Stripe. It is for people who look there, but for held: the
+// seats that were paid for a period, and until when they hold although fewer are paid from then on.
+const (
+	metaTenant    = "tenant_id"
+	metaPlan      = "plan"
+	metaSeats     = "seats"
+	metaHeld      = "usher_held_seats"
+	metaHeldUntil = "usher_held_until"
+)
+
+// customer makes a customer.
+func (s *Stripe) customer(ctx context.Context, tenant tenancy.ID, name string, row uuid.UUID) (string, error) {
+	made, err := s.api.Customers.New(&stripe.CustomerParams{
+		Params: params(ctx, "customer-"+row.String()), Name: new(name), Metadata: map[string]string{metaTenant: tenant.String()},
+	})
+	if err != nil {
+		return "", asked("make a customer", err)
+	}
+	return made.ID, nil
+}
+
+// session makes a Checkout Session.
+func (s *Stripe) session(ctx context.Context, tenant tenancy.ID, customer, key string, o Order, lines []Line) (*stripe.CheckoutSession, error) {
+	meta := map[string]string{metaTenant: tenant.String(), metaPlan: o.Plan, "cycle": o.Cycle, metaSeats: strconv.Itoa(o.Seats)}
+	p := &stripe.CheckoutSessionParams{
+		Params: params(ctx, key), Mode: stripe.String(string(stripe.CheckoutSessionModeSubscription)), Customer: new(customer),
+		SuccessURL: new(o.SuccessURL), CancelURL: new(o.CancelURL), ClientReferenceID: new(tenant.String()),
+		Metadata: meta, SubscriptionData: &stripe.CheckoutSessionSubscriptionDataParams{Metadata: meta},
+	}
+	for _, line := range lines {
+		p.LineItems = append(p.LineItems, &stripe.CheckoutSessionLineItemParams{Price: new(line.Price), Quantity: new(line.Quantity)})
+	}
+	made, err := s.api.CheckoutSessions.New(p)
+	return made, asked("make a checkout session", err)
+}
+
+// closeSession expires a Checkout Session, so that nobody can pay at it any more; paid says that somebody had before.
+func (s *Stripe) closeSession(ctx context.Context, id string) (paid bool, err error) {
+	_, err = s.api.CheckoutSessions.Expire(id, &stripe.CheckoutSessionExpireParams{Params: params(ctx, "")})
+	if err == nil || isMissing(err) {
+		return false, nil
+	}
+	refused := asked("expire a checkout session", err)
+	if f := fault.As(refused); f != nil {
+		return false, refused
+	}
+	session, err := s.api.CheckoutSessions.Get(id, &stripe.CheckoutSessionParams{Params: params(ctx, "")})
+	switch {
+	case err != nil:
+		return false, asked("read a checkout session", err)
+	case session.Status == stripe.CheckoutSessionStatusOpen:
+		return false, refused
+	}
+	return session.Status == stripe.CheckoutSessionStatusComplete, nil
+}
+
+// errForeign says that a subscription buys what is not in our catalogue.
+var errForeign = errors.New("its prices are not those of one plan of the catalogue")
+
+// subscription reads what Stripe says now of a subscription and of what was paid for it.
+func (s *Stripe) subscription(ctx context.Context, id string) (Subscription, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	raw, err := s.api.Subscriptions.Get(id, &stripe.SubscriptionParams{Params: params(ctx, "")})
+	if err != nil {
+		return Subscription{}, asked("read subscription "+id, err)
+	}
+	read := Subscription{
+		ID: raw.ID, Status: string(raw.Status), PeriodStart: at(raw.CurrentPeriodStart), PeriodEnd: at(raw.CurrentPeriodEnd),
+		CancelAtPeriodEnd: raw.CancelAtPeriodEnd, CanceledAt: atOrNil(raw.CanceledAt), EndedAt: atOrNil(raw.EndedAt),
+	}
+	if raw.Customer != nil {
+		read.Customer = raw.Customer.ID
+	}
+	if raw.CancelAt != 0 && raw.CancelAt <= raw.CurrentPeriodEnd {
+		read.CancelAtPeriodEnd = true
+	}
+	var lines []Line
+	if raw.Items != nil {
+		for _, item := range raw.Items.Data {
+			if item.Price != nil {
+				lines = append(lines, Line{item.Price.ID, item.Quantity})
+			}
+		}
+	}
+	var ok bool
+	if read.Plan, read.Cycle, read.NextSeats, ok = s.catalog.Reads(lines); !ok {
+		return Subscription{}, fmt.Errorf("subscription %s: %w", id, errForeign)
+	}
+	read.Seats = max(read.NextSeats, held(raw))
+	read.Invoices, err = s.invoices(ctx, id)
+	return read, err
+}
+
+// held is how many seats hold until the end of this period, whatever is paid afterwards.
+func held(raw *stripe.Subscription) int {
+	until, err1 := strconv.ParseInt(raw.Metadata[metaHeldUntil], 10, 64)
+	seats, err2 := strconv.Atoi(raw.Metadata[metaHeld])
+	if err1 != nil || err2 != nil || until != raw.CurrentPeriodEnd || seats > mostSeats {
+		return 0
+	}
+	return seats
+}
+
+// recentInvoices is how many invoices are looked at. Between two for periods there may be some for proration; Stripe gives
+// up after far fewer that are not paid.
+const recentInvoices = 30
+
+// invoices reads the newest invoices for periods.
+func (s *Stripe) invoices(ctx context.Context, subscription string) ([]Invoice, error) {
+	p := &stripe.InvoiceListParams{Subscription: new(subscription)}
+	p.Context, p.Single = ctx, true
+	p.Limit = stripe.Int64(recentInvoices)
+	p.AddExpand("data.charge")
+	var found []Invoice
+	list := s.api.Invoices.List(p)
+	settled := false
+	for !settled && list.Next() {
+		raw := list.Invoice()
+		from, to, ok := servicePeriod(raw)
+		if !ok {
+			continue
+		}
+		one := Invoice{ID: raw.ID, From: from, To: to, Paid: raw.Paid, Void: raw.Status == stripe.InvoiceStatusVoid}
+		if err := s.payment(ctx, raw, &one); err != nil {
+			return nil, err
+		}
+		found = append(found, one)
+		settled = one.good() // what is older says nothing any more
+	}
+	if err := list.Err(); err != nil {
+		return nil, asked("list invoices of "+subscription, err)
+	}
+	return found, nil
+}
+
+// payment reads what became of an invoice's money.
+func (s *Stripe) payment(ctx context.Context, raw *stripe.Invoice, one *Invoice) error {
+	if raw.Charge != nil && raw.Paid {
+		one.Refunded = raw.Charge.Refunded
+		if raw.Charge.Disputed {
+			disputed, err := s.disputed(ctx, raw.Charge.ID)
+			if err != nil {
+				return err
+			}
+			one.Disputed = disputed
+		}
+	}
+	if one.Paid || one.Void || raw.AttemptCount == 0 || raw.PaymentIntent == nil {
+		return nil
+	}
+	p := &stripe.ChargeListParams{PaymentIntent: new(raw.PaymentIntent.ID)}
+	p.Context, p.Single = ctx, true
+	p.Limit = stripe.Int64(100)
+	list := s.api.Charges.List(p)
+	for list.Next() {
+		if c := list.Charge(); c.Status == stripe.ChargeStatusFailed {
+			one.Failures = append(one.Failures, at(c.Created))
+		}
+	}
+	slices.SortFunc(one.Failures, time.Time.Compare)
+	if err := list.Err(); err != nil {
+		return asked("list charges of "+raw.ID, err)
+	}
+	if len(one.Failures) == 0 && raw.StatusTransitions != nil && raw.StatusTransitions.FinalizedAt != 0 {
+		// It failed before any charge was made: for want of a payment method.
+		one.Failures = []time.Time{at(raw.StatusTransitions.FinalizedAt)}
+	}
+	return nil
+}
+
+// disputed is since when a charge is disputed, nil when the disputes were won.
+func (s *Stripe) disputed(ctx context.Context, charge string) (since *time.Time, err error) {
+	p := &stripe.DisputeListParams{Charge: new(charge)}
+	p.Context, p.Single = ctx, true
+	list := s.api.Disputes.List(p)
+	for list.Next() {
+		d := list.Dispute()
+		switch d.Status {
+		case stripe.DisputeStatusWon, stripe.DisputeStatusWarningClosed, stripe.DisputeStatusWarningNeedsResponse, stripe.DisputeStatusWarningUnderReview:
+			continue // the money is ours, or was not taken
+		}
+		if opened := at(d.Created); since == nil || opened.Before(*since) {
+			since = &opened
+		}
+	}
+	return since, asked("list disputes of "+charge, list.Err())
+}
+
+// servicePeriod is the period that an invoice asks for; not ok for one that only settles a change within a period.
+func servicePeriod(raw *stripe.Invoice) (from, to time.Time, ok bool) {
+	if raw.Lines == nil {
+		return from, to, false
+	}
+	for _, line := range raw.Lines.Data {
+		if line.Proration || line.Type != stripe.InvoiceLineItemTypeSubscription || line.Period == nil {
+			continue
+		}
+		if end := at(line.Period.End); !ok || end.After(to) {
+			from, to, ok = at(line.Period.Start), end, true
+		}
+	}
+	return from, to, ok
+}
+
+// ofCharge answers whose a charge is, and of which subscription; "" for one of none.
+func (s *Stripe) ofCharge(ctx context.Context, id string) (customer, subscription string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	p := &stripe.ChargeParams{Params: params(ctx, "")}
+	p.AddExpand("invoice")
+	raw, err := s.api.Charges.Get(id, p)
+	if err != nil {
+		return "", "", asked("read charge "+id, err)
+	}
+	if raw.Customer != nil {
+		customer = raw.Customer.ID
+	}
+	if raw.Invoice != nil && raw.Invoice.Subscription != nil {
+		subscription = raw.Invoice.Subscription.ID
+	}
+	return customer, subscription, nil
+}
+
+// ofInvoice is ofCharge for an invoice.
+func (s *Stripe) ofInvoice(ctx context.Context, id string) (customer, subscription string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	raw, err := s.api.Invoices.Get(id, &stripe.InvoiceParams{Params: params(ctx, "")})
+	if err != nil {
+		return "", "", asked("read invoice "+id, err)
+	}
+	if raw.Customer != nil {
+		customer = raw.Customer.ID
+	}
+	if raw.Subscription != nil {
+		subscription = raw.Subscription.ID
+	}
+	return customer, subscription, nil
+}
+
+func at(unix int64) time.Time { return time.Unix(unix, 0).UTC() }
+
+func atOrNil(unix int64) *time.Time {
+	if unix == 0 {
+		return nil
+	}
+	t := at(unix)
+	return &t
+}
