@@ -12,7 +12,7 @@ PACKAGES  ?= ./...
 
 .DEFAULT_GOAL := help
 .PHONY: help run cli demo test check format lint drift licenses vulnerabilities bench microbench generate fix fuzz install clean \
-	prove model machine races history herd chaos cluster pooler money firebase
+	infra prove model machine races history herd chaos cluster pooler money firebase
 
 help: ## List the targets
 	@bold= plain=; \
@@ -33,7 +33,7 @@ demo: ## Watch 25 clients share 10 seats for a minute
 test: install ## Run every test with the race detector, on private stores
 	@$(TOOL) gotestsum --format pkgname --format-hide-empty-pkg -- -race -timeout 5m $(TESTFLAGS) $(PACKAGES)
 
-check: install format lint drift licenses vulnerabilities ## Check format, lint, layout, generated files, licences and vulnerabilities
+check: install format lint drift licenses vulnerabilities infra ## Check format, lint, layout, generated files, licences, vulnerabilities and infra/
 
 format: ## Check that the code is formatted (make fix does it)
 	@$(TOOL) golangci-lint fmt --diff
@@ -60,10 +60,16 @@ licenses: ## Check that we may use every dependency
 vulnerabilities: ## Check that no known vulnerability is reachable
 	@tools/check-vulnerabilities
 
+infra: ## Check infra/ without a cloud: Terraform's names and types, plans of each environment, the table against the code
+	@tools/infra
+
 bench: install ## Measure the hot path against a yardstick, and write docs/performance (five minutes; BENCH=quick: one, writes nothing)
 	@go run ./functions/all/cmd/bench $(BENCH)
 
-microbench: install ## Run the benchmarks of single packages
+microinfra: ## Check infra/ without a cloud: Terraform's names and types, plans of each environment, the table against the code
+	@tools/infra
+
+bench: install ## Run the benchmarks of single packages
 	@go test -run '^$$' -bench . -benchmem $(TESTFLAGS) $(PACKAGES)
 
 # Each proof is tests of a package, which run at a small size in make test, and at full size here.

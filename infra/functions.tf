@@ -1,7 +1,9 @@
 # What may touch what: one row for each folder of functions/, and nothing else grants a function anything.
 #
-#   caller       public: through the load balancer. scheduler: Cloud Scheduler's own account alone
+#   caller       public, stripe: through the load balancer. scheduler: Cloud Scheduler's own account alone
 #   paths        of the URL map, for public ones; admin has what is left
+#   armor        policy of Cloud Armor: public, keyed, stripe (edge.tf). None for heartbeats: they would cost more there than
+#                in the function, which checks a MAC before anything else
 #   schedule     cron, in UTC, and the path that is posted to
 #   operators    the operators may call it too, as IAM says who they are (rotate: to revoke a key)
 #   postgres     login roles in the database, each with a connection string in a secret of its own
@@ -9,8 +11,8 @@
 #   kms          decrypt, encrypt: the key that wraps receipt keys. sign: the roots. admin: makes and destroys roots' versions
 #   secrets      read: a key ring in an environment variable, or (seat-token-keys) a file that is read afresh
 #   writes       secrets that it adds versions to
-#   people       checks ID tokens of people
-#   receipts     knows in whose name receipts are issued
+#   settings     in clear. people: whose ID tokens are believed. receipts: in whose name they are issued. catalog: what is sold
+#                at Stripe. sites: where a person may be sent back to from there. mail: by which server, and from whom
 #   cpu, memory  of an instance
 #   always_cpu   instance-based billing: CPU also between requests
 #   concurrency  requests at once in an instance
@@ -23,9 +25,9 @@
 locals {
   functions = {
     validate = {
-      caller   = "public", paths = ["/v1/validate"], schedule = null, operators = false
+      caller   = "public", paths = ["/v1/validate"], armor = "keyed", schedule = null, operators = false
       postgres = ["usher_validate"], redis = ["pools", "budgets"], kms = ["decrypt"]
-      secrets  = ["license-key-peppers"], writes = [], people = false, receipts = true
+      secrets  = ["license-key-peppers"], writes = [], settings = ["receipts"]
       # A start-up of every client: bursts in the morning. One CPU signs some thousands of receipts a second.
       cpu = "1", memory = "256Mi", always_cpu = false
       # Waits for stores most of its time: many at once; 4 connections answer 80, as each holds one for 1 or 2 ms.
@@ -34,9 +36,9 @@ locals {
       min = 1, max = 6, connections = 4
     }
     acquire = {
-      caller   = "public", paths = ["/v1/acquire"], schedule = null, operators = false
+      caller   = "public", paths = ["/v1/acquire"], armor = "keyed", schedule = null, operators = false
       postgres = ["usher_acquire"], redis = ["pools", "budgets"], kms = ["decrypt"]
-      secrets  = ["license-key-peppers", "seat-token-keys"], writes = [], people = false, receipts = true
+      secrets  = ["license-key-peppers", "seat-token-keys"], writes = [], settings = ["receipts"]
       cpu      = "1", memory = "256Mi", always_cpu = false
       # Each writes a row: more at once would only queue for the 4 connections.
       concurrency = 40
@@ -44,9 +46,9 @@ locals {
       min = 1, max = 8, connections = 4
     }
     heartbeat = {
-      caller   = "public", paths = ["/v1/heartbeat"], schedule = null, operators = false
+      caller   = "public", paths = ["/v1/heartbeat"], armor = null, schedule = null, operators = false
       postgres = ["usher_heartbeat"], redis = ["pools"], kms = []
-      secrets  = ["seat-token-keys"], writes = [], people = false, receipts = false
+      secrets  = ["seat-token-keys"], writes = [], settings = []
       # The hot path, busy all day: instance-based billing costs a quarter of request-based for a million of them.
       cpu = "1", memory = "256Mi", always_cpu = true
       # One round trip to Redis each, and trips are shared: the more at once, the fewer trips.
@@ -57,9 +59,9 @@ locals {
       connections = 1
     }
     release = {
-      caller   = "public", paths = ["/v1/release"], schedule = null, operators = false
+      caller   = "public", paths = ["/v1/release"], armor = "keyed", schedule = null, operators = false
       postgres = ["usher_release"], redis = ["pools", "budgets"], kms = []
-      secrets  = ["license-key-peppers", "seat-token-keys"], writes = [], people = false, receipts = false
+      secrets  = ["license-key-peppers", "seat-token-keys"], writes = [], settings = []
       cpu      = "1", memory = "256Mi", always_cpu = false
       # Each closes a row, as acquire opens one.
       concurrency = 40
@@ -67,48 +69,89 @@ locals {
       min = 0, max = 4, connections = 4
     }
     borrow = {
-      caller   = "public", paths = ["/v1/borrow"], schedule = null, operators = false
+      caller   = "public", paths = ["/v1/borrow"], armor = "public", schedule = null, operators = false
       postgres = ["usher_borrow"], redis = ["pools"], kms = ["decrypt"]
-      secrets  = ["seat-token-keys"], writes = [], people = false, receipts = true
+      secrets  = ["seat-token-keys"], writes = [], settings = ["receipts"]
       cpu      = "1", memory = "256Mi", always_cpu = false
       # Once a journey for each laptop: rare.
       concurrency = 40
       min         = 0, max = 2, connections = 2
     }
     keys = {
-      caller   = "public", paths = ["/.well-known/jwks.json", "/v1/revocations"], schedule = null, operators = false
+      caller   = "public", paths = ["/.well-known/jwks.json", "/v1/revocations"], armor = "keyed", schedule = null, operators = false
       postgres = ["usher_keys"], redis = [], kms = ["sign"]
-      secrets  = [], writes = [], people = false, receipts = true
+      secrets  = [], writes = [], settings = ["receipts"]
       cpu      = "1", memory = "256Mi", always_cpu = false
       # Answered from memory, and clients keep it for an hour.
       concurrency = 250
       min         = 0, max = 2, connections = 1
     }
     register = {
-      caller   = "public", paths = ["/v1/register"], schedule = null, operators = false
+      caller   = "public", paths = ["/v1/register"], armor = "public", schedule = null, operators = false
       postgres = ["usher_register"], redis = [], kms = []
-      secrets  = ["license-key-peppers"], writes = [], people = true, receipts = false
+      secrets  = ["license-key-peppers"], writes = [], settings = ["people"]
       cpu      = "1", memory = "256Mi", always_cpu = false
       # Once for each customer. Few instances also bound what somebody who registers in bulk can do.
       concurrency = 20
       min         = 0, max = 2, connections = 2
     }
     admin = {
-      caller = "public", paths = [], schedule = null, operators = false
+      caller = "public", paths = [], armor = "public", schedule = null, operators = false
       # As a tenant's own people, and as the operator: two roles, two pools.
       postgres = ["usher_admin", "usher_operator"], redis = ["pools"], kms = ["sign"]
-      secrets  = ["license-key-peppers", "api-key-peppers"], writes = [], people = true, receipts = true
+      secrets  = ["license-key-peppers", "api-key-peppers", "notify-keys"], writes = [], settings = ["people", "receipts"]
       # Reports and lists are the longest answers of all.
       cpu         = "1", memory = "512Mi", always_cpu = false
       concurrency = 40
       min         = 0, max = 4, connections = 3
+    }
+    checkout = {
+      caller   = "public", paths = ["/v1/checkout"], armor = "public", schedule = null, operators = false
+      postgres = ["usher_checkout"], redis = [], kms = []
+      secrets  = ["stripe-api-key"], writes = [], settings = ["people", "catalog", "sites"]
+      cpu      = "1", memory = "256Mi", always_cpu = false
+      # Each may hold a connection for the 4 s that Stripe is given: more at once would only queue for it.
+      concurrency = 4
+      # Somebody buys a few times a day, and waits for Stripe's page anyway.
+      min = 0, max = 2, connections = 2
+    }
+    subscription = {
+      caller = "public", paths = ["/v1/subscription", "/v1/subscription/*"], armor = "public", schedule = null, operators = false
+      # Tells the pools at once when seats were added or a subscription ended.
+      postgres = ["usher_subscription"], redis = ["pools"], kms = []
+      secrets  = ["license-key-peppers", "stripe-api-key"], writes = [], settings = ["people", "catalog", "sites"]
+      cpu      = "1", memory = "256Mi", always_cpu = false
+      # As checkout.
+      concurrency = 4
+      min         = 0, max = 2, connections = 2
+    }
+    webhook = {
+      caller = "stripe", paths = ["/v1/stripe/*"], armor = "stripe", schedule = null, operators = false
+      # People and API keys: operators have events handled again.
+      postgres = ["usher_webhook"], redis = ["pools"], kms = []
+      secrets  = ["license-key-peppers", "api-key-peppers", "stripe-api-key", "stripe-webhook-secrets"], writes = [], settings = ["people", "catalog"]
+      cpu      = "1", memory = "256Mi", always_cpu = false
+      # Events come by the handful, and each holds a connection while Stripe is asked; what waits too long Stripe sends again.
+      concurrency = 8
+      min         = 0, max = 2, connections = 4
+    }
+    deliver = {
+      caller = "scheduler", paths = [], armor = null, operators = false
+      # Every minute; a run ends within 50 s.
+      schedule = { cron = "* * * * *", path = "/tasks/deliver" }
+      postgres = ["usher_deliver"], redis = [], kms = []
+      secrets  = ["notify-keys", "smtp-password"], writes = [], settings = ["mail"]
+      cpu      = "1", memory = "256Mi", always_cpu = false
+      # One run at a time; another would only take its share of the same outbox.
+      concurrency = 1
+      min         = 0, max = 1, connections = 2
     }
     sweep = {
       caller = "scheduler", paths = [], operators = false
       # Every minute; a run ends within 50 s.
       schedule = { cron = "* * * * *", path = "/tasks/sweep" }
       postgres = ["usher_sweep"], redis = ["pools"], kms = []
-      secrets  = [], writes = [], people = false, receipts = false
+      secrets  = [], writes = [], settings = []
       cpu      = "1", memory = "256Mi", always_cpu = false
       # One run at a time; the next one would do the same work.
       concurrency = 1
@@ -119,7 +162,7 @@ locals {
       # Daily; receipt keys are made 50 h ahead, so two days may be missed. At 03:17, when nobody else's jobs start.
       schedule = { cron = "17 3 * * *", path = "/tasks/rotate" }
       postgres = ["usher_rotate"], redis = [], kms = ["encrypt", "sign", "admin"]
-      secrets  = ["api-key-peppers", "seat-token-keys"], writes = ["seat-token-keys"], people = false, receipts = false
+      secrets  = ["api-key-peppers", "seat-token-keys"], writes = ["seat-token-keys"], settings = []
       cpu      = "1", memory = "256Mi", always_cpu = false
       # A scheduled run and an operator's revocation may meet, and wait for each other in the database.
       concurrency = 2
@@ -127,7 +170,7 @@ locals {
     }
   }
 
-  public    = { for name, f in local.functions : name => f if f.caller == "public" }
+  public    = { for name, f in local.functions : name => f if f.caller != "scheduler" }
   scheduled = { for name, f in local.functions : name => f if f.schedule != null }
 
   # The most connections to PostgreSQL that all instances may hold at once. During a deployment the old revision's

@@ -20,6 +20,13 @@ resource "google_kms_crypto_key" "root" {
   }
 }
 
+# What rotate does to the roots' versions, and nothing to the key itself: cloudkms.admin could also grant them to others.
+resource "google_project_iam_custom_role" "key_rotator" {
+  role_id     = "usherKeyRotator"
+  title       = "Makes and destroys versions of Usher's roots"
+  permissions = [for verb in ["create", "destroy", "get", "list", "update", "viewPublicKey"] : "cloudkms.cryptoKeyVersions.${verb}"]
+}
+
 # Wraps the receipt keys in the database.
 resource "google_kms_crypto_key" "wrapping" {
   name                       = "wrapping"
@@ -38,7 +45,7 @@ locals {
     decrypt = [{ key = "wrapping", role = "roles/cloudkms.cryptoKeyDecrypter" }]
     encrypt = [{ key = "wrapping", role = "roles/cloudkms.cryptoKeyEncrypter" }]
     sign    = [{ key = "root", role = "roles/cloudkms.signerVerifier" }]
-    admin   = [{ key = "root", role = "roles/cloudkms.admin" }]
+    admin   = [{ key = "root", role = "projects/${var.project}/roles/${google_project_iam_custom_role.key_rotator.role_id}" }]
   }
   kms_grants = merge([for name, f in local.functions : merge([for door in f.kms : {
     for grant in local.kms_roles[door] : "${name}-${door}" => merge(grant, { function = name })
@@ -46,7 +53,10 @@ locals {
   kms_keys = { root = google_kms_crypto_key.root.id, wrapping = google_kms_crypto_key.wrapping.id }
 
   # Made empty: values are added by an operator (docs/deploy.md) and never pass through Terraform or its state.
-  shared_secrets = toset(["license-key-peppers", "api-key-peppers", "seat-token-keys", "pools-url", "budgets-url", "redis-ca", "migrate-url"])
+  shared_secrets = toset([
+    "license-key-peppers", "api-key-peppers", "notify-keys", "seat-token-keys", "pools-url", "budgets-url", "redis-ca", "migrate-url",
+    "smtp-password", "stripe-api-key", "stripe-webhook-secrets",
+  ])
   # A connection string for each login role: no function reads another's.
   role_secrets = toset(flatten([for f in local.functions : [for role in f.postgres : replace("${role}-url", "_", "-")]]))
 

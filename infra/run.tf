@@ -13,6 +13,7 @@ resource "google_service_account" "function" {
 }
 
 locals {
+  registry = "${var.region}-docker.pkg.dev/${var.project}/${google_artifact_registry_repository.usher.repository_id}"
   url      = "https://${var.domain}"
   own_urls = { for name, f in local.functions : name => "https://${name}-${var.project_number}.${var.region}.run.app" }
 
@@ -20,15 +21,18 @@ locals {
   variables = { for name, f in local.functions : name => merge(
     { GOOGLE_CLOUD_PROJECT = var.project, DATABASE_MAX_CONNS = tostring(f.connections) },
     # Behind the load balancer two proxies append to X-Forwarded-For, else one.
-    { TRUSTED_HOPS = f.caller == "public" ? "2" : "1" },
+    { TRUSTED_HOPS = contains(keys(local.public), name) ? "2" : "1" },
     # Redis shows a certificate of its own authority: it is believed beside those of the image.
     length(f.redis) > 0 ? { SSL_CERT_DIR = "/etc/ssl/certs:/var/run/redis-ca" } : {},
     length(setintersection(f.kms, ["decrypt", "encrypt"])) > 0 ? { KMS_WRAPPING_KEY = google_kms_crypto_key.wrapping.id } : {},
     contains(f.kms, "admin") ? { KMS_ROOT_KEY = google_kms_crypto_key.root.id } : {},
     contains(f.writes, "seat-token-keys") ? { SEAT_TOKEN_SECRET = google_secret_manager_secret.usher["seat-token-keys"].id } : {},
     contains(f.secrets, "seat-token-keys") && !contains(f.writes, "seat-token-keys") ? { SEAT_TOKEN_KEYS_FILE = "/var/run/seat-token-keys/ring" } : {},
-    f.people ? { IDENTITY_ISSUER = "https://securetoken.google.com/${var.project}", IDENTITY_AUDIENCE = var.project } : {},
-    f.receipts ? { RECEIPT_ISSUER = local.url } : {},
+    contains(f.settings, "people") ? { IDENTITY_ISSUER = "https://securetoken.google.com/${var.project}", IDENTITY_AUDIENCE = var.project } : {},
+    contains(f.settings, "receipts") ? { RECEIPT_ISSUER = local.url } : {},
+    contains(f.settings, "catalog") ? { STRIPE_CATALOG = jsonencode(var.stripe_catalog) } : {},
+    contains(f.settings, "sites") ? { BILLING_ORIGINS = join(",", var.sites) } : {},
+    contains(f.settings, "mail") ? { SMTP_HOST = var.mail.host, SMTP_USERNAME = var.mail.username, MAIL_FROM = var.mail.from } : {},
     f.schedule != null ? { SCHEDULER_AUDIENCE = local.own_urls[name], SCHEDULER_EMAIL = google_service_account.scheduler.email } : {},
   ) }
 
@@ -37,8 +41,7 @@ locals {
     { for i, role in f.postgres : i == 0 ? "DATABASE_URL" : "OPERATOR_DATABASE_URL" => replace("${role}-url", "_", "-") },
     contains(f.redis, "pools") ? { REDIS_URL = "pools-url" } : {},
     contains(f.redis, "budgets") ? { BUDGET_REDIS_URL = "budgets-url" } : {},
-    contains(f.secrets, "license-key-peppers") ? { LICENSE_KEY_PEPPERS = "license-key-peppers" } : {},
-    contains(f.secrets, "api-key-peppers") ? { API_KEY_PEPPERS = "api-key-peppers" } : {},
+    { for secret in f.secrets : upper(replace(secret, "-", "_")) => secret if secret != "seat-token-keys" },
   ) }
 
   # Mounted as files, which Cloud Run reads afresh.
@@ -55,7 +58,7 @@ resource "google_cloud_run_v2_service" "function" {
   deletion_protection = var.environment == "prod"
   # Public ones are reached through the load balancer only. Cloud Scheduler counts as internal. What operators may call too
   # is reached from outside, and IAM asks who they are.
-  ingress = each.value.caller == "public" ? "INGRESS_TRAFFIC_INTERNAL_LOAD_BALANCER" : each.value.operators ? "INGRESS_TRAFFIC_ALL" : "INGRESS_TRAFFIC_INTERNAL_ONLY"
+  ingress = contains(keys(local.public), each.key) ? "INGRESS_TRAFFIC_INTERNAL_LOAD_BALANCER" : each.value.operators ? "INGRESS_TRAFFIC_ALL" : "INGRESS_TRAFFIC_INTERNAL_ONLY"
 
   template {
     service_account                  = google_service_account.function[each.key].email
@@ -73,7 +76,7 @@ resource "google_cloud_run_v2_service" "function" {
       }
     }
     containers {
-      image = "${var.region}-docker.pkg.dev/${var.project}/${google_artifact_registry_repository.usher.repository_id}/${each.key}:${var.image_tag}"
+      image = "${local.registry}/${each.key}:${var.image_tag}"
       resources {
         limits            = { cpu = each.value.cpu, memory = each.value.memory }
         cpu_idle          = !each.value.always_cpu

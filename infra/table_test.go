@@ -9,9 +9,11 @@ import (
 	"go/token"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -26,8 +28,8 @@ type row struct {
 	KMS      []string `json:"kms"`
 	Secrets  []string
 	Writes   []string
-	People   bool
-	Receipts bool
+	Settings []string
+	Armor    string
 }
 
 // resource is one that Terraform plans to make.
@@ -46,9 +48,11 @@ type plan struct {
 	} `json:"planned_values"`
 }
 
-func readPlan(t *testing.T) (plan, map[string]row) {
+var environments = []string{"dev", "staging", "prod"}
+
+func readPlanOf(t *testing.T, environment string) plan {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("..", "bin", "infra", "plan-prod.json"))
+	text, err := os.ReadFile(filepath.Join("..", "bin", "infra", "plan-"+environment+".json"))
 	if err != nil {
 		t.Fatalf("%v: make infra makes the plans", err)
 	}
@@ -56,12 +60,21 @@ func readPlan(t *testing.T) (plan, map[string]row) {
 	if err := json.Unmarshal(text, &p); err != nil {
 		t.Fatal(err)
 	}
+	return p
+}
+
+func readPlan(t *testing.T) (plan, map[string]row) {
+	t.Helper()
+	p := readPlanOf(t, "prod")
 	table := map[string]row{}
 	if err := json.Unmarshal(p.Planned.Outputs["functions"].Value, &table); err != nil {
 		t.Fatal(err)
 	}
 	return p, table
 }
+
+// first is the block of a resource that has it once, or the first one.
+func first(blocks any) map[string]any { return blocks.([]any)[0].(map[string]any) }
 
 func (p plan) of(kind, name string) map[string]map[string]any {
 	found := map[string]map[string]any{}
@@ -117,6 +130,19 @@ var needs = map[string]need{
 	"kms.Rotate":             {[]string{"KMS_ROOT_KEY"}, nil},
 	"rotation.New":           {nil, []string{"kms encrypt", "kms sign", "kms admin"}},
 	"rotation.Deps":          {},
+	"billing.OpenDB":         {[]string{"DATABASE_URL"}, []string{"postgres"}},
+	"billing.OpenStripe":     {[]string{"STRIPE_API_KEY", "STRIPE_CATALOG"}, []string{"secret stripe-api-key", "catalog"}},
+	"billing.OpenOrigins":    {[]string{"BILLING_ORIGINS"}, []string{"sites"}},
+	"billing.OpenSecrets":    {[]string{"STRIPE_WEBHOOK_SECRETS"}, []string{"secret stripe-webhook-secrets"}},
+	"billing.Desk":           {},
+	"billing.NewBooks":       {},
+	"billing.BooksDeps":      {},
+	"billing.StoreTime":      {},
+	"notify.OpenKeys":        {[]string{"NOTIFY_KEYS"}, []string{"secret notify-keys"}},
+	"mail.Open":              {[]string{"SMTP_HOST", "SMTP_USERNAME", "SMTP_PASSWORD", "MAIL_FROM"}, []string{"mail", "secret smtp-password"}},
+	"webhook.OpenGuard":      {},
+	"webhook.NewSender":      {},
+	"identity.OperatorID":    {},
 	"secretmanager.Open":     {[]string{"SEAT_TOKEN_SECRET"}, []string{"secret seat-token-keys", "writes seat-token-keys"}},
 }
 
@@ -170,15 +196,13 @@ func (r row) doors() []string {
 	if len(r.Postgres) > 1 {
 		all = append(all, "operator")
 	}
-	for prefix, list := range map[string][]string{"redis ": r.Redis, "kms ": r.KMS, "secret ": r.Secrets, "writes ": r.Writes} {
+	for prefix, list := range map[string][]string{"redis ": r.Redis, "kms ": r.KMS, "secret ": r.Secrets, "writes ": r.Writes, "": r.Settings} {
 		for _, one := range list {
 			all = append(all, prefix+one)
 		}
 	}
-	for door, has := range map[string]bool{"people": r.People, "receipts": r.Receipts, "schedule": r.Schedule != nil} {
-		if has {
-			all = append(all, door)
-		}
+	if r.Schedule != nil {
+		all = append(all, "schedule")
 	}
 	return sorted(all)
 }
@@ -209,7 +233,7 @@ func TestEveryFunctionIsGivenTheVariablesItNeedsAndNoOthers(t *testing.T) {
 	for _, name := range functions(t) {
 		want, _ := opened(t, name)
 		var got []string
-		for _, c := range services[name]["template"].([]any)[0].(map[string]any)["containers"].([]any)[0].(map[string]any)["env"].([]any) {
+		for _, c := range first(first(services[name]["template"])["containers"])["env"].([]any) {
 			if variable := c.(map[string]any)["name"].(string); !slices.Contains(optional, variable) {
 				got = append(got, variable)
 			}
@@ -258,15 +282,23 @@ func TestThePublicCallsOnlyWhatIsPublic(t *testing.T) {
 		}
 	}
 	for name, r := range table {
-		public := r.Caller == "public"
+		public := r.Caller == "public" || r.Caller == "stripe"
+		if !public && r.Caller != "scheduler" {
+			t.Errorf("%s: its caller is %q", name, r.Caller)
+		}
 		if _, everybody := open[name]; everybody != public {
 			t.Errorf("%s: its caller is %s, and everybody may call it: %v", name, r.Caller, everybody)
 		}
-		if _, behind := backends[name]; behind != public {
-			t.Errorf("%s: its caller is %s, and it is behind the load balancer: %v", name, r.Caller, behind)
+		for _, backend := range []string{name, name + "-candidate"} {
+			if _, behind := backends[backend]; behind != public {
+				t.Errorf("%s: its caller is %s, and it is behind the load balancer: %v", backend, r.Caller, behind)
+			}
 		}
 		if ingress := services[name]["ingress"]; public != (ingress == "INGRESS_TRAFFIC_INTERNAL_LOAD_BALANCER") {
 			t.Errorf("%s: its caller is %s, and its ingress is %v", name, r.Caller, ingress)
+		}
+		if guarded := r.Armor != ""; guarded != (public && name != "heartbeat") {
+			t.Errorf("%s: its caller is %s, and its policy of Cloud Armor is %q", name, r.Caller, r.Armor)
 		}
 	}
 	for _, r := range p.Planned.Root.Resources {
@@ -288,16 +320,70 @@ func TestOnlyRotateAdministersKeys(t *testing.T) {
 	for _, r := range p.Planned.Root.Resources {
 		role, _ := r.Values["role"].(string)
 		switch {
-		case role == "roles/cloudkms.admin":
+		case role == "projects/usher-check/roles/usherKeyRotator":
 			if found++; r.Index != "rotate-admin" {
 				t.Errorf("%s[%v] grants %s", r.Type, r.Index, role)
 			}
-		case r.Type == "google_project_iam_member" || role == "roles/owner" || role == "roles/editor":
-			t.Errorf("%s[%v] grants %s in the whole project", r.Type, r.Index, role)
+		case role == "roles/cloudkms.admin" || role == "roles/owner" || role == "roles/editor":
+			t.Errorf("%s[%v] grants %s", r.Type, r.Index, role)
 		}
 	}
 	if found != 1 {
 		t.Errorf("%d grants administer keys, and one should", found)
+	}
+}
+
+// All that an account of a function may do is said by the table, of one thing each: nothing is granted in the whole project
+// but to who deploys.
+func TestNoFunctionIsGrantedAnythingInTheWholeProject(t *testing.T) {
+	p, _ := readPlan(t)
+	var got []string
+	for _, r := range p.Planned.Root.Resources {
+		if strings.HasPrefix(r.Type, "google_project_iam_") && r.Type != "google_project_iam_custom_role" {
+			got = append(got, r.Type+"."+r.Name+" "+r.Values["role"].(string))
+		}
+	}
+	want := []string{"google_project_iam_member.deployer roles/logging.logWriter", "google_project_iam_member.deployer roles/monitoring.viewer"}
+	if got := sorted(got); !slices.Equal(got, want) {
+		t.Errorf("in the whole project are granted\n\t%v\nand should be\n\t%v", got, want)
+	}
+}
+
+// sdks are the packages by which a binary can reach what a door leads to.
+var sdks = map[string]string{
+	"postgres": "github.com/jackc/pgx/v5/pgxpool",
+	"redis":    "github.com/redis/go-redis/v9",
+	"kms":      "cloud.google.com/go/kms/apiv1",
+	"writes":   "cloud.google.com/go/secretmanager/apiv1",
+	"catalog":  "github.com/stripe/stripe-go/v76",
+	"mail":     "github.com/wneessen/go-mail",
+}
+
+// The linker is part of the wall: a binary holds the code of a door exactly when its row has the door.
+func TestABinaryLinksTheCodeOfItsDoorsAndOfNoOther(t *testing.T) {
+	_, table := readPlan(t)
+	list := exec.CommandContext(t.Context(), "go", "list", "-f", "{{.ImportPath}} {{join .Deps \" \"}}", "./functions/.../cmd")
+	list.Dir = ".."
+	out, err := list.Output()
+	if err != nil {
+		t.Fatalf("list what the binaries link: %v", err)
+	}
+	linked := map[string][]string{}
+	for line := range strings.Lines(string(out)) {
+		packages := strings.Fields(line)
+		linked[filepath.Base(filepath.Dir(packages[0]))] = packages[1:]
+	}
+	for _, name := range functions(t) {
+		if len(linked[name]) == 0 {
+			t.Errorf("%s has no binary", name)
+		}
+		doors := table[name].doors()
+		for door, sdk := range sdks {
+			declared := slices.ContainsFunc(doors, func(d string) bool { return strings.Fields(d)[0] == door })
+			if links := slices.ContainsFunc(linked[name], func(p string) bool { return p == sdk || strings.HasPrefix(p, sdk+"/") }); links != declared {
+				t.Errorf("%s: the table has the door %s: %v, and its binary links %s: %v", name, door, declared, sdk, links)
+			}
+		}
 	}
 }
 
@@ -318,6 +404,7 @@ func TestTheURLMapKnowsEveryPublicPath(t *testing.T) {
 		prefix, wild := strings.CutSuffix(pattern, "/*")
 		return pattern == path || wild && strings.HasPrefix(path, prefix+"/")
 	}
+	scheduled := map[string]bool{}
 	for path, methods := range document.Paths {
 		for _, operation := range methods {
 			name := operation.Tags[0]
@@ -325,7 +412,8 @@ func TestTheURLMapKnowsEveryPublicPath(t *testing.T) {
 			if !isFunction {
 				continue // health, which each serves to its platform
 			}
-			if r.Schedule != nil && r.Schedule.Path == path || r.Caller != "public" {
+			if r.Caller == "scheduler" {
+				scheduled[name+" "+path] = true
 				continue
 			}
 			reached := "admin" // what is left
@@ -339,6 +427,46 @@ func TestTheURLMapKnowsEveryPublicPath(t *testing.T) {
 			if reached != name {
 				t.Errorf("%s is served by %s, and the URL map leads to %s", path, name, reached)
 			}
+		}
+	}
+	for name, r := range table {
+		if r.Schedule != nil && !scheduled[name+" "+r.Schedule.Path] {
+			t.Errorf("%s is to be called at %s, which it does not serve", name, r.Schedule.Path)
+		}
+	}
+}
+
+// All instances at their maxima, each with all its connections, leave the server ten: for the migrate job, for people, and for
+// itself. Counted from what is planned, and not by the expression in the table's file.
+func TestTheServerHasAConnectionForEveryInstance(t *testing.T) {
+	for _, environment := range environments {
+		p := readPlanOf(t, environment)
+		total := 0
+		for name, service := range p.of("google_cloud_run_v2_service", "function") {
+			template := first(service["template"])
+			instances := first(template["scaling"])["max_instance_count"].(float64)
+			each, pools := 0, 0
+			for _, e := range first(template["containers"])["env"].([]any) {
+				switch variable := e.(map[string]any); variable["name"] {
+				case "DATABASE_MAX_CONNS":
+					each, _ = strconv.Atoi(variable["value"].(string))
+				case "DATABASE_URL", "OPERATOR_DATABASE_URL":
+					pools++
+				}
+			}
+			if instances*float64(each*pools) == 0 {
+				t.Errorf("%s: %s has %v instances, %d pools and %d connections for each", environment, name, instances, pools, each)
+			}
+			total += int(instances) * each * pools
+		}
+		most := 0
+		for _, r := range p.Planned.Root.Resources {
+			if r.Type == "google_sql_database_instance" {
+				most, _ = strconv.Atoi(first(first(r.Values["settings"])["database_flags"])["value"].(string))
+			}
+		}
+		if total > most-10 {
+			t.Errorf("%s: all instances together may open %d connections, and the server has %d", environment, total, most)
 		}
 	}
 }

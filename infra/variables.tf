@@ -90,3 +90,22 @@ variable "redis_gb" {
   type        = number
   default     = 1
 }
+
+variable "stripe_catalog" {
+  description = "What is sold at Stripe: plans to prices, as docs/operations.md says. Ids of prices are of this environment's Stripe account."
+  type        = any
+}
+
+variable "sites" {
+  description = "The sites to which a person may be sent back from Stripe, as in https://app.example.com; the first is the usual one."
+  type        = list(string)
+  validation {
+    condition     = length(var.sites) > 0 && alltrue([for site in var.sites : can(regex("^https://[^/]+$", site))])
+    error_message = "At least one site, each with https:// and without a path."
+  }
+}
+
+variable "mail" {
+  description = "The server that mails are given to on port 587 with STARTTLS, who logs in there, and whom mails are from."
+  type        = object({ host = string, username = string, from = string })
+}

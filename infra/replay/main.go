@@ -1,11 +1,13 @@
-// Command replay is a Terraform provider that serves recorded schemas and plans by echo: enough for `terraform validate`,
-// `plan` and `test` without the provider itself, a cloud or a network. It never applies.
+// Command replay stands in for the Google provider of Terraform: it serves recorded schemas (REPLAY_SCHEMA, a gzipped file of
+// the form that `terraform providers schema -json` prints) and plans what is asked for. That is enough for `terraform
+// validate`, `plan` and `test` without the provider, a cloud or a network. It never applies.
 package main
 
 import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log"
 	"os"
@@ -15,7 +17,9 @@ import (
 	"github.com/hashicorp/terraform-plugin-go/tftypes"
 )
 
-type attr struct {
+const address = "registry.terraform.io/hashicorp/google"
+
+type attribute struct {
 	Type      json.RawMessage `json:"type"`
 	Required  bool            `json:"required"`
 	Optional  bool            `json:"optional"`
@@ -23,197 +27,198 @@ type attr struct {
 	Sensitive bool            `json:"sensitive"`
 	WriteOnly bool            `json:"write_only"`
 }
-type blockType struct {
+
+type nested struct {
 	Nesting string `json:"nesting_mode"`
 	Block   block  `json:"block"`
 	Min     int64  `json:"min_items"`
 	Max     int64  `json:"max_items"`
 }
+
 type block struct {
-	Attributes map[string]attr      `json:"attributes"`
-	Blocks     map[string]blockType `json:"block_types"`
+	Attributes map[string]attribute `json:"attributes"`
+	Blocks     map[string]nested    `json:"block_types"`
 }
+
 type schema struct {
 	Version int64 `json:"version"`
 	Block   block `json:"block"`
 }
+
 type provider struct {
 	Provider  schema            `json:"provider"`
 	Resources map[string]schema `json:"resource_schemas"`
-	Data      map[string]schema `json:"data_source_schemas"`
 }
 
-func (b block) proto(v int64) *tfprotov5.SchemaBlock {
-	out := &tfprotov5.SchemaBlock{Version: v}
-	for n, a := range b.Attributes {
-		t, err := tftypes.ParseJSONType(a.Type) //nolint
+var nestings = map[string]tfprotov5.SchemaNestedBlockNestingMode{
+	"single": tfprotov5.SchemaNestedBlockNestingModeSingle,
+	"list":   tfprotov5.SchemaNestedBlockNestingModeList,
+	"set":    tfprotov5.SchemaNestedBlockNestingModeSet,
+	"map":    tfprotov5.SchemaNestedBlockNestingModeMap,
+}
+
+// proto is the block in the words of the plugin protocol.
+func (b block) proto(version int64) *tfprotov5.SchemaBlock {
+	out := &tfprotov5.SchemaBlock{Version: version}
+	for name, a := range b.Attributes {
+		kind, err := tftypes.ParseJSONType(a.Type) //nolint:staticcheck // nothing else reads recorded types
 		if err != nil {
-			log.Fatalf("%s: %v", n, err)
+			log.Fatalf("the type of %s: %v", name, err)
 		}
-		out.Attributes = append(out.Attributes, &tfprotov5.SchemaAttribute{Name: n, Type: t, Required: a.Required, Optional: a.Optional, Computed: a.Computed, Sensitive: a.Sensitive, WriteOnly: a.WriteOnly})
+		out.Attributes = append(out.Attributes, &tfprotov5.SchemaAttribute{
+			Name: name, Type: kind, Required: a.Required, Optional: a.Optional, Computed: a.Computed, Sensitive: a.Sensitive, WriteOnly: a.WriteOnly,
+		})
 	}
-	for n, bt := range b.Blocks {
-		m := map[string]tfprotov5.SchemaNestedBlockNestingMode{"single": tfprotov5.SchemaNestedBlockNestingModeSingle, "list": tfprotov5.SchemaNestedBlockNestingModeList, "set": tfprotov5.SchemaNestedBlockNestingModeSet, "map": tfprotov5.SchemaNestedBlockNestingModeMap}[bt.Nesting]
-		out.BlockTypes = append(out.BlockTypes, &tfprotov5.SchemaNestedBlock{TypeName: n, Nesting: m, MinItems: bt.Min, MaxItems: bt.Max, Block: bt.Block.proto(0)})
+	for name, n := range b.Blocks {
+		out.BlockTypes = append(out.BlockTypes, &tfprotov5.SchemaNestedBlock{
+			TypeName: name, Nesting: nestings[n.Nesting], MinItems: n.Min, MaxItems: n.Max, Block: n.Block.proto(0),
+		})
 	}
 	return out
 }
 
-// unknownComputed replaces null computed attributes by unknown ones.
-func (b block) unknownComputed(v tftypes.Value) tftypes.Value {
+// planned is the value with everything that only the cloud knows still unknown.
+func (b block) planned(v tftypes.Value) (tftypes.Value, error) {
 	if v.IsNull() || !v.IsKnown() {
-		return v
+		return v, nil
 	}
-	m := map[string]tftypes.Value{}
-	if err := v.As(&m); err != nil {
-		return v
+	fields := map[string]tftypes.Value{}
+	if err := v.As(&fields); err != nil {
+		return v, err
 	}
-	for n, a := range b.Attributes {
-		if x, ok := m[n]; ok && a.Computed && x.IsNull() {
-			m[n] = tftypes.NewValue(x.Type(), tftypes.UnknownValue)
+	for name, a := range b.Attributes {
+		if field := fields[name]; a.Computed && field.IsNull() {
+			fields[name] = tftypes.NewValue(field.Type(), tftypes.UnknownValue)
 		}
 	}
-	for n, bt := range b.Blocks {
-		x, ok := m[n]
-		if !ok || x.IsNull() || !x.IsKnown() {
+	for name, n := range b.Blocks {
+		field := fields[name]
+		if field.IsNull() || !field.IsKnown() {
 			continue
 		}
-		if bt.Nesting == "single" {
-			m[n] = bt.Block.unknownComputed(x)
+		var err error
+		if n.Nesting == "single" {
+			if fields[name], err = n.Block.planned(field); err != nil {
+				return v, err
+			}
 			continue
 		}
-		var l []tftypes.Value
-		if err := x.As(&l); err != nil {
-			continue
+		var items []tftypes.Value
+		if err := field.As(&items); err != nil {
+			return v, err
 		}
-		for i := range l {
-			l[i] = bt.Block.unknownComputed(l[i])
+		for i := range items {
+			if items[i], err = n.Block.planned(items[i]); err != nil {
+				return v, err
+			}
 		}
-		m[n] = tftypes.NewValue(x.Type(), l)
+		fields[name] = tftypes.NewValue(field.Type(), items)
 	}
-	return tftypes.NewValue(v.Type(), m)
+	return tftypes.NewValue(v.Type(), fields), nil
 }
 
-type server struct{ p provider }
+// server answers what validate, plan and test ask. The rest of the protocol is the embedded interface's, which is nil:
+// Terraform has no state here that it could read, move or upgrade.
+type server struct {
+	tfprotov5.ProviderServer
+	recorded provider
+}
 
 func (s *server) GetMetadata(context.Context, *tfprotov5.GetMetadataRequest) (*tfprotov5.GetMetadataResponse, error) {
-	r := &tfprotov5.GetMetadataResponse{ServerCapabilities: &tfprotov5.ServerCapabilities{GetProviderSchemaOptional: false}}
-	for n := range s.p.Resources {
-		r.Resources = append(r.Resources, tfprotov5.ResourceMetadata{TypeName: n})
-	}
-	for n := range s.p.Data {
-		r.DataSources = append(r.DataSources, tfprotov5.DataSourceMetadata{TypeName: n})
+	r := &tfprotov5.GetMetadataResponse{ServerCapabilities: &tfprotov5.ServerCapabilities{}}
+	for name := range s.recorded.Resources {
+		r.Resources = append(r.Resources, tfprotov5.ResourceMetadata{TypeName: name})
 	}
 	return r, nil
 }
+
 func (s *server) GetProviderSchema(context.Context, *tfprotov5.GetProviderSchemaRequest) (*tfprotov5.GetProviderSchemaResponse, error) {
-	r := &tfprotov5.GetProviderSchemaResponse{Provider: &tfprotov5.Schema{Version: s.p.Provider.Version, Block: s.p.Provider.Block.proto(0)}, ResourceSchemas: map[string]*tfprotov5.Schema{}, DataSourceSchemas: map[string]*tfprotov5.Schema{}}
-	for n, x := range s.p.Resources {
-		r.ResourceSchemas[n] = &tfprotov5.Schema{Version: x.Version, Block: x.Block.proto(x.Version)}
+	r := &tfprotov5.GetProviderSchemaResponse{
+		Provider:        &tfprotov5.Schema{Version: s.recorded.Provider.Version, Block: s.recorded.Provider.Block.proto(0)},
+		ResourceSchemas: map[string]*tfprotov5.Schema{},
 	}
-	for n, x := range s.p.Data {
-		r.DataSourceSchemas[n] = &tfprotov5.Schema{Version: x.Version, Block: x.Block.proto(x.Version)}
+	for name, x := range s.recorded.Resources {
+		r.ResourceSchemas[name] = &tfprotov5.Schema{Version: x.Version, Block: x.Block.proto(x.Version)}
 	}
 	return r, nil
 }
+
 func (s *server) GetResourceIdentitySchemas(context.Context, *tfprotov5.GetResourceIdentitySchemasRequest) (*tfprotov5.GetResourceIdentitySchemasResponse, error) {
 	return &tfprotov5.GetResourceIdentitySchemasResponse{}, nil
 }
+
 func (s *server) PrepareProviderConfig(_ context.Context, r *tfprotov5.PrepareProviderConfigRequest) (*tfprotov5.PrepareProviderConfigResponse, error) {
 	return &tfprotov5.PrepareProviderConfigResponse{PreparedConfig: r.Config}, nil
 }
+
 func (s *server) ConfigureProvider(context.Context, *tfprotov5.ConfigureProviderRequest) (*tfprotov5.ConfigureProviderResponse, error) {
 	return &tfprotov5.ConfigureProviderResponse{}, nil
 }
+
 func (s *server) StopProvider(context.Context, *tfprotov5.StopProviderRequest) (*tfprotov5.StopProviderResponse, error) {
 	return &tfprotov5.StopProviderResponse{}, nil
 }
+
 func (s *server) ValidateResourceTypeConfig(context.Context, *tfprotov5.ValidateResourceTypeConfigRequest) (*tfprotov5.ValidateResourceTypeConfigResponse, error) {
 	return &tfprotov5.ValidateResourceTypeConfigResponse{}, nil
 }
-func (s *server) UpgradeResourceState(_ context.Context, r *tfprotov5.UpgradeResourceStateRequest) (*tfprotov5.UpgradeResourceStateResponse, error) {
-	sc := s.p.Resources[r.TypeName]
-	v, err := r.RawState.Unmarshal(sc.Block.proto(0).ValueType())
-	if err != nil {
-		return nil, err
-	}
-	dv, err := tfprotov5.NewDynamicValue(v.Type(), v)
-	return &tfprotov5.UpgradeResourceStateResponse{UpgradedState: &dv}, err
-}
-func (s *server) UpgradeResourceIdentity(context.Context, *tfprotov5.UpgradeResourceIdentityRequest) (*tfprotov5.UpgradeResourceIdentityResponse, error) {
-	return nil, fmt.Errorf("unsupported")
-}
-func (s *server) ReadResource(_ context.Context, r *tfprotov5.ReadResourceRequest) (*tfprotov5.ReadResourceResponse, error) {
-	return &tfprotov5.ReadResourceResponse{NewState: r.CurrentState}, nil
-}
+
 func (s *server) PlanResourceChange(_ context.Context, r *tfprotov5.PlanResourceChangeRequest) (*tfprotov5.PlanResourceChangeResponse, error) {
-	b := s.p.Resources[r.TypeName].Block
-	t := b.proto(0).ValueType()
-	v, err := r.ProposedNewState.Unmarshal(t)
+	wanted := s.recorded.Resources[r.TypeName].Block
+	kind := wanted.proto(0).ValueType()
+	proposed, err := r.ProposedNewState.Unmarshal(kind)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read the proposed %s: %w", r.TypeName, err)
 	}
-	pv, err := tfprotov5.NewDynamicValue(t, b.unknownComputed(v))
-	return &tfprotov5.PlanResourceChangeResponse{PlannedState: &pv}, err
+	planned, err := wanted.planned(proposed)
+	if err != nil {
+		return nil, fmt.Errorf("plan a %s: %w", r.TypeName, err)
+	}
+	state, err := tfprotov5.NewDynamicValue(kind, planned)
+	if err != nil {
+		return nil, fmt.Errorf("write the planned %s: %w", r.TypeName, err)
+	}
+	return &tfprotov5.PlanResourceChangeResponse{PlannedState: &state}, nil
 }
+
 func (s *server) ApplyResourceChange(context.Context, *tfprotov5.ApplyResourceChangeRequest) (*tfprotov5.ApplyResourceChangeResponse, error) {
-	return nil, fmt.Errorf("the replay provider never applies")
+	return nil, errors.New("the stand-in for the Google provider never applies")
 }
-func (s *server) ImportResourceState(context.Context, *tfprotov5.ImportResourceStateRequest) (*tfprotov5.ImportResourceStateResponse, error) {
-	return nil, fmt.Errorf("unsupported")
-}
-func (s *server) MoveResourceState(context.Context, *tfprotov5.MoveResourceStateRequest) (*tfprotov5.MoveResourceStateResponse, error) {
-	return nil, fmt.Errorf("unsupported")
-}
-func (s *server) ValidateDataSourceConfig(context.Context, *tfprotov5.ValidateDataSourceConfigRequest) (*tfprotov5.ValidateDataSourceConfigResponse, error) {
-	return &tfprotov5.ValidateDataSourceConfigResponse{}, nil
-}
-func (s *server) ReadDataSource(_ context.Context, r *tfprotov5.ReadDataSourceRequest) (*tfprotov5.ReadDataSourceResponse, error) {
-	return &tfprotov5.ReadDataSourceResponse{State: r.Config}, nil
-}
-func (s *server) CallFunction(context.Context, *tfprotov5.CallFunctionRequest) (*tfprotov5.CallFunctionResponse, error) {
-	return nil, fmt.Errorf("unsupported")
-}
+
 func (s *server) GetFunctions(context.Context, *tfprotov5.GetFunctionsRequest) (*tfprotov5.GetFunctionsResponse, error) {
 	return &tfprotov5.GetFunctionsResponse{}, nil
 }
-func (s *server) ValidateEphemeralResourceConfig(context.Context, *tfprotov5.ValidateEphemeralResourceConfigRequest) (*tfprotov5.ValidateEphemeralResourceConfigResponse, error) {
-	return nil, fmt.Errorf("unsupported")
-}
-func (s *server) OpenEphemeralResource(context.Context, *tfprotov5.OpenEphemeralResourceRequest) (*tfprotov5.OpenEphemeralResourceResponse, error) {
-	return nil, fmt.Errorf("unsupported")
-}
-func (s *server) RenewEphemeralResource(context.Context, *tfprotov5.RenewEphemeralResourceRequest) (*tfprotov5.RenewEphemeralResourceResponse, error) {
-	return nil, fmt.Errorf("unsupported")
-}
-func (s *server) CloseEphemeralResource(context.Context, *tfprotov5.CloseEphemeralResourceRequest) (*tfprotov5.CloseEphemeralResourceResponse, error) {
-	return nil, fmt.Errorf("unsupported")
+
+// read reads recorded schemas.
+func read(path string) (provider, error) {
+	file, err := os.Open(path) //nolint:gosec // the file that tools/infra names
+	if err != nil {
+		return provider{}, err
+	}
+	defer func() { _ = file.Close() }()
+	text, err := gzip.NewReader(file)
+	if err != nil {
+		return provider{}, err
+	}
+	var recorded struct {
+		Providers map[string]provider `json:"provider_schemas"`
+	}
+	if err := json.NewDecoder(text).Decode(&recorded); err != nil {
+		return provider{}, err
+	}
+	google, ok := recorded.Providers[address]
+	if !ok {
+		return provider{}, fmt.Errorf("%s has no schemas of %s", path, address)
+	}
+	return google, nil
 }
 
 func main() {
-	file, err := os.Open(os.Getenv("REPLAY_SCHEMA"))
+	recorded, err := read(os.Getenv("REPLAY_SCHEMA"))
 	if err != nil {
+		log.Fatalf("read the recorded schemas: %v", err)
+	}
+	if err := tf5server.Serve(address, func() tfprotov5.ProviderServer { return &server{recorded: recorded} }); err != nil {
 		log.Fatal(err)
 	}
-	raw, err := gzip.NewReader(file)
-	if err != nil {
-		log.Fatal(err)
-	}
-	var doc struct {
-		P map[string]provider `json:"provider_schemas"`
-	}
-	if err := json.NewDecoder(raw).Decode(&doc); err != nil {
-		log.Fatal(err)
-	}
-	s := &server{}
-	for _, p := range doc.P {
-		s.p = p
-	}
-	if err := tf5server.Serve("registry.terraform.io/hashicorp/google", func() tfprotov5.ProviderServer { return s }); err != nil {
-		log.Fatal(err)
-	}
-}
-
-func (s *server) GenerateResourceConfig(context.Context, *tfprotov5.GenerateResourceConfigRequest) (*tfprotov5.GenerateResourceConfigResponse, error) {
-	return nil, fmt.Errorf("unsupported")
 }

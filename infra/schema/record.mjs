@@ -1,5 +1,5 @@
 // Writes google.json.gz: the schemas of the resources that ../*.tf use, as `terraform providers schema -json` would say
-// them, read from the npm package @cdktf/provider-google (MPL-2.0). Run by `make infra-schema` after a resource of a new
+// them, read from the npm package @cdktf/provider-google (MPL-2.0). Run by tools/infra-schema after a resource of a new
 // type joined.
 //
 //   node record.mjs PACKAGE/lib OUT TYPE…

@@ -8,6 +8,9 @@ variables {
   mail_alerts_to   = "alerts@example.com"
   warm             = true
   highly_available = false
+  sites            = ["https://app.example.com"]
+  mail             = { host = "smtp.example.com", username = "usher", from = "Usher <licences@example.com>" }
+  stripe_catalog   = {}
 }
 
 run "all_instances_together_fit_into_the_server" {

@@ -1,0 +1,91 @@
+# What cloudbuild.yaml runs as, and the job that migrates the database.
+
+resource "google_service_account" "migrate" {
+  account_id   = "migrate"
+  display_name = "The job that migrates the database"
+}
+
+resource "google_secret_manager_secret_iam_member" "migrate" {
+  secret_id = google_secret_manager_secret.usher["migrate-url"].id
+  role      = "roles/secretmanager.secretAccessor"
+  member    = google_service_account.migrate.member
+}
+
+resource "google_cloud_run_v2_job" "migrate" {
+  name                = "migrate"
+  location            = var.region
+  deletion_protection = false # it holds nothing
+  template {
+    template {
+      service_account = google_service_account.migrate.email
+      timeout         = "1800s"
+      max_retries     = 0 # who deploys reads why it failed, and runs it again: it takes up where it stopped
+      vpc_access {
+        egress = "PRIVATE_RANGES_ONLY"
+        network_interfaces {
+          network    = google_compute_network.usher.id
+          subnetwork = google_compute_subnetwork.functions.id
+        }
+      }
+      containers {
+        image = "${local.registry}/migrate:${var.image_tag}"
+        env {
+          name = "DATABASE_URL"
+          value_source {
+            secret_key_ref {
+              secret  = google_secret_manager_secret.usher["migrate-url"].secret_id
+              version = "latest"
+            }
+          }
+        }
+      }
+    }
+  }
+  lifecycle {
+    ignore_changes = [template[0].template[0].containers[0].image, client, client_version]
+  }
+  depends_on = [google_secret_manager_secret_iam_member.migrate]
+}
+
+resource "google_service_account" "deployer" {
+  account_id   = "deployer"
+  display_name = "Cloud Build, deploying"
+}
+
+# Writes its log and reads error rates; in the whole project it may do nothing else.
+resource "google_project_iam_member" "deployer" {
+  for_each = toset(["roles/logging.logWriter", "roles/monitoring.viewer"])
+  project  = var.project
+  role     = each.key
+  member   = google_service_account.deployer.member
+}
+
+resource "google_artifact_registry_repository_iam_member" "deployer" {
+  repository = google_artifact_registry_repository.usher.name
+  location   = var.region
+  role       = "roles/artifactregistry.writer"
+  member     = google_service_account.deployer.member
+}
+
+resource "google_cloud_run_v2_service_iam_member" "deployer" {
+  for_each = local.functions
+  name     = google_cloud_run_v2_service.function[each.key].name
+  location = var.region
+  role     = "roles/run.developer"
+  member   = google_service_account.deployer.member
+}
+
+resource "google_cloud_run_v2_job_iam_member" "deployer" {
+  name     = google_cloud_run_v2_job.migrate.name
+  location = var.region
+  role     = "roles/run.developer"
+  member   = google_service_account.deployer.member
+}
+
+# A new revision runs as its function's account: whoever makes one must be allowed to act as it.
+resource "google_service_account_iam_member" "deployer" {
+  for_each           = merge(google_service_account.function, { migrate = google_service_account.migrate })
+  service_account_id = each.value.name
+  role               = "roles/iam.serviceAccountUser"
+  member             = google_service_account.deployer.member
+}
