@@ -12,7 +12,7 @@ PACKAGES  ?= ./...
 
 .DEFAULT_GOAL := help
 .PHONY: help run cli demo test check format lint drift licenses vulnerabilities bench microbench generate fix fuzz install clean \
-	infra prove model machine races history herd chaos cluster pooler money firebase
+	infra images prove model machine races history herd chaos cluster pooler money firebase
 
 help: ## List the targets
 	@bold= plain=; \
@@ -63,11 +63,19 @@ vulnerabilities: ## Check that no known vulnerability is reachable
 infra: ## Check infra/ without a cloud: Terraform's names and types, plans of each environment, the table against the code
 	@tools/infra
 
+images: ## Build an image of each function and of the migrate job, without a network, into bin/images, and check them
+	@go -C tools/deploy run ./images
+	@go -C tools/deploy test -count=1 ./images
+
 bench: install ## Measure the hot path against a yardstick, and write docs/performance (five minutes; BENCH=quick: one, writes nothing)
 	@go run ./functions/all/cmd/bench $(BENCH)
 
 microinfra: ## Check infra/ without a cloud: Terraform's names and types, plans of each environment, the table against the code
 	@tools/infra
+
+images: ## Build an image of each function and of the migrate job, without a network, into bin/images, and check them
+	@go -C tools/deploy run ./images
+	@go -C tools/deploy test -count=1 ./images
 
 bench: install ## Run the benchmarks of single packages
 	@go test -run '^$$' -bench . -benchmem $(TESTFLAGS) $(PACKAGES)

@@ -52,9 +52,16 @@ resource "google_service_account" "deployer" {
   display_name = "Cloud Build, deploying"
 }
 
+# What can only be asked of a project: which services there are, and whether an operation has ended.
+resource "google_project_iam_custom_role" "deployer" {
+  role_id     = "usherDeployer"
+  title       = "Lists Usher's services and waits for what was asked of them"
+  permissions = ["run.operations.get", "run.services.list"]
+}
+
 # Writes its log and reads error rates; in the whole project it may do nothing else.
 resource "google_project_iam_member" "deployer" {
-  for_each = toset(["roles/logging.logWriter", "roles/monitoring.viewer"])
+  for_each = toset(["roles/logging.logWriter", "roles/monitoring.viewer", "projects/${var.project}/roles/${google_project_iam_custom_role.deployer.role_id}"])
   project  = var.project
   role     = each.key
   member   = google_service_account.deployer.member

@@ -142,7 +142,7 @@ resource "google_cloud_run_v2_service" "function" {
 
   lifecycle {
     # Deployments change these.
-    ignore_changes = [template[0].containers[0].image, template[0].revision, traffic, client, client_version]
+    ignore_changes = [template[0].containers[0].image, template[0].labels, template[0].revision, traffic, client, client_version]
   }
   depends_on = [google_secret_manager_secret_iam_member.read, google_secret_manager_secret_iam_member.write, google_kms_crypto_key_iam_member.function]
 }

@@ -343,7 +343,7 @@ func TestNoFunctionIsGrantedAnythingInTheWholeProject(t *testing.T) {
 			got = append(got, r.Type+"."+r.Name+" "+r.Values["role"].(string))
 		}
 	}
-	want := []string{"google_project_iam_member.deployer roles/logging.logWriter", "google_project_iam_member.deployer roles/monitoring.viewer"}
+	want := []string{"google_project_iam_member.deployer projects/usher-check/roles/usherDeployer", "google_project_iam_member.deployer roles/logging.logWriter", "google_project_iam_member.deployer roles/monitoring.viewer"}
 	if got := sorted(got); !slices.Equal(got, want) {
 		t.Errorf("in the whole project are granted\n\t%v\nand should be\n\t%v", got, want)
 	}
