@@ -25,8 +25,8 @@ END
 $$;
 -- +goose StatementEnd
 GRANT usher_facts, usher_replays, usher_audits TO usher_checkout;
-GRANT usher_facts, usher_seats, usher_audits, usher_billing TO usher_webhook;
-GRANT usher_facts, usher_seats, usher_replays, usher_audits, usher_billing TO usher_subscription;
+GRANT usher_facts, usher_seats, usher_audits, usher_notices, usher_billing TO usher_webhook;
+GRANT usher_facts, usher_seats, usher_replays, usher_audits, usher_notices, usher_billing TO usher_subscription;
 
 SET LOCAL ROLE usher_owner;
 GRANT USAGE ON SCHEMA app TO usher_billing, usher_checkout, usher_webhook, usher_subscription;
@@ -192,5 +192,5 @@ REVOKE EXECUTE ON FUNCTION app.find_api_key(bytea[]) FROM usher_webhook;
 REVOKE ALL ON app.licenses, app.license_keys, app.users, app.api_keys FROM usher_billing, usher_checkout, usher_subscription, usher_webhook;
 REVOKE USAGE ON SCHEMA app FROM usher_billing, usher_checkout, usher_subscription, usher_webhook;
 REVOKE usher_facts, usher_replays, usher_audits FROM usher_checkout;
-REVOKE usher_facts, usher_seats, usher_audits, usher_billing FROM usher_webhook;
-REVOKE usher_facts, usher_seats, usher_replays, usher_audits, usher_billing FROM usher_subscription;
+REVOKE usher_facts, usher_seats, usher_audits, usher_notices, usher_billing FROM usher_webhook;
+REVOKE usher_facts, usher_seats, usher_replays, usher_audits, usher_notices, usher_billing FROM usher_subscription;

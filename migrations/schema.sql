@@ -103,6 +103,44 @@ ALTER FUNCTION app.denial_tenants(p_limit integer) OWNER TO usher_resolver;
 
 COMMENT ON FUNCTION app.denial_tenants(p_limit integer) IS 'Tenants in which somebody found no seat, and nobody was told.';
 
+-- FUNCTION drop_history(integer)
+
+CREATE FUNCTION app.drop_history(p_days integer) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '200ms'
+    AS $_$
+DECLARE
+    keep_from timestamptz := now() - make_interval(days => greatest(p_days, 1));
+    part record;
+    dropped int := 0;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtext('app.make_history_partitions')) THEN
+        RETURN 0;
+    END IF;
+    FOR part IN
+        SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+         WHERE i.inhparent = 'app.ended_sessions'::regclass AND c.relname ~ '^ended_sessions_[0-9]{4}_[0-9]{2}$'
+           AND (to_timestamp(right(c.relname, 7) || '_01+00', 'YYYY_MM_DDTZH') + interval '1 month') <= keep_from
+         ORDER BY c.relname
+    LOOP
+        BEGIN
+            EXECUTE format('DROP TABLE app.%I', part.relname);
+            dropped := dropped + 1;
+        EXCEPTION WHEN lock_not_available THEN
+            RETURN dropped;
+        END;
+    END LOOP;
+    RETURN dropped;
+END
+$_$;
+
+ALTER FUNCTION app.drop_history(p_days integer) OWNER TO usher_owner;
+
+-- COMMENT FUNCTION drop_history(p_days integer)
+
+COMMENT ON FUNCTION app.drop_history(p_days integer) IS 'Drops the months of the session history that ended so many days ago, unless it is too busy, and answers how many. Rows without a month of their own stay.';
+
 -- FUNCTION due_mails(integer)
 
 CREATE FUNCTION app.due_mails(p_limit integer) RETURNS TABLE(tenant_id uuid, id uuid)
@@ -115,6 +153,77 @@ ALTER FUNCTION app.due_mails(p_limit integer) OWNER TO usher_resolver;
 -- COMMENT FUNCTION due_mails(p_limit integer)
 
 COMMENT ON FUNCTION app.due_mails(p_limit integer) IS 'Mails whose time has come, the longest waiting first.';
+
+-- FUNCTION due_notices(integer)
+
+CREATE FUNCTION app.due_notices(p_limit integer) RETURNS TABLE(tenant_id uuid, license_id uuid, ends_at timestamp with time zone, days integer)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT d.tenant_id, d.id, d.expires_at, d.days
+      FROM (SELECT l.tenant_id, l.id, l.expires_at,
+                   CASE WHEN greatest(l.expires_at, l.grace_until) <= now() THEN 0
+                        WHEN l.expires_at <= now() + interval '1 day' THEN 1
+                        WHEN l.expires_at <= now() + interval '7 days' THEN 7
+                        ELSE 30 END AS days
+              FROM app.licenses l
+             WHERE l.status = 'active' AND NOT l.on_trial
+               AND l.expires_at BETWEEN now() - interval '30 days' AND now() + interval '30 days') d
+     WHERE NOT EXISTS (SELECT FROM app.license_notices n
+                        WHERE n.tenant_id = d.tenant_id AND n.license_id = d.id AND n.ends_at = d.expires_at AND n.days <= d.days)
+       AND (d.days = 0 OR NOT EXISTS (SELECT FROM app.subscriptions s
+                                       WHERE s.tenant_id = d.tenant_id AND s.license_id = d.id AND s.cycle = 'monthly'
+                                         AND NOT s.cancel_at_period_end AND s.ended_at IS NULL))
+     ORDER BY d.expires_at LIMIT p_limit
+    $$;
+
+ALTER FUNCTION app.due_notices(p_limit integer) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION due_notices(p_limit integer)
+
+COMMENT ON FUNCTION app.due_notices(p_limit integer) IS 'Licences whose owners are to be told that they end, within so many days, or that they have ended (0): what comes first, first. Of notices that were missed the nearest is left. A monthly subscription that renews itself is not announced each month.';
+
+-- FUNCTION due_suspensions(integer)
+
+CREATE FUNCTION app.due_suspensions(p_limit integer) RETURNS TABLE(tenant_id uuid, subscription_id text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT s.tenant_id, s.id
+      FROM app.subscriptions s JOIN app.licenses l ON l.tenant_id = s.tenant_id AND l.id = s.license_id
+     WHERE s.trouble IS NOT NULL AND l.status = 'active' AND greatest(l.expires_at, l.grace_until) <= now()
+     ORDER BY s.grace_until LIMIT p_limit
+    $$;
+
+ALTER FUNCTION app.due_suspensions(p_limit integer) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION due_suspensions(p_limit integer)
+
+COMMENT ON FUNCTION app.due_suspensions(p_limit integer) IS 'Subscriptions in trouble whose licence''s grace is over, and which nobody has suspended yet.';
+
+-- FUNCTION due_trials(integer)
+
+CREATE FUNCTION app.due_trials(p_limit integer) RETURNS TABLE(tenant_id uuid, license_id uuid, ends_at timestamp with time zone, days integer)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT d.tenant_id, d.id, d.expires_at, d.days
+      FROM (SELECT l.tenant_id, l.id, l.expires_at,
+                   CASE WHEN l.expires_at <= now() THEN 0
+                        WHEN l.expires_at <= now() + interval '1 day' THEN 1
+                        ELSE 3 END AS days
+              FROM app.licenses l
+             WHERE l.on_trial AND l.expires_at <= now() + interval '3 days' AND l.status <> 'revoked') d
+     WHERE d.days = 0 OR NOT EXISTS (SELECT FROM app.license_notices n
+                                      WHERE n.tenant_id = d.tenant_id AND n.license_id = d.id AND n.ends_at = d.expires_at AND n.days <= d.days)
+     ORDER BY d.expires_at LIMIT p_limit
+    $$;
+
+ALTER FUNCTION app.due_trials(p_limit integer) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION due_trials(p_limit integer)
+
+COMMENT ON FUNCTION app.due_trials(p_limit integer) IS 'Trials that are over (0), or end within 1 or 3 days and whose owners have not been told so: what comes first, first.';
 
 -- FUNCTION due_webhooks(integer)
 
@@ -198,6 +307,42 @@ ALTER FUNCTION app.expire_notices() OWNER TO usher_resolver;
 -- COMMENT FUNCTION expire_notices()
 
 COMMENT ON FUNCTION app.expire_notices() IS 'Drops mails and events whose time is over and answers how many: at most 10,000 at a time.';
+
+-- FUNCTION expire_stripe_events()
+
+CREATE FUNCTION app.expire_stripe_events() RETURNS bigint
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    WITH dropped AS (
+        DELETE FROM app.stripe_events e USING (
+            SELECT o.tenant_id, o.id FROM app.stripe_events o WHERE o.received_at < now() - interval '7 years' LIMIT 5000) o
+         WHERE e.tenant_id = o.tenant_id AND e.id = o.id RETURNING 1)
+    SELECT count(*) FROM dropped
+    $$;
+
+ALTER FUNCTION app.expire_stripe_events() OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION expire_stripe_events()
+
+COMMENT ON FUNCTION app.expire_stripe_events() IS 'Drops events of Stripe''s that are older than seven years and answers how many: at most 5,000 at a time.';
+
+-- FUNCTION failed_stripe_events(integer)
+
+CREATE FUNCTION app.failed_stripe_events(p_limit integer) RETURNS TABLE(id text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT e.id FROM app.stripe_events e
+     WHERE e.status = 'failed' AND e.handled_at < now() - interval '10 minutes'
+     ORDER BY e.handled_at LIMIT p_limit
+    $$;
+
+ALTER FUNCTION app.failed_stripe_events(p_limit integer) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION failed_stripe_events(p_limit integer)
+
+COMMENT ON FUNCTION app.failed_stripe_events(p_limit integer) IS 'Events that had no effect, those first that were tried longest ago; none that was tried just now.';
 
 -- FUNCTION find_api_key(bytea[])
 
@@ -843,6 +988,23 @@ ALTER FUNCTION app.sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses 
 
 COMMENT ON FUNCTION app.sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) IS 'session_close on the word of the holders, for many sessions of one tenant. It answers how each ended, by this call or before, twice perhaps, and nothing of those that nobody knows.';
 
+-- FUNCTION subscriptions_to_check(timestamp with time zone, integer)
+
+CREATE FUNCTION app.subscriptions_to_check(p_before timestamp with time zone, p_limit integer) RETURNS TABLE(tenant_id uuid, subscription_id text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT s.tenant_id, s.id FROM app.subscriptions s
+     WHERE s.checked_at < p_before AND (s.ended_at IS NULL OR s.ended_at > now() - interval '60 days')
+     ORDER BY s.checked_at LIMIT p_limit
+    $$;
+
+ALTER FUNCTION app.subscriptions_to_check(p_before timestamp with time zone, p_limit integer) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION subscriptions_to_check(p_before timestamp with time zone, p_limit integer)
+
+COMMENT ON FUNCTION app.subscriptions_to_check(p_before timestamp with time zone, p_limit integer) IS 'Subscriptions that were not compared with Stripe since then, those first that were longest ago.';
+
 -- FUNCTION sweep_licenses(uuid, uuid, integer)
 
 CREATE FUNCTION app.sweep_licenses(p_after_tenant uuid, p_after_license uuid, p_limit integer) RETURNS TABLE(tenant_id uuid, license_id uuid)
@@ -1317,6 +1479,25 @@ COMMENT ON COLUMN app.license_keys.key_hash IS 'HMAC-SHA-256 of the key under th
 
 COMMENT ON COLUMN app.license_keys.hint IS 'The key''s first and last characters, for people to tell keys apart.';
 
+-- TABLE license_notices
+
+CREATE TABLE app.license_notices (
+    tenant_id uuid NOT NULL,
+    license_id uuid NOT NULL,
+    ends_at timestamp with time zone NOT NULL,
+    days integer NOT NULL,
+    noticed_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT license_notices_days_check CHECK (((days >= 0) AND (days <= 30)))
+);
+
+ALTER TABLE ONLY app.license_notices FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.license_notices OWNER TO usher_owner;
+
+-- COMMENT TABLE license_notices
+
+COMMENT ON TABLE app.license_notices IS 'Which notices a licence''s owners have had of an end, so many days before it; 0 is that it has come. Each once.';
+
 -- TABLE licenses
 
 CREATE TABLE app.licenses (
@@ -1349,6 +1530,7 @@ CREATE TABLE app.licenses (
     ttl_floor_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
     drain_until timestamp with time zone,
     borrow_reserve_seats integer DEFAULT 0 NOT NULL,
+    on_trial boolean DEFAULT false NOT NULL,
     CONSTRAINT grace_after_expiry CHECK (((grace_until IS NULL) OR ((expires_at IS NOT NULL) AND (grace_until >= expires_at)))),
     CONSTRAINT grace_of_a_week CHECK ((offline_grace_seconds <= 604800)),
     CONSTRAINT licenses_borrow_reserve_seats_check CHECK (((borrow_reserve_seats >= 0) AND (borrow_reserve_seats <= 100000))),
@@ -1408,6 +1590,10 @@ COMMENT ON COLUMN app.licenses.drain_until IS 'When sessions on seats above a re
 -- COMMENT COLUMN licenses.borrow_reserve_seats
 
 COMMENT ON COLUMN app.licenses.borrow_reserve_seats IS 'The low-water mark: at most max_seats less these are borrowed at once. What is borrowed already stays so when it rises.';
+
+-- COMMENT COLUMN licenses.on_trial
+
+COMMENT ON COLUMN app.licenses.on_trial IS 'On trial until expires_at. False again when it has fallen to the free tier, was bought, or was given another plan.';
 
 -- TABLE mails
 
@@ -1544,6 +1730,7 @@ CREATE TABLE app.plans (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     borrow_reserve_seats integer DEFAULT 0 NOT NULL,
+    trial_falls_to text,
     CONSTRAINT grace_of_a_week CHECK ((offline_grace_seconds <= 604800)),
     CONSTRAINT plans_borrow_reserve_seats_check CHECK (((borrow_reserve_seats >= 0) AND (borrow_reserve_seats <= 100000))),
     CONSTRAINT plans_code_check CHECK ((code ~ '^[a-z0-9][a-z0-9_-]{0,62}$'::text)),
@@ -1580,6 +1767,10 @@ COMMENT ON COLUMN app.plans.drain_seconds IS 'How long sessions above a reduced 
 -- COMMENT COLUMN plans.borrow_reserve_seats
 
 COMMENT ON COLUMN app.plans.borrow_reserve_seats IS 'The low-water mark: so many of max_seats are never borrowed.';
+
+-- COMMENT COLUMN plans.trial_falls_to
+
+COMMENT ON COLUMN app.plans.trial_falls_to IS 'The plan is its product''s trial tier: a trial is of it, and falls to this plan when it is over. NULL: there is no trial of it.';
 
 -- TABLE products
 
@@ -1882,6 +2073,7 @@ CREATE TABLE app.subscriptions (
     cancel_feedback text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    checked_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT subscriptions_cancel_feedback_check CHECK ((char_length(cancel_feedback) <= 2000)),
     CONSTRAINT subscriptions_cancel_reason_check CHECK ((char_length(cancel_reason) <= 500)),
     CONSTRAINT subscriptions_cycle_check CHECK ((cycle = ANY (ARRAY['monthly'::text, 'annual'::text]))),
@@ -1924,6 +2116,10 @@ COMMENT ON COLUMN app.subscriptions.grace_until IS 'How long the licence grants 
 
 COMMENT ON COLUMN app.subscriptions.cancel_reason IS 'Why its owner cancelled it, in their words; with cancel_feedback.';
 
+-- COMMENT COLUMN subscriptions.checked_at
+
+COMMENT ON COLUMN app.subscriptions.checked_at IS 'When it was last compared with Stripe whole.';
+
 -- TABLE sweep_cursor
 
 CREATE TABLE app.sweep_cursor (
@@ -1951,6 +2147,7 @@ CREATE TABLE app.tenants (
     status_by text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    trial_started_at timestamp with time zone,
     CONSTRAINT operator_is_active CHECK (((kind = 'customer'::text) OR (status = 'active'::text))),
     CONSTRAINT tenants_kind_check CHECK ((kind = ANY (ARRAY['customer'::text, 'operator'::text]))),
     CONSTRAINT tenants_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200))),
@@ -1965,6 +2162,44 @@ ALTER TABLE app.tenants OWNER TO usher_owner;
 -- COMMENT TABLE tenants
 
 COMMENT ON TABLE app.tenants IS 'Customer organisations, and one row for the operator, whose API keys and staff hang on it like any tenant''s.';
+
+-- COMMENT COLUMN tenants.trial_started_at
+
+COMMENT ON COLUMN app.tenants.trial_started_at IS 'When it began its one trial; NULL until then.';
+
+-- TABLE trials
+
+CREATE TABLE app.trials (
+    tenant_id uuid NOT NULL,
+    license_id uuid NOT NULL,
+    product_code text NOT NULL,
+    falls_to text NOT NULL,
+    email_hash bytea NOT NULL,
+    hardware_hash bytea NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT trials_email_hash_check CHECK ((octet_length(email_hash) = 32)),
+    CONSTRAINT trials_hardware_hash_check CHECK ((octet_length(hardware_hash) = 32))
+);
+
+ALTER TABLE ONLY app.trials FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.trials OWNER TO usher_owner;
+
+-- COMMENT TABLE trials
+
+COMMENT ON TABLE app.trials IS 'Who has had a trial, for good: once for each tenant, each verified e-mail address and each hardware.';
+
+-- COMMENT COLUMN trials.falls_to
+
+COMMENT ON COLUMN app.trials.falls_to IS 'As the trial tier said when it began.';
+
+-- COMMENT COLUMN trials.email_hash
+
+COMMENT ON COLUMN app.trials.email_hash IS 'SHA-256 of the address in lower case, without what follows a plus sign: the table is no list of addresses.';
+
+-- COMMENT COLUMN trials.hardware_hash
+
+COMMENT ON COLUMN app.trials.hardware_hash IS 'SHA-256 of the hardware id.';
 
 -- TABLE users
 
@@ -2200,6 +2435,11 @@ ALTER TABLE ONLY app.idempotency_keys
 ALTER TABLE ONLY app.license_keys
     ADD CONSTRAINT license_keys_pkey PRIMARY KEY (tenant_id, id);
 
+-- CONSTRAINT license_notices license_notices_pkey
+
+ALTER TABLE ONLY app.license_notices
+    ADD CONSTRAINT license_notices_pkey PRIMARY KEY (tenant_id, license_id, ends_at, days);
+
 -- CONSTRAINT licenses licenses_pkey
 
 ALTER TABLE ONLY app.licenses
@@ -2298,6 +2538,11 @@ ALTER TABLE ONLY app.tenants
 -- COMMENT CONSTRAINT tenants_slug_key ON tenants
 
 COMMENT ON CONSTRAINT tenants_slug_key ON app.tenants IS 'Unique across tenants: no role that acts for a tenant can write a slug, so it is no oracle.';
+
+-- CONSTRAINT trials trials_pkey
+
+ALTER TABLE ONLY app.trials
+    ADD CONSTRAINT trials_pkey PRIMARY KEY (tenant_id, email_hash);
 
 -- CONSTRAINT users users_pkey
 
@@ -2403,6 +2648,14 @@ CREATE INDEX license_keys_by_hash ON app.license_keys USING btree (key_hash);
 
 CREATE INDEX license_keys_by_license ON app.license_keys USING btree (tenant_id, license_id, created_at DESC);
 
+-- INDEX licenses_by_expiry
+
+CREATE INDEX licenses_by_expiry ON app.licenses USING btree (expires_at) WHERE (status = 'active'::text);
+
+-- INDEX licenses_on_trial
+
+CREATE INDEX licenses_on_trial ON app.licenses USING btree (expires_at) WHERE on_trial;
+
 -- INDEX mails_due
 
 CREATE INDEX mails_due ON app.mails USING btree (next_at) WHERE (status = 'pending'::text);
@@ -2422,6 +2675,14 @@ CREATE INDEX outbox_pending ON app.outbox USING btree (topic, created_at);
 -- INDEX outbox_subject
 
 CREATE INDEX outbox_subject ON app.outbox USING btree (tenant_id, subject_id);
+
+-- INDEX plans_trial_key
+
+CREATE UNIQUE INDEX plans_trial_key ON app.plans USING btree (product_code) WHERE (trial_falls_to IS NOT NULL);
+
+-- COMMENT INDEX plans_trial_key
+
+COMMENT ON INDEX app.plans_trial_key IS 'A product has one trial tier.';
 
 -- INDEX revocations_alive
 
@@ -2451,6 +2712,10 @@ CREATE INDEX stripe_events_by_id ON app.stripe_events USING btree (id);
 
 CREATE INDEX stripe_events_failed ON app.stripe_events USING btree (received_at) WHERE (status = 'failed'::text);
 
+-- INDEX subscriptions_by_check
+
+CREATE INDEX subscriptions_by_check ON app.subscriptions USING btree (checked_at);
+
 -- INDEX subscriptions_by_customer
 
 CREATE INDEX subscriptions_by_customer ON app.subscriptions USING btree (tenant_id, customer_id);
@@ -2458,6 +2723,34 @@ CREATE INDEX subscriptions_by_customer ON app.subscriptions USING btree (tenant_
 -- INDEX subscriptions_by_license
 
 CREATE INDEX subscriptions_by_license ON app.subscriptions USING btree (tenant_id, license_id);
+
+-- INDEX subscriptions_license_key
+
+CREATE UNIQUE INDEX subscriptions_license_key ON app.subscriptions USING btree (tenant_id, license_id) WHERE (ended_at IS NULL);
+
+-- COMMENT INDEX subscriptions_license_key
+
+COMMENT ON INDEX app.subscriptions_license_key IS 'A licence is of one subscription that lives.';
+
+-- INDEX trials_by_license
+
+CREATE INDEX trials_by_license ON app.trials USING btree (tenant_id, license_id);
+
+-- INDEX trials_email_key
+
+CREATE UNIQUE INDEX trials_email_key ON app.trials USING btree (email_hash);
+
+-- COMMENT INDEX trials_email_key
+
+COMMENT ON INDEX app.trials_email_key IS 'Unique across tenants: one trial for each address, which its owner has verified, so that it tells them alone.';
+
+-- INDEX trials_hardware_key
+
+CREATE UNIQUE INDEX trials_hardware_key ON app.trials USING btree (hardware_hash);
+
+-- COMMENT INDEX trials_hardware_key
+
+COMMENT ON INDEX app.trials_hardware_key IS 'Unique across tenants: one trial for each hardware. Who asks for a trial with the hardware id of another learns that it has had one, and no more.';
 
 -- INDEX users_by_identity
 
@@ -2596,6 +2889,11 @@ ALTER TABLE ONLY app.idempotency_keys
 ALTER TABLE ONLY app.license_keys
     ADD CONSTRAINT license_keys_tenant_id_license_id_fkey FOREIGN KEY (tenant_id, license_id) REFERENCES app.licenses(tenant_id, id);
 
+-- FK CONSTRAINT license_notices license_notices_tenant_id_license_id_fkey
+
+ALTER TABLE ONLY app.license_notices
+    ADD CONSTRAINT license_notices_tenant_id_license_id_fkey FOREIGN KEY (tenant_id, license_id) REFERENCES app.licenses(tenant_id, id);
+
 -- FK CONSTRAINT licenses licenses_plan_code_fkey
 
 ALTER TABLE ONLY app.licenses
@@ -2631,6 +2929,11 @@ ALTER TABLE ONLY app.outbox
 ALTER TABLE ONLY app.plans
     ADD CONSTRAINT plans_product_code_fkey FOREIGN KEY (product_code) REFERENCES app.products(code);
 
+-- FK CONSTRAINT plans plans_trial_falls_to_fkey
+
+ALTER TABLE ONLY app.plans
+    ADD CONSTRAINT plans_trial_falls_to_fkey FOREIGN KEY (trial_falls_to) REFERENCES app.plans(code);
+
 -- FK CONSTRAINT revocation_lists revocation_lists_signer_fkey
 
 ALTER TABLE ONLY app.revocation_lists
@@ -2665,6 +2968,26 @@ ALTER TABLE ONLY app.subscriptions
 
 ALTER TABLE ONLY app.subscriptions
     ADD CONSTRAINT subscriptions_tenant_id_license_id_fkey FOREIGN KEY (tenant_id, license_id) REFERENCES app.licenses(tenant_id, id);
+
+-- FK CONSTRAINT trials trials_falls_to_fkey
+
+ALTER TABLE ONLY app.trials
+    ADD CONSTRAINT trials_falls_to_fkey FOREIGN KEY (falls_to) REFERENCES app.plans(code);
+
+-- FK CONSTRAINT trials trials_product_code_fkey
+
+ALTER TABLE ONLY app.trials
+    ADD CONSTRAINT trials_product_code_fkey FOREIGN KEY (product_code) REFERENCES app.products(code);
+
+-- FK CONSTRAINT trials trials_tenant_id_fkey
+
+ALTER TABLE ONLY app.trials
+    ADD CONSTRAINT trials_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
+-- FK CONSTRAINT trials trials_tenant_id_license_id_fkey
+
+ALTER TABLE ONLY app.trials
+    ADD CONSTRAINT trials_tenant_id_license_id_fkey FOREIGN KEY (tenant_id, license_id) REFERENCES app.licenses(tenant_id, id);
 
 -- FK CONSTRAINT users users_tenant_id_fkey
 
@@ -2725,6 +3048,10 @@ ALTER TABLE app.idempotency_keys ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE app.license_keys ENABLE ROW LEVEL SECURITY;
 
+-- ROW SECURITY license_notices
+
+ALTER TABLE app.license_notices ENABLE ROW LEVEL SECURITY;
+
 -- ROW SECURITY licenses
 
 ALTER TABLE app.licenses ENABLE ROW LEVEL SECURITY;
@@ -2753,6 +3080,10 @@ CREATE POLICY resolver_expires ON app.idempotency_keys TO usher_resolver USING (
 
 CREATE POLICY resolver_expires ON app.mails FOR DELETE TO usher_resolver USING ((finished_at < (now() - '30 days'::interval)));
 
+-- POLICY stripe_events resolver_expires
+
+CREATE POLICY resolver_expires ON app.stripe_events FOR DELETE TO usher_resolver USING ((received_at < (now() - '7 years'::interval)));
+
 -- POLICY webhook_deliveries resolver_expires
 
 CREATE POLICY resolver_expires ON app.webhook_deliveries FOR DELETE TO usher_resolver USING ((finished_at < (now() - '30 days'::interval)));
@@ -2777,6 +3108,14 @@ CREATE POLICY resolver_finds ON app.events FOR SELECT TO usher_resolver USING (t
 
 CREATE POLICY resolver_finds ON app.license_keys FOR SELECT TO usher_resolver USING (true);
 
+-- POLICY license_notices resolver_finds
+
+CREATE POLICY resolver_finds ON app.license_notices FOR SELECT TO usher_resolver USING (true);
+
+-- POLICY licenses resolver_finds
+
+CREATE POLICY resolver_finds ON app.licenses FOR SELECT TO usher_resolver USING (true);
+
 -- POLICY mails resolver_finds
 
 CREATE POLICY resolver_finds ON app.mails FOR SELECT TO usher_resolver USING (true);
@@ -2796,6 +3135,10 @@ CREATE POLICY resolver_finds ON app.seat_hours FOR SELECT TO usher_resolver USIN
 -- POLICY stripe_events resolver_finds
 
 CREATE POLICY resolver_finds ON app.stripe_events FOR SELECT TO usher_resolver USING (true);
+
+-- POLICY subscriptions resolver_finds
+
+CREATE POLICY resolver_finds ON app.subscriptions FOR SELECT TO usher_resolver USING (true);
 
 -- POLICY users resolver_finds
 
@@ -2869,6 +3212,10 @@ CREATE POLICY tenant ON app.idempotency_keys USING ((tenant_id = ( SELECT app.te
 
 CREATE POLICY tenant ON app.license_keys USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
 
+-- POLICY license_notices tenant
+
+CREATE POLICY tenant ON app.license_notices USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
 -- POLICY licenses tenant
 
 CREATE POLICY tenant ON app.licenses USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
@@ -2901,6 +3248,10 @@ CREATE POLICY tenant ON app.subscriptions USING ((tenant_id = ( SELECT app.tenan
 
 CREATE POLICY tenant ON app.tenants USING ((id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((id = ( SELECT app.tenant() AS tenant)));
 
+-- POLICY trials tenant
+
+CREATE POLICY tenant ON app.trials USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
 -- POLICY users tenant
 
 CREATE POLICY tenant ON app.users USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
@@ -2916,6 +3267,10 @@ CREATE POLICY tenant ON app.webhooks USING ((tenant_id = ( SELECT app.tenant() A
 -- ROW SECURITY tenants
 
 ALTER TABLE app.tenants ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY trials
+
+ALTER TABLE app.trials ENABLE ROW LEVEL SECURITY;
 
 -- ROW SECURITY users
 
@@ -2951,6 +3306,8 @@ GRANT USAGE ON SCHEMA app TO usher_billing;
 GRANT USAGE ON SCHEMA app TO usher_checkout;
 GRANT USAGE ON SCHEMA app TO usher_webhook;
 GRANT USAGE ON SCHEMA app TO usher_subscription;
+GRANT USAGE ON SCHEMA app TO usher_trial;
+GRANT USAGE ON SCHEMA app TO usher_expire;
 
 -- ACL SCHEMA public
 
@@ -2974,10 +3331,30 @@ REVOKE ALL ON FUNCTION app.borrow_withdrawn() FROM PUBLIC;
 REVOKE ALL ON FUNCTION app.denial_tenants(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.denial_tenants(p_limit integer) TO usher_deliver;
 
+-- ACL FUNCTION drop_history(p_days integer)
+
+REVOKE ALL ON FUNCTION app.drop_history(p_days integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.drop_history(p_days integer) TO usher_expire;
+
 -- ACL FUNCTION due_mails(p_limit integer)
 
 REVOKE ALL ON FUNCTION app.due_mails(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.due_mails(p_limit integer) TO usher_deliver;
+
+-- ACL FUNCTION due_notices(p_limit integer)
+
+REVOKE ALL ON FUNCTION app.due_notices(p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.due_notices(p_limit integer) TO usher_expire;
+
+-- ACL FUNCTION due_suspensions(p_limit integer)
+
+REVOKE ALL ON FUNCTION app.due_suspensions(p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.due_suspensions(p_limit integer) TO usher_expire;
+
+-- ACL FUNCTION due_trials(p_limit integer)
+
+REVOKE ALL ON FUNCTION app.due_trials(p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.due_trials(p_limit integer) TO usher_expire;
 
 -- ACL FUNCTION due_webhooks(p_limit integer)
 
@@ -2999,6 +3376,16 @@ GRANT ALL ON FUNCTION app.expire_idempotency_keys() TO usher_sweep;
 REVOKE ALL ON FUNCTION app.expire_notices() FROM PUBLIC;
 GRANT ALL ON FUNCTION app.expire_notices() TO usher_deliver;
 
+-- ACL FUNCTION expire_stripe_events()
+
+REVOKE ALL ON FUNCTION app.expire_stripe_events() FROM PUBLIC;
+GRANT ALL ON FUNCTION app.expire_stripe_events() TO usher_expire;
+
+-- ACL FUNCTION failed_stripe_events(p_limit integer)
+
+REVOKE ALL ON FUNCTION app.failed_stripe_events(p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.failed_stripe_events(p_limit integer) TO usher_expire;
+
 -- ACL FUNCTION find_api_key(p_hashes bytea[])
 
 REVOKE ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) FROM PUBLIC;
@@ -3010,6 +3397,7 @@ GRANT ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) TO usher_webhook;
 
 REVOKE ALL ON FUNCTION app.find_billing_customer(p_stripe_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.find_billing_customer(p_stripe_id text) TO usher_webhook;
+GRANT ALL ON FUNCTION app.find_billing_customer(p_stripe_id text) TO usher_expire;
 
 -- ACL FUNCTION find_invitation(p_hashes bytea[])
 
@@ -3027,6 +3415,7 @@ GRANT ALL ON FUNCTION app.find_license_key(p_hashes bytea[]) TO usher_release;
 
 REVOKE ALL ON FUNCTION app.find_stripe_event(p_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.find_stripe_event(p_id text) TO usher_webhook;
+GRANT ALL ON FUNCTION app.find_stripe_event(p_id text) TO usher_expire;
 
 -- ACL FUNCTION find_user(p_issuer text, p_subject text)
 
@@ -3036,6 +3425,7 @@ GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_regi
 GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_checkout;
 GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_subscription;
 GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_webhook;
+GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_trial;
 
 -- ACL FUNCTION license_changed()
 
@@ -3101,6 +3491,11 @@ GRANT ALL ON FUNCTION app.session_close(p_license uuid, p_epoch bigint, p_ids uu
 
 REVOKE ALL ON FUNCTION app.sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) TO usher_seats;
+
+-- ACL FUNCTION subscriptions_to_check(p_before timestamp with time zone, p_limit integer)
+
+REVOKE ALL ON FUNCTION app.subscriptions_to_check(p_before timestamp with time zone, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.subscriptions_to_check(p_before timestamp with time zone, p_limit integer) TO usher_expire;
 
 -- ACL FUNCTION sweep_licenses(p_after_tenant uuid, p_after_license uuid, p_limit integer)
 
@@ -3249,10 +3644,12 @@ GRANT UPDATE(checkout_session_id) ON TABLE app.billing_customers TO usher_checko
 
 GRANT UPDATE(updated_at) ON TABLE app.billing_customers TO usher_checkout;
 GRANT UPDATE(updated_at) ON TABLE app.billing_customers TO usher_webhook;
+GRANT UPDATE(updated_at) ON TABLE app.billing_customers TO usher_expire;
 
 -- ACL COLUMN billing_customers.deleted_at
 
 GRANT UPDATE(deleted_at) ON TABLE app.billing_customers TO usher_webhook;
+GRANT UPDATE(deleted_at) ON TABLE app.billing_customers TO usher_expire;
 
 -- ACL TABLE devices
 
@@ -3434,6 +3831,7 @@ GRANT SELECT(expires_at) ON TABLE app.idempotency_keys TO usher_resolver;
 GRANT INSERT ON TABLE app.license_keys TO usher_admin;
 GRANT INSERT ON TABLE app.license_keys TO usher_register;
 GRANT INSERT ON TABLE app.license_keys TO usher_billing;
+GRANT INSERT ON TABLE app.license_keys TO usher_trial;
 
 -- ACL COLUMN license_keys.tenant_id
 
@@ -3471,6 +3869,27 @@ GRANT SELECT(expires_at) ON TABLE app.license_keys TO usher_facts;
 GRANT UPDATE(expires_at) ON TABLE app.license_keys TO usher_admin;
 GRANT SELECT(expires_at) ON TABLE app.license_keys TO usher_resolver;
 
+-- ACL TABLE license_notices
+
+GRANT SELECT ON TABLE app.license_notices TO usher_expire;
+GRANT SELECT ON TABLE app.license_notices TO usher_resolver;
+
+-- ACL COLUMN license_notices.tenant_id
+
+GRANT INSERT(tenant_id) ON TABLE app.license_notices TO usher_expire;
+
+-- ACL COLUMN license_notices.license_id
+
+GRANT INSERT(license_id) ON TABLE app.license_notices TO usher_expire;
+
+-- ACL COLUMN license_notices.ends_at
+
+GRANT INSERT(ends_at) ON TABLE app.license_notices TO usher_expire;
+
+-- ACL COLUMN license_notices.days
+
+GRANT INSERT(days) ON TABLE app.license_notices TO usher_expire;
+
 -- ACL TABLE licenses
 
 GRANT SELECT ON TABLE app.licenses TO usher_facts;
@@ -3481,29 +3900,36 @@ GRANT SELECT ON TABLE app.licenses TO usher_pools;
 GRANT INSERT(tenant_id) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(tenant_id) ON TABLE app.licenses TO usher_register;
 GRANT INSERT(tenant_id) ON TABLE app.licenses TO usher_billing;
+GRANT INSERT(tenant_id) ON TABLE app.licenses TO usher_trial;
+GRANT SELECT(tenant_id) ON TABLE app.licenses TO usher_resolver;
 
 -- ACL COLUMN licenses.id
 
 GRANT INSERT(id) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(id) ON TABLE app.licenses TO usher_register;
 GRANT INSERT(id) ON TABLE app.licenses TO usher_billing;
+GRANT INSERT(id) ON TABLE app.licenses TO usher_trial;
+GRANT SELECT(id) ON TABLE app.licenses TO usher_resolver;
 
 -- ACL COLUMN licenses.product_code
 
 GRANT INSERT(product_code),UPDATE(product_code) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(product_code) ON TABLE app.licenses TO usher_register;
 GRANT INSERT(product_code),UPDATE(product_code) ON TABLE app.licenses TO usher_billing;
+GRANT INSERT(product_code) ON TABLE app.licenses TO usher_trial;
 
 -- ACL COLUMN licenses.plan_code
 
 GRANT INSERT(plan_code),UPDATE(plan_code) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(plan_code) ON TABLE app.licenses TO usher_register;
 GRANT INSERT(plan_code),UPDATE(plan_code) ON TABLE app.licenses TO usher_billing;
+GRANT INSERT(plan_code) ON TABLE app.licenses TO usher_trial;
 
 -- ACL COLUMN licenses.status
 
 GRANT UPDATE(status) ON TABLE app.licenses TO usher_admin;
 GRANT UPDATE(status) ON TABLE app.licenses TO usher_billing;
+GRANT SELECT(status) ON TABLE app.licenses TO usher_resolver;
 
 -- ACL COLUMN licenses.status_reason
 
@@ -3514,84 +3940,100 @@ GRANT UPDATE(status_reason) ON TABLE app.licenses TO usher_billing;
 
 GRANT UPDATE(status_by) ON TABLE app.licenses TO usher_admin;
 GRANT UPDATE(status_by) ON TABLE app.licenses TO usher_billing;
+GRANT SELECT(status_by) ON TABLE app.licenses TO usher_resolver;
 
 -- ACL COLUMN licenses.max_seats
 
 GRANT INSERT(max_seats),UPDATE(max_seats) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(max_seats) ON TABLE app.licenses TO usher_register;
 GRANT INSERT(max_seats),UPDATE(max_seats) ON TABLE app.licenses TO usher_billing;
+GRANT INSERT(max_seats) ON TABLE app.licenses TO usher_trial;
 
 -- ACL COLUMN licenses.overdraft_seats
 
 GRANT INSERT(overdraft_seats),UPDATE(overdraft_seats) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(overdraft_seats) ON TABLE app.licenses TO usher_register;
 GRANT INSERT(overdraft_seats),UPDATE(overdraft_seats) ON TABLE app.licenses TO usher_billing;
+GRANT INSERT(overdraft_seats) ON TABLE app.licenses TO usher_trial;
 
 -- ACL COLUMN licenses.ttl_seconds
 
 GRANT INSERT(ttl_seconds),UPDATE(ttl_seconds) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(ttl_seconds) ON TABLE app.licenses TO usher_register;
 GRANT INSERT(ttl_seconds),UPDATE(ttl_seconds) ON TABLE app.licenses TO usher_billing;
+GRANT INSERT(ttl_seconds) ON TABLE app.licenses TO usher_trial;
 
 -- ACL COLUMN licenses.seat_per
 
 GRANT INSERT(seat_per),UPDATE(seat_per) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(seat_per) ON TABLE app.licenses TO usher_register;
 GRANT INSERT(seat_per),UPDATE(seat_per) ON TABLE app.licenses TO usher_billing;
+GRANT INSERT(seat_per) ON TABLE app.licenses TO usher_trial;
 
 -- ACL COLUMN licenses.features
 
 GRANT INSERT(features),UPDATE(features) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(features) ON TABLE app.licenses TO usher_register;
 GRANT INSERT(features),UPDATE(features) ON TABLE app.licenses TO usher_billing;
+GRANT INSERT(features) ON TABLE app.licenses TO usher_trial;
 
 -- ACL COLUMN licenses.versions
 
 GRANT INSERT(versions),UPDATE(versions) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(versions) ON TABLE app.licenses TO usher_register;
 GRANT INSERT(versions),UPDATE(versions) ON TABLE app.licenses TO usher_billing;
+GRANT INSERT(versions) ON TABLE app.licenses TO usher_trial;
 
 -- ACL COLUMN licenses.max_devices
 
 GRANT INSERT(max_devices),UPDATE(max_devices) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(max_devices) ON TABLE app.licenses TO usher_register;
 GRANT INSERT(max_devices),UPDATE(max_devices) ON TABLE app.licenses TO usher_billing;
+GRANT INSERT(max_devices) ON TABLE app.licenses TO usher_trial;
 
 -- ACL COLUMN licenses.allowed_hardware
 
 GRANT INSERT(allowed_hardware),UPDATE(allowed_hardware) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(allowed_hardware) ON TABLE app.licenses TO usher_register;
 GRANT INSERT(allowed_hardware),UPDATE(allowed_hardware) ON TABLE app.licenses TO usher_billing;
+GRANT INSERT(allowed_hardware) ON TABLE app.licenses TO usher_trial;
 
 -- ACL COLUMN licenses.offline_grace_seconds
 
 GRANT INSERT(offline_grace_seconds),UPDATE(offline_grace_seconds) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(offline_grace_seconds) ON TABLE app.licenses TO usher_register;
 GRANT INSERT(offline_grace_seconds),UPDATE(offline_grace_seconds) ON TABLE app.licenses TO usher_billing;
+GRANT INSERT(offline_grace_seconds) ON TABLE app.licenses TO usher_trial;
 
 -- ACL COLUMN licenses.drain_seconds
 
 GRANT INSERT(drain_seconds),UPDATE(drain_seconds) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(drain_seconds) ON TABLE app.licenses TO usher_register;
 GRANT INSERT(drain_seconds),UPDATE(drain_seconds) ON TABLE app.licenses TO usher_billing;
+GRANT INSERT(drain_seconds) ON TABLE app.licenses TO usher_trial;
 
 -- ACL COLUMN licenses.starts_at
 
 GRANT INSERT(starts_at),UPDATE(starts_at) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(starts_at) ON TABLE app.licenses TO usher_register;
 GRANT INSERT(starts_at),UPDATE(starts_at) ON TABLE app.licenses TO usher_billing;
+GRANT INSERT(starts_at) ON TABLE app.licenses TO usher_trial;
 
 -- ACL COLUMN licenses.expires_at
 
 GRANT INSERT(expires_at),UPDATE(expires_at) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(expires_at) ON TABLE app.licenses TO usher_register;
 GRANT INSERT(expires_at),UPDATE(expires_at) ON TABLE app.licenses TO usher_billing;
+GRANT INSERT(expires_at) ON TABLE app.licenses TO usher_trial;
+GRANT SELECT(expires_at) ON TABLE app.licenses TO usher_resolver;
 
 -- ACL COLUMN licenses.grace_until
 
 GRANT INSERT(grace_until),UPDATE(grace_until) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(grace_until) ON TABLE app.licenses TO usher_register;
 GRANT INSERT(grace_until),UPDATE(grace_until) ON TABLE app.licenses TO usher_billing;
+GRANT INSERT(grace_until) ON TABLE app.licenses TO usher_trial;
+GRANT SELECT(grace_until) ON TABLE app.licenses TO usher_resolver;
 
 -- ACL COLUMN licenses.updated_at
 
@@ -3619,6 +4061,15 @@ GRANT UPDATE(ttl_floor_until) ON TABLE app.licenses TO usher_seats;
 GRANT INSERT(borrow_reserve_seats),UPDATE(borrow_reserve_seats) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(borrow_reserve_seats) ON TABLE app.licenses TO usher_register;
 GRANT INSERT(borrow_reserve_seats),UPDATE(borrow_reserve_seats) ON TABLE app.licenses TO usher_billing;
+GRANT INSERT(borrow_reserve_seats) ON TABLE app.licenses TO usher_trial;
+
+-- ACL COLUMN licenses.on_trial
+
+GRANT INSERT(on_trial),UPDATE(on_trial) ON TABLE app.licenses TO usher_admin;
+GRANT INSERT(on_trial),UPDATE(on_trial) ON TABLE app.licenses TO usher_billing;
+GRANT INSERT(on_trial) ON TABLE app.licenses TO usher_register;
+GRANT INSERT(on_trial) ON TABLE app.licenses TO usher_trial;
+GRANT SELECT(on_trial) ON TABLE app.licenses TO usher_resolver;
 
 -- ACL TABLE mails
 
@@ -3839,6 +4290,10 @@ GRANT UPDATE(updated_at) ON TABLE app.plans TO usher_operator;
 
 GRANT UPDATE(borrow_reserve_seats) ON TABLE app.plans TO usher_operator;
 
+-- ACL COLUMN plans.trial_falls_to
+
+GRANT UPDATE(trial_falls_to) ON TABLE app.plans TO usher_operator;
+
 -- ACL TABLE products
 
 GRANT SELECT ON TABLE app.products TO usher_facts;
@@ -4038,52 +4493,72 @@ GRANT SELECT(revoked_by),UPDATE(revoked_by) ON TABLE app.signing_keys TO usher_r
 -- ACL TABLE stripe_events
 
 GRANT SELECT ON TABLE app.stripe_events TO usher_webhook;
+GRANT SELECT ON TABLE app.stripe_events TO usher_expire;
+GRANT DELETE ON TABLE app.stripe_events TO usher_resolver;
 
 -- ACL COLUMN stripe_events.tenant_id
 
 GRANT INSERT(tenant_id) ON TABLE app.stripe_events TO usher_webhook;
 GRANT SELECT(tenant_id) ON TABLE app.stripe_events TO usher_resolver;
+GRANT INSERT(tenant_id) ON TABLE app.stripe_events TO usher_expire;
 
 -- ACL COLUMN stripe_events.id
 
 GRANT INSERT(id) ON TABLE app.stripe_events TO usher_webhook;
 GRANT SELECT(id) ON TABLE app.stripe_events TO usher_resolver;
+GRANT INSERT(id) ON TABLE app.stripe_events TO usher_expire;
 
 -- ACL COLUMN stripe_events.type
 
 GRANT INSERT(type) ON TABLE app.stripe_events TO usher_webhook;
+GRANT INSERT(type) ON TABLE app.stripe_events TO usher_expire;
 
 -- ACL COLUMN stripe_events.api_version
 
 GRANT INSERT(api_version) ON TABLE app.stripe_events TO usher_webhook;
+GRANT INSERT(api_version) ON TABLE app.stripe_events TO usher_expire;
 
 -- ACL COLUMN stripe_events.object_id
 
 GRANT INSERT(object_id) ON TABLE app.stripe_events TO usher_webhook;
+GRANT INSERT(object_id) ON TABLE app.stripe_events TO usher_expire;
 
 -- ACL COLUMN stripe_events.subscription_id
 
 GRANT INSERT(subscription_id),UPDATE(subscription_id) ON TABLE app.stripe_events TO usher_webhook;
+GRANT INSERT(subscription_id),UPDATE(subscription_id) ON TABLE app.stripe_events TO usher_expire;
 
 -- ACL COLUMN stripe_events.status
 
 GRANT INSERT(status),UPDATE(status) ON TABLE app.stripe_events TO usher_webhook;
+GRANT INSERT(status),UPDATE(status) ON TABLE app.stripe_events TO usher_expire;
+GRANT SELECT(status) ON TABLE app.stripe_events TO usher_resolver;
 
 -- ACL COLUMN stripe_events.attempts
 
 GRANT UPDATE(attempts) ON TABLE app.stripe_events TO usher_webhook;
+GRANT UPDATE(attempts) ON TABLE app.stripe_events TO usher_expire;
+GRANT SELECT(attempts) ON TABLE app.stripe_events TO usher_resolver;
 
 -- ACL COLUMN stripe_events.error
 
 GRANT INSERT(error),UPDATE(error) ON TABLE app.stripe_events TO usher_webhook;
+GRANT INSERT(error),UPDATE(error) ON TABLE app.stripe_events TO usher_expire;
 
 -- ACL COLUMN stripe_events.created_at
 
 GRANT INSERT(created_at) ON TABLE app.stripe_events TO usher_webhook;
+GRANT INSERT(created_at) ON TABLE app.stripe_events TO usher_expire;
+
+-- ACL COLUMN stripe_events.received_at
+
+GRANT SELECT(received_at) ON TABLE app.stripe_events TO usher_resolver;
 
 -- ACL COLUMN stripe_events.handled_at
 
 GRANT UPDATE(handled_at) ON TABLE app.stripe_events TO usher_webhook;
+GRANT UPDATE(handled_at) ON TABLE app.stripe_events TO usher_expire;
+GRANT SELECT(handled_at) ON TABLE app.stripe_events TO usher_resolver;
 
 -- ACL TABLE subscriptions
 
@@ -4093,10 +4568,12 @@ GRANT SELECT ON TABLE app.subscriptions TO usher_billing;
 -- ACL COLUMN subscriptions.tenant_id
 
 GRANT INSERT(tenant_id) ON TABLE app.subscriptions TO usher_billing;
+GRANT SELECT(tenant_id) ON TABLE app.subscriptions TO usher_resolver;
 
 -- ACL COLUMN subscriptions.id
 
 GRANT INSERT(id) ON TABLE app.subscriptions TO usher_billing;
+GRANT SELECT(id) ON TABLE app.subscriptions TO usher_resolver;
 
 -- ACL COLUMN subscriptions.customer_id
 
@@ -4105,6 +4582,7 @@ GRANT INSERT(customer_id) ON TABLE app.subscriptions TO usher_billing;
 -- ACL COLUMN subscriptions.license_id
 
 GRANT INSERT(license_id),UPDATE(license_id) ON TABLE app.subscriptions TO usher_billing;
+GRANT SELECT(license_id) ON TABLE app.subscriptions TO usher_resolver;
 
 -- ACL COLUMN subscriptions.status
 
@@ -4117,6 +4595,7 @@ GRANT INSERT(plan_code),UPDATE(plan_code) ON TABLE app.subscriptions TO usher_bi
 -- ACL COLUMN subscriptions.cycle
 
 GRANT INSERT(cycle),UPDATE(cycle) ON TABLE app.subscriptions TO usher_billing;
+GRANT SELECT(cycle) ON TABLE app.subscriptions TO usher_resolver;
 
 -- ACL COLUMN subscriptions.seats
 
@@ -4141,14 +4620,17 @@ GRANT INSERT(paid_through),UPDATE(paid_through) ON TABLE app.subscriptions TO us
 -- ACL COLUMN subscriptions.grace_until
 
 GRANT INSERT(grace_until),UPDATE(grace_until) ON TABLE app.subscriptions TO usher_billing;
+GRANT SELECT(grace_until) ON TABLE app.subscriptions TO usher_resolver;
 
 -- ACL COLUMN subscriptions.trouble
 
 GRANT INSERT(trouble),UPDATE(trouble) ON TABLE app.subscriptions TO usher_billing;
+GRANT SELECT(trouble) ON TABLE app.subscriptions TO usher_resolver;
 
 -- ACL COLUMN subscriptions.cancel_at_period_end
 
 GRANT INSERT(cancel_at_period_end),UPDATE(cancel_at_period_end) ON TABLE app.subscriptions TO usher_billing;
+GRANT SELECT(cancel_at_period_end) ON TABLE app.subscriptions TO usher_resolver;
 
 -- ACL COLUMN subscriptions.canceled_at
 
@@ -4157,6 +4639,7 @@ GRANT INSERT(canceled_at),UPDATE(canceled_at) ON TABLE app.subscriptions TO ushe
 -- ACL COLUMN subscriptions.ended_at
 
 GRANT INSERT(ended_at),UPDATE(ended_at) ON TABLE app.subscriptions TO usher_billing;
+GRANT SELECT(ended_at) ON TABLE app.subscriptions TO usher_resolver;
 
 -- ACL COLUMN subscriptions.cancel_reason
 
@@ -4169,6 +4652,11 @@ GRANT UPDATE(cancel_feedback) ON TABLE app.subscriptions TO usher_subscription;
 -- ACL COLUMN subscriptions.updated_at
 
 GRANT UPDATE(updated_at) ON TABLE app.subscriptions TO usher_billing;
+
+-- ACL COLUMN subscriptions.checked_at
+
+GRANT UPDATE(checked_at) ON TABLE app.subscriptions TO usher_expire;
+GRANT SELECT(checked_at) ON TABLE app.subscriptions TO usher_resolver;
 
 -- ACL TABLE sweep_cursor
 
@@ -4239,6 +4727,46 @@ GRANT SELECT(created_at) ON TABLE app.tenants TO usher_resolver;
 GRANT UPDATE(updated_at) ON TABLE app.tenants TO usher_operator;
 GRANT SELECT(updated_at) ON TABLE app.tenants TO usher_resolver;
 
+-- ACL COLUMN tenants.trial_started_at
+
+GRANT UPDATE(trial_started_at) ON TABLE app.tenants TO usher_trial;
+
+-- ACL TABLE trials
+
+GRANT SELECT ON TABLE app.trials TO usher_trial;
+
+-- ACL COLUMN trials.tenant_id
+
+GRANT INSERT(tenant_id) ON TABLE app.trials TO usher_trial;
+GRANT SELECT(tenant_id) ON TABLE app.trials TO usher_billing;
+
+-- ACL COLUMN trials.license_id
+
+GRANT INSERT(license_id) ON TABLE app.trials TO usher_trial;
+GRANT SELECT(license_id) ON TABLE app.trials TO usher_billing;
+
+-- ACL COLUMN trials.product_code
+
+GRANT INSERT(product_code) ON TABLE app.trials TO usher_trial;
+GRANT SELECT(product_code) ON TABLE app.trials TO usher_billing;
+
+-- ACL COLUMN trials.falls_to
+
+GRANT INSERT(falls_to) ON TABLE app.trials TO usher_trial;
+GRANT SELECT(falls_to) ON TABLE app.trials TO usher_billing;
+
+-- ACL COLUMN trials.email_hash
+
+GRANT INSERT(email_hash) ON TABLE app.trials TO usher_trial;
+
+-- ACL COLUMN trials.hardware_hash
+
+GRANT INSERT(hardware_hash) ON TABLE app.trials TO usher_trial;
+
+-- ACL COLUMN trials.started_at
+
+GRANT SELECT(started_at) ON TABLE app.trials TO usher_billing;
+
 -- ACL COLUMN users.tenant_id
 
 GRANT SELECT(tenant_id),INSERT(tenant_id) ON TABLE app.users TO usher_admin;
@@ -4249,6 +4777,8 @@ GRANT SELECT(tenant_id) ON TABLE app.users TO usher_operator;
 GRANT SELECT(tenant_id) ON TABLE app.users TO usher_checkout;
 GRANT SELECT(tenant_id) ON TABLE app.users TO usher_subscription;
 GRANT SELECT(tenant_id) ON TABLE app.users TO usher_webhook;
+GRANT SELECT(tenant_id) ON TABLE app.users TO usher_trial;
+GRANT SELECT(tenant_id) ON TABLE app.users TO usher_expire;
 
 -- ACL COLUMN users.id
 
@@ -4260,6 +4790,8 @@ GRANT SELECT(id) ON TABLE app.users TO usher_operator;
 GRANT SELECT(id) ON TABLE app.users TO usher_checkout;
 GRANT SELECT(id) ON TABLE app.users TO usher_subscription;
 GRANT SELECT(id) ON TABLE app.users TO usher_webhook;
+GRANT SELECT(id) ON TABLE app.users TO usher_trial;
+GRANT SELECT(id) ON TABLE app.users TO usher_expire;
 
 -- ACL COLUMN users.email
 
@@ -4270,6 +4802,8 @@ GRANT SELECT(email) ON TABLE app.users TO usher_operator;
 GRANT SELECT(email) ON TABLE app.users TO usher_checkout;
 GRANT SELECT(email) ON TABLE app.users TO usher_subscription;
 GRANT SELECT(email) ON TABLE app.users TO usher_webhook;
+GRANT SELECT(email) ON TABLE app.users TO usher_trial;
+GRANT SELECT(email) ON TABLE app.users TO usher_expire;
 
 -- ACL COLUMN users.name
 
@@ -4280,6 +4814,7 @@ GRANT SELECT(name) ON TABLE app.users TO usher_operator;
 GRANT SELECT(name) ON TABLE app.users TO usher_checkout;
 GRANT SELECT(name) ON TABLE app.users TO usher_subscription;
 GRANT SELECT(name) ON TABLE app.users TO usher_webhook;
+GRANT SELECT(name) ON TABLE app.users TO usher_trial;
 
 -- ACL COLUMN users.role
 
@@ -4290,6 +4825,8 @@ GRANT SELECT(role) ON TABLE app.users TO usher_operator;
 GRANT SELECT(role) ON TABLE app.users TO usher_checkout;
 GRANT SELECT(role) ON TABLE app.users TO usher_subscription;
 GRANT SELECT(role) ON TABLE app.users TO usher_webhook;
+GRANT SELECT(role) ON TABLE app.users TO usher_trial;
+GRANT SELECT(role) ON TABLE app.users TO usher_expire;
 
 -- ACL COLUMN users.status
 
@@ -4301,6 +4838,8 @@ GRANT SELECT(status) ON TABLE app.users TO usher_operator;
 GRANT SELECT(status) ON TABLE app.users TO usher_checkout;
 GRANT SELECT(status) ON TABLE app.users TO usher_subscription;
 GRANT SELECT(status) ON TABLE app.users TO usher_webhook;
+GRANT SELECT(status) ON TABLE app.users TO usher_trial;
+GRANT SELECT(status) ON TABLE app.users TO usher_expire;
 
 -- ACL COLUMN users.issuer
 
@@ -4310,6 +4849,7 @@ GRANT SELECT(issuer) ON TABLE app.users TO usher_resolver;
 GRANT SELECT(issuer) ON TABLE app.users TO usher_checkout;
 GRANT SELECT(issuer) ON TABLE app.users TO usher_subscription;
 GRANT SELECT(issuer) ON TABLE app.users TO usher_webhook;
+GRANT SELECT(issuer) ON TABLE app.users TO usher_trial;
 
 -- ACL COLUMN users.subject
 
@@ -4319,6 +4859,7 @@ GRANT SELECT(subject) ON TABLE app.users TO usher_resolver;
 GRANT SELECT(subject) ON TABLE app.users TO usher_checkout;
 GRANT SELECT(subject) ON TABLE app.users TO usher_subscription;
 GRANT SELECT(subject) ON TABLE app.users TO usher_webhook;
+GRANT SELECT(subject) ON TABLE app.users TO usher_trial;
 
 -- ACL COLUMN users.founder
 
@@ -4328,6 +4869,7 @@ GRANT SELECT(founder) ON TABLE app.users TO usher_resolver;
 GRANT SELECT(founder) ON TABLE app.users TO usher_checkout;
 GRANT SELECT(founder) ON TABLE app.users TO usher_subscription;
 GRANT SELECT(founder) ON TABLE app.users TO usher_webhook;
+GRANT SELECT(founder) ON TABLE app.users TO usher_trial;
 
 -- ACL COLUMN users.token_hash
 
@@ -4533,6 +5075,7 @@ CREATE ROLE usher_billing NOLOGIN;
 CREATE ROLE usher_borrow LOGIN;
 CREATE ROLE usher_checkout LOGIN;
 CREATE ROLE usher_deliver LOGIN;
+CREATE ROLE usher_expire LOGIN;
 CREATE ROLE usher_facts NOLOGIN;
 CREATE ROLE usher_heartbeat LOGIN;
 CREATE ROLE usher_keys LOGIN;
@@ -4549,6 +5092,7 @@ CREATE ROLE usher_seats NOLOGIN;
 CREATE ROLE usher_signers NOLOGIN;
 CREATE ROLE usher_subscription LOGIN;
 CREATE ROLE usher_sweep LOGIN;
+CREATE ROLE usher_trial LOGIN;
 CREATE ROLE usher_validate LOGIN;
 CREATE ROLE usher_webhook LOGIN;
 ALTER ROLE usher_acquire SET idle_in_transaction_session_timeout=5s;
@@ -4571,6 +5115,10 @@ ALTER ROLE usher_deliver SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_deliver SET lock_timeout=1s;
 ALTER ROLE usher_deliver SET search_path=app;
 ALTER ROLE usher_deliver SET statement_timeout=3s;
+ALTER ROLE usher_expire SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_expire SET lock_timeout=1s;
+ALTER ROLE usher_expire SET search_path=app;
+ALTER ROLE usher_expire SET statement_timeout=3s;
 ALTER ROLE usher_heartbeat SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_heartbeat SET lock_timeout=1s;
 ALTER ROLE usher_heartbeat SET search_path=app;
@@ -4603,6 +5151,10 @@ ALTER ROLE usher_sweep SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_sweep SET lock_timeout=1s;
 ALTER ROLE usher_sweep SET search_path=app;
 ALTER ROLE usher_sweep SET statement_timeout=3s;
+ALTER ROLE usher_trial SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_trial SET lock_timeout=1s;
+ALTER ROLE usher_trial SET search_path=app;
+ALTER ROLE usher_trial SET statement_timeout=3s;
 ALTER ROLE usher_validate SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_validate SET lock_timeout=1s;
 ALTER ROLE usher_validate SET search_path=app;
@@ -4614,26 +5166,35 @@ ALTER ROLE usher_webhook SET statement_timeout=3s;
 GRANT usher_audits TO usher_admin;
 GRANT usher_audits TO usher_checkout;
 GRANT usher_audits TO usher_deliver;
+GRANT usher_audits TO usher_expire;
 GRANT usher_audits TO usher_operator;
 GRANT usher_audits TO usher_register;
 GRANT usher_audits TO usher_rotate;
 GRANT usher_audits TO usher_subscription;
+GRANT usher_audits TO usher_trial;
 GRANT usher_audits TO usher_webhook;
+GRANT usher_billing TO usher_expire;
 GRANT usher_billing TO usher_subscription;
 GRANT usher_billing TO usher_webhook;
 GRANT usher_facts TO usher_acquire;
 GRANT usher_facts TO usher_admin;
 GRANT usher_facts TO usher_borrow;
 GRANT usher_facts TO usher_checkout;
+GRANT usher_facts TO usher_expire;
 GRANT usher_facts TO usher_register;
 GRANT usher_facts TO usher_release;
 GRANT usher_facts TO usher_subscription;
+GRANT usher_facts TO usher_trial;
 GRANT usher_facts TO usher_validate;
 GRANT usher_facts TO usher_webhook;
 GRANT usher_notices TO usher_admin;
 GRANT usher_notices TO usher_deliver;
+GRANT usher_notices TO usher_expire;
 GRANT usher_notices TO usher_operator;
 GRANT usher_notices TO usher_register;
+GRANT usher_notices TO usher_subscription;
+GRANT usher_notices TO usher_trial;
+GRANT usher_notices TO usher_webhook;
 GRANT usher_pools TO usher_borrow;
 GRANT usher_pools TO usher_heartbeat;
 GRANT usher_pools TO usher_seats;
@@ -4642,8 +5203,10 @@ GRANT usher_replays TO usher_admin;
 GRANT usher_replays TO usher_checkout;
 GRANT usher_replays TO usher_register;
 GRANT usher_replays TO usher_subscription;
+GRANT usher_replays TO usher_trial;
 GRANT usher_seats TO usher_acquire;
 GRANT usher_seats TO usher_admin;
+GRANT usher_seats TO usher_expire;
 GRANT usher_seats TO usher_release;
 GRANT usher_seats TO usher_subscription;
 GRANT usher_seats TO usher_sweep;

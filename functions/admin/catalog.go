@@ -41,6 +41,7 @@ type Plan struct {
 	MaxDevices          *int       `json:"max_devices" doc:"Null: no limit."`
 	OfflineGraceSeconds int64      `json:"offline_grace_seconds"`
 	DrainSeconds        int64      `json:"drain_seconds"`
+	TrialFallsTo        *string    `json:"trial_falls_to" doc:"The plan is its product's trial tier: a trial is of it, and falls to this plan. Null: no trial."`
 	CreatedAt           httpx.Time `json:"created_at"`
 	UpdatedAt           httpx.Time `json:"updated_at"`
 }
@@ -59,6 +60,7 @@ type PlanRequest struct {
 	MaxDevices          *int     `json:"max_devices,omitempty" nullable:"true" minimum:"1" maximum:"1000000" doc:"No limit when null or left out."`
 	OfflineGraceSeconds *int64   `json:"offline_grace_seconds,omitempty" minimum:"0" maximum:"604800" doc:"The life of a validate receipt, and the longest borrow; 86400 when left out."`
 	DrainSeconds        *int64   `json:"drain_seconds,omitempty" minimum:"0" maximum:"31536000" doc:"How long sessions above a reduced number of seats may go on; 86400 when left out."`
+	TrialFallsTo        string   `json:"trial_falls_to,omitempty" maxLength:"63" doc:"Makes it the trial tier of its product, whose trials fall to this plan of the same product when they are over; none when left out."`
 }
 
 var catalogRoutes = []endpoint{{
@@ -97,7 +99,7 @@ func planOf(p *license.Plan) Plan {
 	return Plan{
 		Code: p.Code, Product: p.Product, Name: p.Name, MaxSeats: p.MaxSeats, OverdraftSeats: p.OverdraftSeats, BorrowReserveSeats: p.BorrowReserve,
 		TTLSeconds: seconds(p.TTL), SeatPer: p.SeatPer, Features: p.Features, Versions: p.Versions, MaxDevices: orUnlimited(p.MaxDevices),
-		OfflineGraceSeconds: seconds(p.OfflineGrace), DrainSeconds: seconds(p.Drain),
+		OfflineGraceSeconds: seconds(p.OfflineGrace), DrainSeconds: seconds(p.Drain), TrialFallsTo: orNull(p.TrialFallsTo),
 		CreatedAt: httpx.At(p.CreatedAt), UpdatedAt: httpx.At(p.UpdatedAt),
 	}
 }
@@ -193,7 +195,7 @@ func (d Deps) putPlan(c *httpx.Call, who caller) (httpx.Reply, error) {
 		Code: c.PathValue("code"), Product: q.Product, Name: cmp.Or(q.Name, c.PathValue("code")),
 		MaxSeats: or(q.MaxSeats, 1), OverdraftSeats: or(q.OverdraftSeats, 0), BorrowReserve: or(q.BorrowReserveSeats, 0), TTL: duration(q.TTLSeconds, 6*time.Minute),
 		SeatPer: cmp.Or(q.SeatPer, license.PerDevice), Features: q.Features, Versions: q.Versions, MaxDevices: or(q.MaxDevices, 0),
-		OfflineGrace: duration(q.OfflineGraceSeconds, 24*time.Hour), Drain: duration(q.DrainSeconds, 24*time.Hour),
+		OfflineGrace: duration(q.OfflineGraceSeconds, 24*time.Hour), Drain: duration(q.DrainSeconds, 24*time.Hour), TrialFallsTo: q.TrialFallsTo,
 	}
 	err := d.Operator.As(c.Context(), who.Tenant, func(tx tenancy.Tx) (err error) {
 		if p, err = license.PutPlan(c.Context(), tx, p, d.Registry.ShortestTTL()); err != nil {

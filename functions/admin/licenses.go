@@ -27,7 +27,7 @@ type License struct {
 	Plan               string      `json:"plan"`
 	Status             string      `json:"status" enum:"active,suspended,revoked"`
 	StatusReason       *string     `json:"status_reason" doc:"Why the status is what it is, when somebody said so."`
-	EffectiveStatus    string      `json:"effective_status" enum:"active,not_started,in_grace,expired,suspended,revoked" doc:"The status, or what the dates make of an active licence."`
+	EffectiveStatus    string      `json:"effective_status" enum:"active,not_started,trialing,in_grace,expired,suspended,revoked" doc:"The status, or what the dates make of an active licence."`
 	MaxSeats           int         `json:"max_seats"`
 	OverdraftSeats     int         `json:"overdraft_seats"`
 	BorrowReserveSeats int         `json:"borrow_reserve_seats" doc:"So many of max_seats are never borrowed."`
@@ -41,6 +41,7 @@ type License struct {
 	StartsAt           *httpx.Time `json:"starts_at"`
 	ExpiresAt          *httpx.Time `json:"expires_at"`
 	GraceUntil         *httpx.Time `json:"grace_until"`
+	OnTrial            bool        `json:"on_trial" doc:"A trial, until expires_at."`
 	KeyHint            string      `json:"key_hint" doc:"The first and last characters of the newest key."`
 	CreatedAt          httpx.Time  `json:"created_at"`
 	UpdatedAt          httpx.Time  `json:"updated_at"`
@@ -162,7 +163,7 @@ func licenseOf(l *license.License, activeSeats int, now time.Time) License {
 		Status: l.Status, StatusReason: orNull(l.StatusReason), EffectiveStatus: l.EffectiveStatus(now),
 		MaxSeats: l.MaxSeats, OverdraftSeats: l.OverdraftSeats, BorrowReserveSeats: l.BorrowReserve, ActiveSeats: activeSeats, TTLSeconds: seconds(l.TTL), SeatPer: l.SeatPer,
 		Features: l.Features, Versions: l.Versions, MaxDevices: orUnlimited(l.MaxDevices), AllowedHardware: l.AllowedHardware,
-		StartsAt: httpx.AtOrNull(l.StartsAt), ExpiresAt: httpx.AtOrNull(l.ExpiresAt), GraceUntil: httpx.AtOrNull(l.GraceUntil),
+		StartsAt: httpx.AtOrNull(l.StartsAt), ExpiresAt: httpx.AtOrNull(l.ExpiresAt), GraceUntil: httpx.AtOrNull(l.GraceUntil), OnTrial: l.OnTrial,
 		KeyHint: l.KeyHint, CreatedAt: httpx.At(l.CreatedAt), UpdatedAt: httpx.At(l.UpdatedAt),
 	}
 }
@@ -392,12 +393,6 @@ func (d Deps) change(c *httpx.Call, who caller, action string, act func(context.
 	return d.license(c, &l, now)
 }
 
-// LicenseEvent is what webhooks hear of a licence: how it is now. Its seats in use are not: they are seat events.
-type LicenseEvent struct {
-	License
-	ActiveSeats *int `json:"active_seats,omitempty"`
-}
-
 // licenseEvent tells of what became of a licence: webhooks and, of a suspension, its tenant's owners.
 func licenseEvent(ctx context.Context, tx tenancy.Tx, action string, l *license.License, now time.Time) error {
 	if action == "license.suspended" {
@@ -413,7 +408,7 @@ func licenseEvent(ctx context.Context, tx tenancy.Tx, action string, l *license.
 			return err
 		}
 	}
-	return notify.Event(ctx, tx, action, licenseSubject(l.ID), LicenseEvent{License: licenseOf(l, 0, now)})
+	return notify.Event(ctx, tx, action, licenseSubject(l.ID), l.Snapshot(now))
 }
 
 // license answers a licence.

@@ -20,6 +20,7 @@ import (
 	"github.com/coditect/usher/functions/borrow"
 	"github.com/coditect/usher/functions/checkout"
 	"github.com/coditect/usher/functions/deliver"
+	"github.com/coditect/usher/functions/expire"
 	"github.com/coditect/usher/functions/heartbeat"
 	"github.com/coditect/usher/functions/keys"
 	"github.com/coditect/usher/functions/register"
@@ -27,6 +28,7 @@ import (
 	"github.com/coditect/usher/functions/rotate"
 	"github.com/coditect/usher/functions/subscription"
 	"github.com/coditect/usher/functions/sweep"
+	"github.com/coditect/usher/functions/trial"
 	"github.com/coditect/usher/functions/validate"
 	"github.com/coditect/usher/functions/webhook"
 	"github.com/coditect/usher/shared/platform/httpx"
@@ -51,11 +53,13 @@ var functions = []function{
 	{"borrow", borrow.Open},
 	{"keys", keys.Open},
 	{"register", register.Open},
+	{"trial", trial.Open},
 	{"checkout", checkout.Open},
 	{"subscription", subscription.Open},
 	{"webhook", webhook.Open},
 	{"sweep", sweep.Open},
 	{"deliver", deliver.Open},
+	{"expire", expire.Open},
 	{"rotate", rotate.Open},
 	{"admin", admin.Open},
 }

@@ -87,9 +87,10 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		"SMTP_HOST": "smtp.example", "MAIL_FROM": "usher@example.com",
 		"STRIPE_API_KEY": "sk_test_1", "STRIPE_CATALOG": "{}", "STRIPE_WEBHOOK_SECRETS": "whsec_12345678", "BILLING_ORIGINS": audience,
 	}
-	stores := []string{"validate", "acquire", "heartbeat", "release", "borrow", "sweep", "admin", "webhook", "subscription"}
-	databases := append(slices.Clone(stores), "keys", "rotate", "register", "deliver", "checkout")
-	money := []string{"checkout", "subscription", "webhook"}
+	stores := []string{"validate", "acquire", "heartbeat", "release", "borrow", "sweep", "admin", "webhook", "subscription", "expire"}
+	databases := append(slices.Clone(stores), "keys", "rotate", "register", "deliver", "checkout", "trial")
+	stripe := []string{"checkout", "subscription", "webhook", "expire"}
+	people := []string{"checkout", "subscription", "webhook", "admin", "register", "trial"}
 	budgets := []string{"validate", "acquire", "release"}
 	for _, at := range []struct {
 		variable, value string
@@ -110,8 +111,8 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"SEAT_CONNECTION_LIFE", "-29713s", stores},
 		{"SEAT_CLOCK_ALLOWANCE", "-29713s", stores},
 		{"SEAT_POLL", "29713us", stores},
-		{"LICENSE_KEY_PEPPERS", "hunter2", []string{"validate", "acquire", "release", "admin", "register", "subscription", "webhook"}},
-		{"LICENSE_MIN_TTL_SECONDS", "-29713", []string{"admin", "register", "subscription", "webhook"}},
+		{"LICENSE_KEY_PEPPERS", "hunter2", []string{"validate", "acquire", "release", "admin", "register", "subscription", "webhook", "expire", "trial"}},
+		{"LICENSE_MIN_TTL_SECONDS", "-29713", []string{"admin", "register", "subscription", "webhook", "expire", "trial"}},
 		{"API_KEY_PEPPERS", "hunter2", []string{"rotate", "admin", "webhook"}},
 		{"SEAT_TOKEN_KEYS", "hunter2", []string{"acquire", "heartbeat", "release", "borrow"}},
 		{"SEAT_TOKEN_KEYS", "", []string{"acquire", "heartbeat", "release", "borrow"}},
@@ -127,9 +128,9 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"BUDGET_HOLDER_PER_SECOND", "29713000000", append(slices.Clone(budgets), "heartbeat", "borrow")},
 		{"BUDGET_HOLDER_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
 		{"BUDGET_UNKNOWN_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
-		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate", "deliver"}},
-		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate", "deliver"}},
-		{"NOTIFY_KEYS", "hunter2", []string{"admin", "deliver"}},
+		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate", "deliver", "expire"}},
+		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate", "deliver", "expire"}},
+		{"NOTIFY_KEYS", "hunter2", []string{"admin", "deliver", "subscription", "webhook", "expire"}},
 		{"WEBHOOK_TIMEOUT", "-29713s", []string{"admin", "deliver"}},
 		{"WEBHOOK_ALLOW_PRIVATE", "hunter2", []string{"admin", "deliver"}},
 		{"SMTP_HOST", "", []string{"deliver"}},
@@ -139,15 +140,16 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"SMTP_TIMEOUT", "-29713s", []string{"deliver"}},
 		{"MAIL_FROM", "hunter2", []string{"deliver"}},
 		{"MAIL_INVITATION_URL", "hunter2", []string{"deliver"}},
-		{"IDENTITY_ISSUER", "hunter2", append(slices.Clone(money), "admin", "register")},
-		{"IDENTITY_ISSUER", "", append(slices.Clone(money), "admin", "register")},
-		{"STRIPE_API_KEY", "hunter2", money},
-		{"STRIPE_URL", "hunter2", money},
-		{"STRIPE_TIMEOUT", "29713s", money},
-		{"STRIPE_CATALOG", `{"hunter2":{}}`, money},
+		{"IDENTITY_ISSUER", "hunter2", people},
+		{"IDENTITY_ISSUER", "", people},
+		{"STRIPE_API_KEY", "hunter2", stripe},
+		{"STRIPE_URL", "hunter2", stripe},
+		{"STRIPE_TIMEOUT", "29713s", stripe},
+		{"STRIPE_CATALOG", `{"hunter2":{}}`, stripe},
+		{"RETENTION_SESSION_DAYS", "-29713", []string{"expire"}},
 		{"STRIPE_WEBHOOK_SECRETS", "hunter2", []string{"webhook"}},
 		{"BILLING_ORIGINS", "hunter2", []string{"checkout", "subscription"}},
-		{"IDENTITY_AUDIENCE", "", append(slices.Clone(money), "admin", "register")},
+		{"IDENTITY_AUDIENCE", "", people},
 	} {
 		getenv := func(variable string) string {
 			if variable == at.variable {

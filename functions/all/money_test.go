@@ -57,9 +57,10 @@ func (s *service) owner(t *testing.T) string {
 	t.Helper()
 	operator := s.operator(t)
 	s.must(t, 200, operator, "PUT", "/v1/catalog/products/editor", object{"name": "Editor"})
-	for _, plan := range []string{"free", "team"} {
-		s.must(t, 200, operator, "PUT", "/v1/catalog/plans/"+plan, object{"product": "editor", "name": plan, "ttl_seconds": int(lease / time.Second), "drain_seconds": 1})
-	}
+	plan := object{"product": "editor", "ttl_seconds": int(lease / time.Second), "drain_seconds": 1}
+	s.must(t, 200, operator, "PUT", "/v1/catalog/plans/free", plan)
+	plan["max_seats"], plan["trial_falls_to"] = 3, "free"
+	s.must(t, 200, operator, "PUT", "/v1/catalog/plans/team", plan)
 	owner := s.token(object{"aud": people, "sub": "olivia", "email": "olivia@example.com", "email_verified": true})
 	s.must(t, 201, owner, "POST", "/v1/register", object{"organization_name": "Acme"})
 	return owner
@@ -187,5 +188,58 @@ func TestWhatIsPaidIsSoldAndWhatIsSoldCanBeSatOn(t *testing.T) {
 	if told := testenv.Value[string](t, s.postgres, `SELECT evict_reason || ' by ' || evicted_by FROM app.open_sessions WHERE id = $1`, seat.SessionID); told != "license_suspended by stripe:payment_refunded" {
 		t.Errorf("the holder is told %s", told)
 	}
+	// Whom that concerns was told: by mail, and the vendor's systems by events.
+	for query, want := range map[string]string{
+		`SELECT string_agg(kind || ' to ' || recipient, ', ' ORDER BY kind, recipient) FROM app.mails WHERE kind <> 'welcome'`: "license_key to olivia@example.com, " +
+			"license_key to oskar@example.com, license_suspended to oskar@example.com, payment_failed to olivia@example.com",
+		`SELECT string_agg(DISTINCT type, ' ' ORDER BY type) FROM app.events WHERE type !~ '^seat'`: "license.changed license.created license.key_rotated " +
+			"license.suspended subscription.changed subscription.created subscription.payment_failed subscription.renewed",
+	} {
+		if told := testenv.Value[string](t, s.postgres, query); told != want {
+			t.Errorf("told are\n%s, want\n%s", told, want)
+		}
+	}
 	s.log.Hides(t, key, stripeSecret, stripeKey)
+}
+
+// Outcome: who tries it keeps key and seat through the end of the trial and through buying it.
+func TestATrialFallsToTheFreeTierAndIsBoughtUnderTheSameKey(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	owner := s.owner(t)
+	trial := s.must(t, 201, owner, "POST", "/v1/trial", object{"product": "editor", "hardware_id": "laptop"})
+	first := s.must(t, 201, "", "POST", "/v1/acquire", question(trial.LicenseKey, "laptop"))
+	second := s.must(t, 201, "", "POST", "/v1/acquire", question(trial.LicenseKey, "desktop"))
+	if first.SeatNo != 1 || second.SeatNo != 2 || second.MaxSeats != 3 {
+		t.Fatalf("sit on %d and %d of %d", first.SeatNo, second.SeatNo, second.MaxSeats)
+	}
+	s.postgres.Exec(t, fmt.Sprintf(`SELECT set_config('app.current_tenant_id', tenant_id::text, true) FROM app.licenses WHERE on_trial;
+		UPDATE app.licenses SET expires_at = now() - interval '1 minute', grace_until = now() + interval '1 day' WHERE id = '%s'`, trial.License.ID))
+	s.must(t, 200, s.token(schedulerClaims), "POST", "/tasks/expire", nil)
+	if kept := s.must(t, 200, first.SeatToken, "POST", "/v1/heartbeat", nil); kept.MaxSeats != 1 {
+		t.Errorf("after the trial there are %d seats", kept.MaxSeats)
+	}
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if status, got := s.call(t, second.SeatToken, "POST", "/v1/heartbeat", nil); status != 410 {
+			return fmt.Errorf("who sits above the free tier's seats is answered %d %s", status, got.Code)
+		}
+		return nil
+	})
+
+	var page struct{}
+	s.read(t, owner, "POST", "/v1/checkout", order(5), &page)
+	s.stripe.Complete(s.stripe.Find("checkout.session", "")[0], false)
+	s.deliver(t, 0)
+	var sub bought
+	s.read(t, owner, "GET", "/v1/subscription", nil, &sub)
+	if sub.LicenseID == nil || *sub.LicenseID != trial.License.ID {
+		t.Errorf("what was bought is %+v, and the trial's licence is %s", sub, trial.License.ID)
+	}
+	if seat := s.must(t, 201, "", "POST", "/v1/acquire", question(trial.LicenseKey, "tablet")); seat.MaxSeats != 5 {
+		t.Errorf("the trial's key opens %d seats", seat.MaxSeats)
+	}
+	if told := testenv.Value[string](t, s.postgres, `SELECT string_agg(type, ' ' ORDER BY type) FROM app.events WHERE type ~ '^(trial|subscription)'`); told != "subscription.created trial.bought trial.ended trial.started" {
+		t.Errorf("told is %s", told)
+	}
+	s.log.Hides(t, trial.LicenseKey)
 }

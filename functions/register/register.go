@@ -221,7 +221,7 @@ func (d Deps) settle(c *httpx.Call, tx tenancy.Tx, id tenancy.ID, tenant *identi
 	if err != nil {
 		return Answer{}, err
 	}
-	if err := notify.Event(ctx, tx, "license.created", "license:"+sold.ID.String(), answer.License); err != nil {
+	if err := notify.Event(ctx, tx, "license.created", "license:"+sold.ID.String(), sold.Snapshot(sold.CreatedAt)); err != nil {
 		return Answer{}, err
 	}
 	return answer, record(c, tx, tenant, &owner, &sold)

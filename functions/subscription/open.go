@@ -8,13 +8,14 @@ import (
 	"github.com/coditect/usher/shared/billing"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/license"
+	"github.com/coditect/usher/shared/notify"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/platform/serve"
 	"github.com/coditect/usher/shared/seat"
 )
 
 // Open puts the function together from its environment: DATABASE_*, REDIS_*, SEAT_*, IDENTITY_*, LICENSE_KEY_PEPPERS,
-// LICENSE_MIN_TTL_SECONDS, STRIPE_API_KEY, STRIPE_URL, STRIPE_TIMEOUT, STRIPE_CATALOG and BILLING_ORIGINS as their packages
+// LICENSE_MIN_TTL_SECONDS, NOTIFY_KEYS, STRIPE_API_KEY, STRIPE_URL, STRIPE_TIMEOUT, STRIPE_CATALOG and BILLING_ORIGINS as their packages
 // say.
 func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*serve.Function, error) {
 	db, err1 := billing.OpenDB(ctx, getenv, log)
@@ -23,14 +24,15 @@ func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*s
 	registry, err4 := license.OpenRegistry(getenv)
 	stripe, err5 := billing.OpenStripe(getenv)
 	origins, err6 := billing.OpenOrigins(getenv)
-	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
+	notices, err7 := notify.OpenKeys(getenv)
+	if err := errors.Join(err1, err2, err3, err4, err5, err6, err7); err != nil {
 		return nil, err
 	}
 	return &serve.Function{
 		Name: "subscription",
 		Routes: Routes(Deps{
 			DB: db, People: people, Desk: &billing.Desk{DB: db, Stripe: stripe}, Seats: seats, Origins: origins, Log: log,
-			Books: billing.NewBooks(billing.BooksDeps{DB: db, Stripe: stripe, Registry: registry, Now: billing.StoreTime, Log: log}),
+			Books: billing.NewBooks(billing.BooksDeps{DB: db, Stripe: stripe, Registry: registry, Notices: notices, Now: billing.StoreTime, Log: log}),
 		}),
 		// Redis is not asked: what it is to be told it is told by the sweep.
 		Ready: []httpx.Check{{Name: "postgresql", Ping: db.Ping}},

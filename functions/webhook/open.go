@@ -9,13 +9,14 @@ import (
 	"github.com/coditect/usher/shared/billing"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/license"
+	"github.com/coditect/usher/shared/notify"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/platform/serve"
 	"github.com/coditect/usher/shared/seat"
 )
 
 // Open puts the function together from its environment: DATABASE_*, REDIS_*, SEAT_*, API_KEY_PEPPERS, IDENTITY_*,
-// LICENSE_KEY_PEPPERS, LICENSE_MIN_TTL_SECONDS and STRIPE_* as their packages say.
+// LICENSE_KEY_PEPPERS, LICENSE_MIN_TTL_SECONDS, NOTIFY_KEYS and STRIPE_* as their packages say.
 func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*serve.Function, error) {
 	db, err1 := billing.OpenDB(ctx, getenv, log)
 	seats, err2 := seat.Open(getenv, db, log)
@@ -24,10 +25,11 @@ func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*s
 	registry, err5 := license.OpenRegistry(getenv)
 	stripe, err6 := billing.OpenStripe(getenv)
 	secrets, err7 := billing.OpenSecrets(getenv)
-	if err := errors.Join(err1, err2, err3, err4, err5, err6, err7); err != nil {
+	notices, err8 := notify.OpenKeys(getenv)
+	if err := errors.Join(err1, err2, err3, err4, err5, err6, err7, err8); err != nil {
 		return nil, err
 	}
-	books := billing.NewBooks(billing.BooksDeps{DB: db, Stripe: stripe, Registry: registry, Now: billing.StoreTime, Log: log})
+	books := billing.NewBooks(billing.BooksDeps{DB: db, Stripe: stripe, Registry: registry, Notices: notices, Now: billing.StoreTime, Log: log})
 	return &serve.Function{
 		Name:   "webhook",
 		Routes: Routes(Deps{Books: books, Secrets: secrets, Seats: seats, Keys: keys, People: people, Now: time.Now, Log: log}),

@@ -17,6 +17,8 @@ import (
 	"github.com/coditect/usher/shared/audit"
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/license"
+	"github.com/coditect/usher/shared/notify"
+	"github.com/coditect/usher/shared/secret"
 	"github.com/coditect/usher/shared/tenancy"
 )
 
@@ -29,6 +31,8 @@ type BooksDeps struct {
 	DB       *tenancy.DB
 	Stripe   *Stripe
 	Registry *license.Registry
+	// Notices seal the keys of licences in the mails that bring them.
+	Notices notify.Keys
 	// Now is the clock by which a grace is over: StoreTime.
 	Now func(context.Context, tenancy.Tx) (time.Time, error)
 	Log *slog.Logger
@@ -178,7 +182,7 @@ func (b *Books) post(ctx context.Context, tenant tenancy.ID, e Event, again bool
 			return nil
 		}
 		for _, id := range subscriptions {
-			sold, err := b.settle(ctx, tx, tenant, id, e.Customer, "event "+e.ID)
+			sold, _, err := b.settle(ctx, tx, tenant, id, e.Customer, "event "+e.ID)
 			if err != nil {
 				return err
 			}
@@ -246,47 +250,51 @@ func (b *Books) forget(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, cu
 func (b *Books) Settle(ctx context.Context, tenant tenancy.ID, subscription, why string) (uuid.UUID, error) {
 	var sold uuid.UUID
 	err := b.DB.As(ctx, tenant, func(tx tenancy.Tx) (err error) {
-		sold, err = b.settle(ctx, tx, tenant, subscription, "", why)
+		sold, _, err = b.settle(ctx, tx, tenant, subscription, "", why)
 		return err
 	})
 	return sold, err
 }
 
 // settle is Settle in the caller's transaction. Nobody else settles the subscription until that ends, so that what is
-// fetched here is not older than what anybody has written. Customer is whose it is said to be, "" when nobody said.
-func (b *Books) settle(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, id, customer, why string) (uuid.UUID, error) {
+// fetched here is not older than what anybody has written. Customer is whose it is said to be, "" when nobody said. Changed says
+// that something was not as it should be.
+func (b *Books) settle(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, id, customer, why string) (sold uuid.UUID, changed bool, err error) {
 	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, lockOf(id)); err != nil {
-		return uuid.Nil, fmt.Errorf("lock subscription %s: %w", id, err)
+		return uuid.Nil, false, fmt.Errorf("lock subscription %s: %w", id, err)
 	}
 	s, err := b.Stripe.subscription(ctx, id)
 	if isMissing(err) {
-		return uuid.Nil, ErrRefused.Because(err)
+		return uuid.Nil, false, ErrRefused.Because(err)
 	}
 	if err != nil {
-		return uuid.Nil, err
+		return uuid.Nil, false, err
 	}
 	if customer != "" && customer != s.Customer {
-		return uuid.Nil, ErrRefused.Because(fmt.Errorf("subscription %s is of customer %s, not %s", id, s.Customer, customer))
+		return uuid.Nil, false, ErrRefused.Because(fmt.Errorf("subscription %s is of customer %s, not %s", id, s.Customer, customer))
 	}
 	kept, row, err := b.read(ctx, tx, tenant, &s)
 	if err != nil {
-		return uuid.Nil, err
+		return uuid.Nil, false, err
 	}
 	now, err := b.Now(ctx, tx)
 	if err != nil {
-		return uuid.Nil, err
+		return uuid.Nil, false, err
 	}
 	change := Decide(now, s, kept)
-	sold, err := b.write(ctx, tx, tenant, &s, row, &change)
+	sold, key, err := b.write(ctx, tx, tenant, &s, row, &change)
 	if err != nil {
-		return uuid.Nil, err
+		return uuid.Nil, false, err
 	}
 	if !change.Nothing() {
 		if err := audit.Record(ctx, tx, entry(&s, sold, &change, why)); err != nil {
-			return uuid.Nil, err
+			return uuid.Nil, false, err
+		}
+		if err := b.tell(ctx, tx, tenant, &s, sold, key, &change, now); err != nil {
+			return uuid.Nil, false, err
 		}
 	}
-	return sold, nil
+	return sold, !change.Nothing(), nil
 }
 
 func entry(s *Subscription, sold uuid.UUID, c *Change, why string) audit.Entry {
@@ -359,14 +367,15 @@ func (b *Books) read(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, s *S
 	return k, row, nil
 }
 
-// write does what was decided.
-func (b *Books) write(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, s *Subscription, row kept, c *Change) (uuid.UUID, error) {
+// write does what was decided, and answers the licence and, when it was made, its key.
+func (b *Books) write(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, s *Subscription, row kept, c *Change) (uuid.UUID, secret.Key, error) {
+	var key secret.Key
+	var err error
 	if c.License != nil {
-		if err := b.sell(ctx, tx, tenant, &row, c); err != nil {
-			return uuid.Nil, err
+		if key, err = b.sell(ctx, tx, tenant, &row, c); err != nil {
+			return uuid.Nil, key, err
 		}
 	}
-	var err error
 	switch {
 	case c.Suspend != "":
 		if _, err = license.Reinstate(ctx, tx, tenant, row.license, by); err == nil { // of another reason of ours, if it was suspended
@@ -376,7 +385,7 @@ func (b *Books) write(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, s *
 		_, err = license.Reinstate(ctx, tx, tenant, row.license, by)
 	}
 	if err != nil {
-		return uuid.Nil, err
+		return uuid.Nil, key, err
 	}
 	var through, grace *time.Time
 	if c.Standing.Sold {
@@ -395,21 +404,28 @@ func (b *Books) write(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, s *
 		tenant.UUID(), s.ID, row.customer, orNull(row.license), s.Status, s.Plan, s.Cycle, s.Seats, s.NextSeats, s.PeriodStart,
 		s.PeriodEnd, through, grace, c.Standing.Trouble, s.CancelAtPeriodEnd, s.CanceledAt, s.EndedAt)
 	if err != nil {
-		return uuid.Nil, fmt.Errorf("write subscription %s: %w", s.ID, err)
+		return uuid.Nil, key, fmt.Errorf("write subscription %s: %w", s.ID, err)
 	}
-	return row.license, nil
+	return row.license, key, nil
 }
 
 // sell makes the licence, or makes it what it is to be.
-func (b *Books) sell(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, row *kept, c *Change) error {
+func (b *Books) sell(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, row *kept, c *Change) (secret.Key, error) {
 	want := c.License
 	plan, err := license.ReadPlan(ctx, tx, want.Plan)
 	if err != nil {
-		return err
+		return secret.Key{}, err
 	}
-	if !c.Create {
+	if c.Create {
+		// A trial becomes what was bought: whoever sits stays, and the key they use stays good.
+		if row.license, err = license.TrialToBuy(ctx, tx, tenant, plan.Product); err != nil {
+			return secret.Key{}, err
+		}
+		c.Trial = row.license != uuid.Nil
+	}
+	if !c.Create || c.Trial {
 		_, err := b.Registry.Change(ctx, tx, tenant, row.license, func(t *license.Terms) error {
-			if t.Plan != want.Plan { // what it may run, for how long and by whom is the plan's; its hardware stays its own
+			if t.Plan != want.Plan || c.Trial { // what it may run, for how long and by whom is the plan's; its hardware stays its own
 				hardware := t.AllowedHardware
 				*t = plan.Terms()
 				t.AllowedHardware = hardware
@@ -417,14 +433,13 @@ func (b *Books) sell(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, row 
 			t.MaxSeats, t.ExpiresAt, t.GraceUntil = want.MaxSeats, want.ExpiresAt, want.GraceUntil
 			return nil
 		})
-		return err
+		return secret.Key{}, err
 	}
 	terms := plan.Terms()
 	terms.MaxSeats, terms.ExpiresAt, terms.GraceUntil = want.MaxSeats, want.ExpiresAt, want.GraceUntil
-	// Its first key is nobody's: an administrator makes the one that is used (rotate-key), where it can be shown.
-	made, _, err := b.Registry.Create(ctx, tx, tenant, terms)
+	made, key, err := b.Registry.Create(ctx, tx, tenant, terms)
 	row.license = made.ID
-	return err
+	return key, err
 }
 
 // licensesOf is the licence of a subscription, if there is one.

@@ -207,6 +207,8 @@ type Change struct {
 	// License is what the licence is to be, nil to leave it alone. Create says that there is none yet.
 	License *LicenseTerms
 	Create  bool
+	// Trial says that none had to be made: the tenant's trial became it. Nobody decides that here; it is found.
+	Trial bool
 	// Suspend says why the licence is to be suspended, "" not to; Reinstate lifts a suspension of ours.
 	Suspend   string
 	Reinstate bool

@@ -19,6 +19,7 @@ import (
 	"github.com/coditect/usher/shared/billing/stripesim"
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/license"
+	"github.com/coditect/usher/shared/notify"
 	"github.com/coditect/usher/shared/platform/config"
 	"github.com/coditect/usher/shared/platform/testenv"
 	"github.com/coditect/usher/shared/secret"
@@ -37,6 +38,7 @@ type world struct {
 	db       *testenv.DB
 	pool     *tenancy.DB
 	registry *license.Registry
+	notices  notify.Keys
 	catalog  billing.Catalog
 	log      *testenv.LogCapture
 }
@@ -54,6 +56,9 @@ func newWorld(t *testing.T) *world {
 	must(t, peppers.UnmarshalText([]byte("1:"+strings.Repeat("A", 43)+"=")))
 	w.registry, err = license.NewRegistry(license.RegistryConfig{Peppers: peppers, ShortestTTLSeconds: 1})
 	must(t, err)
+	var ring secret.Ring
+	must(t, ring.UnmarshalText([]byte("1:"+strings.Repeat("A", 43)+"=")))
+	w.notices = notify.NewKeys(ring)
 	must(t, w.catalog.UnmarshalText([]byte(`{"team": {"included_seats": 5, "currency": "usd", "monthly": {
 		"base": {"id": "price_base", "amount": 29000}, "seat": {"id": "price_seat", "amount": 5000}}}}`)))
 	return w
@@ -96,7 +101,7 @@ func (w *world) begin() *history {
 	w.t.Cleanup(server.Close)
 	h.stripe, err = billing.NewStripe(billing.Config{APIKey: config.Secret(key), URL: server.URL, Timeout: 4 * time.Second, Catalog: w.catalog})
 	must(w.t, err)
-	h.books = billing.NewBooks(billing.BooksDeps{DB: w.pool, Stripe: h.stripe, Registry: w.registry, Now: h.now, Log: w.log.Logger})
+	h.books = billing.NewBooks(billing.BooksDeps{DB: w.pool, Stripe: h.stripe, Registry: w.registry, Notices: w.notices, Now: h.now, Log: w.log.Logger})
 	h.customer = h.made("/v1/customers", "name=Acme")
 	w.db.Exec(w.t, `INSERT INTO app.tenants (id, name, slug) VALUES ($1, 'Acme', $2)`, h.tenant, "t-"+h.tenant.String())
 	w.db.Exec(w.t, `INSERT INTO app.billing_customers (tenant_id, id, stripe_id) VALUES ($1, gen_random_uuid(), $2)`, h.tenant, h.customer)
@@ -431,7 +436,7 @@ func TestAnEventThatFailedStaysUntilItIsReplayed(t *testing.T) {
 	h := w.begin()
 	buy(h)
 	w.db.Exec(t, `UPDATE app.plans SET ttl_seconds = 1 WHERE code = 'team'`)
-	broken := billing.NewBooks(billing.BooksDeps{DB: w.pool, Stripe: h.stripe, Registry: strict(t), Now: h.now, Log: w.log.Logger})
+	broken := billing.NewBooks(billing.BooksDeps{DB: w.pool, Stripe: h.stripe, Registry: strict(t), Notices: h.notices, Now: h.now, Log: w.log.Logger})
 	e, err := billing.ParseEvent(h.sim.Payload(h.sim.Events()[0].ID, stripesim.Version))
 	must(t, err)
 	if _, err := broken.Receive(t.Context(), e); err == nil {

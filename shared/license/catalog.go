@@ -33,8 +33,10 @@ type Plan struct {
 	Features []string
 	Versions string
 	// MaxDevices is 0 for no limit.
-	MaxDevices           int
-	OfflineGrace, Drain  time.Duration
+	MaxDevices          int
+	OfflineGrace, Drain time.Duration
+	// TrialFallsTo makes it the trial tier of its product: a trial is of this plan, and falls to that one. "" for none.
+	TrialFallsTo         string
 	CreatedAt, UpdatedAt time.Time
 }
 
@@ -109,7 +111,7 @@ func readProduct(row pgx.Row, code string) (Product, error) {
 // planColumns are what readPlan reads.
 const planColumns = `
 	code, product_code, name, max_seats, overdraft_seats, borrow_reserve_seats, ttl_seconds, seat_per, features, versions,
-	coalesce(max_devices, 0), offline_grace_seconds, drain_seconds, created_at, updated_at`
+	coalesce(max_devices, 0), offline_grace_seconds, drain_seconds, coalesce(trial_falls_to, ''), created_at, updated_at`
 
 // ReadPlan answers a plan; fault.NotFound when there is none of that code.
 func ReadPlan(ctx context.Context, tx tenancy.Tx, code string) (Plan, error) {
@@ -124,20 +126,34 @@ func PutPlan(ctx context.Context, tx tenancy.Tx, p Plan, shortestTTL time.Durati
 	if faults := p.Faults(shortestTTL); faults != nil {
 		return Plan{}, fault.Invalid("The plan is not valid.", faults...)
 	}
+	if p.TrialFallsTo != "" {
+		if free, err := ReadPlan(ctx, tx, p.TrialFallsTo); err != nil && !isNotFound(err) {
+			return Plan{}, err
+		} else if err != nil || free.Product != p.Product || free.Code == p.Code {
+			return Plan{}, fault.Invalid("The plan is not valid.", fault.Field{
+				Field: "trial_falls_to", Code: "not_allowed", Detail: "A trial falls to another plan of the same product.",
+			})
+		}
+	}
 	put, err := readPlan(tx.QueryRow(ctx, `
 		INSERT INTO app.plans (code, product_code, name, max_seats, overdraft_seats, ttl_seconds, seat_per, features, versions,
-		                       max_devices, offline_grace_seconds, drain_seconds, borrow_reserve_seats)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, nullif($10, 0), $11, $12, $13)
+		                       max_devices, offline_grace_seconds, drain_seconds, borrow_reserve_seats, trial_falls_to)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, nullif($10, 0), $11, $12, $13, nullif($14, ''))
 		ON CONFLICT (code) DO UPDATE SET
 		    product_code = excluded.product_code, name = excluded.name, max_seats = excluded.max_seats,
 		    overdraft_seats = excluded.overdraft_seats, ttl_seconds = excluded.ttl_seconds, seat_per = excluded.seat_per,
 		    features = excluded.features, versions = excluded.versions, max_devices = excluded.max_devices,
 		    offline_grace_seconds = excluded.offline_grace_seconds, drain_seconds = excluded.drain_seconds,
-		    borrow_reserve_seats = excluded.borrow_reserve_seats, updated_at = now()
+		    borrow_reserve_seats = excluded.borrow_reserve_seats, trial_falls_to = excluded.trial_falls_to, updated_at = now()
 		RETURNING`+planColumns,
 		p.Code, p.Product, p.Name, p.MaxSeats, p.OverdraftSeats, inSeconds(p.TTL), p.SeatPer, list(p.Features), p.Versions,
-		p.MaxDevices, inSeconds(p.OfflineGrace), inSeconds(p.Drain), p.BorrowReserve), p.Code)
-	if tenancy.Code(err) == foreignKeyViolation {
+		p.MaxDevices, inSeconds(p.OfflineGrace), inSeconds(p.Drain), p.BorrowReserve, p.TrialFallsTo), p.Code)
+	switch tenancy.Code(err) {
+	case uniqueViolation:
+		return Plan{}, fault.Invalid("The plan is not valid.", fault.Field{
+			Field: "trial_falls_to", Code: "not_allowed", Detail: "Another plan is the trial tier of the product. Put that one without trial_falls_to first.",
+		}).Because(err)
+	case foreignKeyViolation:
 		return Plan{}, fault.Invalid("The plan is not valid.", fault.Field{Field: "product", Code: "not_allowed", Detail: "There is no such product."}).Because(err)
 	}
 	return put, err
@@ -146,7 +162,7 @@ func PutPlan(ctx context.Context, tx tenancy.Tx, p Plan, shortestTTL time.Durati
 func readPlan(row pgx.Row, code string) (Plan, error) {
 	var p Plan
 	err := row.Scan(&p.Code, &p.Product, &p.Name, &p.MaxSeats, &p.OverdraftSeats, &p.BorrowReserve, seconds{&p.TTL}, &p.SeatPer, &p.Features, &p.Versions,
-		&p.MaxDevices, seconds{&p.OfflineGrace}, seconds{&p.Drain}, &p.CreatedAt, &p.UpdatedAt)
+		&p.MaxDevices, seconds{&p.OfflineGrace}, seconds{&p.Drain}, &p.TrialFallsTo, &p.CreatedAt, &p.UpdatedAt)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return Plan{}, fault.NotFound("not_found", "There is no such plan.")
@@ -156,8 +172,16 @@ func readPlan(row pgx.Row, code string) (Plan, error) {
 	return p, nil
 }
 
-// foreignKeyViolation is the SQLSTATE of a row that points nowhere.
-const foreignKeyViolation = "23503"
+// The SQLSTATEs of a row that points nowhere, and of one that is there already.
+const (
+	foreignKeyViolation = "23503"
+	uniqueViolation     = "23505"
+)
+
+func isNotFound(err error) bool {
+	f := fault.As(err)
+	return f != nil && f.Kind == fault.KindNotFound
+}
 
 func inSeconds(d time.Duration) int { return int(d / time.Second) }
 

@@ -206,7 +206,7 @@ func (d *Directory) resolve(ctx context.Context, macs [][]byte) (tenancy.ID, uui
 const columns = `
 	l.id, l.product_code, l.plan_code, l.status, coalesce(l.status_reason, ''), coalesce(l.status_by, ''), t.status,
 	l.max_seats, l.overdraft_seats, l.borrow_reserve_seats, l.ttl_seconds, l.seat_per, l.features, l.versions, coalesce(l.max_devices, 0),
-	l.allowed_hardware, l.offline_grace_seconds, l.drain_seconds, l.starts_at, l.expires_at, l.grace_until,
+	l.allowed_hardware, l.offline_grace_seconds, l.drain_seconds, l.starts_at, l.expires_at, l.grace_until, l.on_trial,
 	l.pool_version, l.created_at, l.updated_at`
 
 // fields are where the columns go.
@@ -219,7 +219,7 @@ func (l *License) fields() []any {
 		&l.AllowedHardware,
 		seconds{&l.OfflineGrace},
 		seconds{&l.Drain},
-		&l.StartsAt, &l.ExpiresAt, &l.GraceUntil,
+		&l.StartsAt, &l.ExpiresAt, &l.GraceUntil, &l.OnTrial,
 		&l.PoolVersion, &l.CreatedAt, &l.UpdatedAt,
 	}
 }

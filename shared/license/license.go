@@ -29,6 +29,7 @@ const (
 // What dates make of an active licence.
 const (
 	StatusNotStarted = "not_started"
+	StatusTrialing   = "trialing"
 	StatusInGrace    = "in_grace"
 	StatusExpired    = "expired"
 )
@@ -62,6 +63,8 @@ type License struct {
 	OfflineGrace, Drain time.Duration
 	// StartsAt, ExpiresAt and GraceUntil are nil where there is no such date.
 	StartsAt, ExpiresAt, GraceUntil *time.Time
+	// OnTrial says that it is a trial until ExpiresAt.
+	OnTrial bool
 	// PoolVersion grows with every change of the licence, its keys and its tenant's status.
 	PoolVersion          int64
 	CreatedAt, UpdatedAt time.Time
@@ -70,7 +73,7 @@ type License struct {
 }
 
 // EffectiveStatus is the stored status, or what the dates make of an active
-// licence: revoked, suspended, not_started, active, in_grace or expired. It
+// licence: revoked, suspended, not_started, trialing, active, in_grace or expired. It
 // grants from StartsAt on and up to, not including, ExpiresAt, then until
 // GraceUntil if there is one. The tenant's status is not part of it.
 func (l *License) EffectiveStatus(now time.Time) string {
@@ -80,6 +83,9 @@ func (l *License) EffectiveStatus(now time.Time) string {
 	case l.StartsAt != nil && now.Before(*l.StartsAt):
 		return StatusNotStarted
 	case l.ExpiresAt == nil || now.Before(*l.ExpiresAt):
+		if l.OnTrial {
+			return StatusTrialing
+		}
 		return StatusActive
 	case l.GraceUntil != nil && now.Before(*l.GraceUntil):
 		return StatusInGrace
@@ -89,13 +95,13 @@ func (l *License) EffectiveStatus(now time.Time) string {
 }
 
 // Grants says whether seats are to be had at all: the tenant is active, and the
-// licence is active or in grace.
+// licence is active, on trial or in grace.
 func (l *License) Grants(now time.Time) bool {
 	if l.TenantStatus != StatusActive {
 		return false
 	}
 	switch l.EffectiveStatus(now) {
-	case StatusActive, StatusInGrace:
+	case StatusActive, StatusTrialing, StatusInGrace:
 		return true
 	default:
 		return false

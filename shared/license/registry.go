@@ -72,11 +72,11 @@ func (r *Registry) Create(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID,
 	_, err = tx.Exec(ctx, `
 		INSERT INTO app.licenses (tenant_id, id, product_code, plan_code, max_seats, overdraft_seats, ttl_seconds, seat_per,
 		                          features, versions, max_devices, allowed_hardware, offline_grace_seconds, drain_seconds,
-		                          starts_at, expires_at, grace_until, borrow_reserve_seats)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, nullif($11, 0), $12, $13, $14, $15, $16, $17, $18)`,
+		                          starts_at, expires_at, grace_until, borrow_reserve_seats, on_trial)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, nullif($11, 0), $12, $13, $14, $15, $16, $17, $18, $19)`,
 		tenant.UUID(), id, plan.Product, plan.Code, terms.MaxSeats, terms.OverdraftSeats, inSeconds(terms.TTL), terms.SeatPer,
 		list(terms.Features), terms.Versions, terms.MaxDevices, list(terms.AllowedHardware), inSeconds(plan.OfflineGrace), inSeconds(plan.Drain),
-		terms.StartsAt, terms.ExpiresAt, terms.GraceUntil, terms.BorrowReserve)
+		terms.StartsAt, terms.ExpiresAt, terms.GraceUntil, terms.BorrowReserve, terms.OnTrial)
 	if err != nil {
 		return License{}, secret.Key{}, fmt.Errorf("create license %s: %w", id, err)
 	}
@@ -104,6 +104,8 @@ func (r *Registry) Change(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID,
 	if err := change(&terms); err != nil {
 		return License{}, err
 	}
+	// A trial is of its plan, and has an end.
+	terms.OnTrial = terms.OnTrial && terms.Plan == l.Plan && terms.ExpiresAt != nil
 	plan, err := r.check(ctx, tx, &terms)
 	if err != nil {
 		return License{}, err
@@ -114,14 +116,14 @@ func (r *Registry) Change(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID,
 		       features = $9, versions = $10, max_devices = nullif($11, 0), allowed_hardware = $12,
 		       offline_grace_seconds = CASE WHEN plan_code = $4 THEN offline_grace_seconds ELSE $13 END,
 		       drain_seconds = CASE WHEN plan_code = $4 THEN drain_seconds ELSE $14 END,
-		       starts_at = $15, expires_at = $16, grace_until = $17, borrow_reserve_seats = $18
+		       starts_at = $15, expires_at = $16, grace_until = $17, borrow_reserve_seats = $18, on_trial = $19
 		 WHERE tenant_id = $1 AND id = $2
 		   AND (product_code, plan_code, max_seats, overdraft_seats, ttl_seconds, seat_per, features, versions, coalesce(max_devices, 0),
-		        allowed_hardware, starts_at, expires_at, grace_until, borrow_reserve_seats)
-		       IS DISTINCT FROM ($3, $4, $5::int, $6::int, $7::int, $8, $9::text[], $10, $11::int, $12::text[], $15::timestamptz, $16::timestamptz, $17::timestamptz, $18::int)`,
+		        allowed_hardware, starts_at, expires_at, grace_until, borrow_reserve_seats, on_trial)
+		       IS DISTINCT FROM ($3, $4, $5::int, $6::int, $7::int, $8, $9::text[], $10, $11::int, $12::text[], $15::timestamptz, $16::timestamptz, $17::timestamptz, $18::int, $19::bool)`,
 		tenant.UUID(), id, plan.Product, plan.Code, terms.MaxSeats, terms.OverdraftSeats, inSeconds(terms.TTL), terms.SeatPer,
 		list(terms.Features), terms.Versions, terms.MaxDevices, list(terms.AllowedHardware), inSeconds(plan.OfflineGrace), inSeconds(plan.Drain),
-		terms.StartsAt, terms.ExpiresAt, terms.GraceUntil, terms.BorrowReserve)
+		terms.StartsAt, terms.ExpiresAt, terms.GraceUntil, terms.BorrowReserve, terms.OnTrial)
 	if err != nil {
 		return License{}, fmt.Errorf("change license %s: %w", id, err)
 	}

@@ -39,6 +39,8 @@ type Terms struct {
 	MaxDevices                      int
 	AllowedHardware                 []string
 	StartsAt, ExpiresAt, GraceUntil *time.Time
+	// OnTrial says that it is a trial until ExpiresAt.
+	OnTrial bool
 }
 
 // Terms are the plan's defaults, to be changed before a licence is made of them.
@@ -55,7 +57,7 @@ func (l *License) Terms() Terms {
 		Plan: l.Plan, MaxSeats: l.MaxSeats, OverdraftSeats: l.OverdraftSeats, BorrowReserve: l.BorrowReserve, TTL: l.TTL, SeatPer: l.SeatPer,
 		Features: slices.Clone(l.Features), Versions: l.Versions, MaxDevices: l.MaxDevices,
 		AllowedHardware: slices.Clone(l.AllowedHardware),
-		StartsAt:        l.StartsAt, ExpiresAt: l.ExpiresAt, GraceUntil: l.GraceUntil,
+		StartsAt:        l.StartsAt, ExpiresAt: l.ExpiresAt, GraceUntil: l.GraceUntil, OnTrial: l.OnTrial,
 	}
 }
 

@@ -125,6 +125,19 @@ func Queue(ctx context.Context, tx tenancy.Tx, m Mail) error {
 // QueueToOwners queues the mail for each owner of the transaction's tenant, whose addresses take the place of To. The role must be able to
 // read who they are.
 func QueueToOwners(ctx context.Context, tx tenancy.Tx, m Mail) error {
+	return queueToOwners(ctx, tx, m, func(string) error { return nil })
+}
+
+// QueueSecretToOwners is QueueToOwners with a text of the Data that is sealed for each.
+func QueueSecretToOwners(ctx context.Context, tx tenancy.Tx, m Mail, keys Keys, name, text string) error {
+	m.Data = maps.Clone(m.Data)
+	return queueToOwners(ctx, tx, m, func(owner string) (err error) {
+		m.Data[name], err = keys.Seal(owner, text)
+		return err
+	})
+}
+
+func queueToOwners(ctx context.Context, tx tenancy.Tx, m Mail, before func(owner string) error) error {
 	rows, err := tx.Query(ctx, `
 		SELECT email
 		  FROM app.users
@@ -143,6 +156,9 @@ func QueueToOwners(ctx context.Context, tx tenancy.Tx, m Mail) error {
 		if key != "" {
 			m.Key = key + " " + owner
 			m.Key = m.Key[:min(len(m.Key), 200)]
+		}
+		if err := before(owner); err != nil {
+			return err
 		}
 		if err := Queue(ctx, tx, m); err != nil {
 			return err

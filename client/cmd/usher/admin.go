@@ -306,6 +306,7 @@ var nouns = []struct {
 			}, ofPlan, []field{
 				{name: "offline_grace_seconds", kind: ofDuration, help: "how long a receipt is good offline: 24h, 72h or 7d"},
 				{name: "drain_seconds", kind: ofDuration, help: "how long the sessions above a reduced number of seats may stay"},
+				{name: "trial_falls_to", help: "makes it the trial tier of its product: the plan that follows a trial"},
 			}),
 		},
 	}},

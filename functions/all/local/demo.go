@@ -79,7 +79,7 @@ var demoPlans = []struct {
 	}},
 	{demoPlan, object{
 		"product": demoProduct, "name": "Pro", "max_seats": 5, "features": []string{"agents", "workflows"},
-		"offline_grace_seconds": 72 * 3600,
+		"offline_grace_seconds": 72 * 3600, "trial_falls_to": "free",
 	}},
 	{"team", object{
 		"product": demoProduct, "name": "Team", "max_seats": 25, "overdraft_seats": 2, "seat_per": "user",

@@ -1,0 +1,239 @@
+package expire_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/coditect/usher/functions/expire"
+	"github.com/coditect/usher/shared/billing/stripesim"
+	"github.com/coditect/usher/shared/platform/httpx"
+	"github.com/coditect/usher/shared/platform/httpx/httpxtest"
+	"github.com/coditect/usher/shared/platform/localenv"
+	"github.com/coditect/usher/shared/platform/testenv"
+)
+
+const (
+	tenant    = "01890000-0000-7000-8000-000000000001"
+	audience  = "https://expire.example"
+	scheduler = "scheduler@example.com"
+	key       = "sk_test_expire"
+	ring      = "1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+)
+
+// world is the function, as its environment opens it, without a Redis: the pools are told by the sweep.
+type world struct {
+	t       *testing.T
+	db      *testenv.DB
+	log     *testenv.LogCapture
+	issuer  *localenv.Issuer
+	stripe  *stripesim.Sim
+	handler http.Handler
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, db: testenv.Postgres(t), log: testenv.Logs(t), issuer: testenv.Issuer(t)}
+	w.db.Exec(t, `INSERT INTO app.products (code, name) VALUES ('editor', 'Editor')`)
+	w.db.Exec(t, `INSERT INTO app.plans (code, product_code, name) VALUES ('free', 'editor', 'Free')`)
+	w.db.Exec(t, `INSERT INTO app.plans (code, product_code, name, max_seats, trial_falls_to) VALUES ('pro', 'editor', 'Pro', 5, 'free')`)
+	w.db.Exec(t, `INSERT INTO app.tenants (id, name, slug) VALUES ($1, 'Acme', 'acme')`, tenant)
+	w.db.Exec(t, `INSERT INTO app.users (tenant_id, id, email, role, status, issuer, subject, joined_at)
+		VALUES ($1, gen_random_uuid(), 'olivia@example.com', 'owner', 'active', 'x', 'olivia', now())`, tenant)
+	var err error
+	w.stripe, err = stripesim.New(stripesim.Options{Key: key, Prices: []stripesim.Price{{ID: "price_seat", Amount: 5800, Currency: "usd", Interval: "month"}}})
+	w.must(err)
+	server := httptest.NewServer(w.stripe)
+	t.Cleanup(server.Close)
+	env := map[string]string{
+		"DATABASE_URL": w.db.URL("usher_expire"), "REDIS_URL": "redis://127.0.0.1:1/0", "LICENSE_KEY_PEPPERS": ring, "NOTIFY_KEYS": ring,
+		"STRIPE_API_KEY": key, "STRIPE_URL": server.URL, "STRIPE_TIMEOUT": "1s",
+		"STRIPE_CATALOG":   `{"pro": {"currency": "usd", "monthly": {"seat": {"id": "price_seat", "amount": 5800}}}}`,
+		"SCHEDULER_ISSUER": w.issuer.URL(), "SCHEDULER_AUDIENCE": audience, "SCHEDULER_EMAIL": scheduler,
+	}
+	f, err := expire.Open(t.Context(), func(name string) string { return env[name] }, w.log.Logger)
+	w.must(err)
+	t.Cleanup(f.Close)
+	document, err := httpx.OpenAPI("expire", "test", f.Routes)
+	w.must(err)
+	w.handler = httpxtest.Check(t, document)(httpx.New(httpx.Service{Name: "expire", Version: "test", Log: w.log.Logger}, f.Routes...))
+	return w
+}
+
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// run calls the function as the scheduler does.
+func (w *world) run(want int) expire.Answer {
+	w.t.Helper()
+	token, err := w.issuer.Token(map[string]any{"aud": audience, "sub": "s", "email": scheduler, "email_verified": true}, time.Hour)
+	w.must(err)
+	r := httptest.NewRequestWithContext(w.t.Context(), "POST", "/tasks/expire", nil)
+	r.Header.Set("Authorization", "Bearer "+token)
+	recorder := httptest.NewRecorder()
+	w.handler.ServeHTTP(recorder, r)
+	if recorder.Code != want {
+		w.t.Fatalf("answered %d %s", recorder.Code, recorder.Body)
+	}
+	var a expire.Answer
+	if want == 200 {
+		w.must(json.Unmarshal(recorder.Body.Bytes(), &a))
+	}
+	return a
+}
+
+// license makes one that ends after so long; "" is never.
+func (w *world) license(ends, grace string, onTrial bool) uuid.UUID {
+	w.t.Helper()
+	id := uuid.Must(uuid.NewV7())
+	w.db.Exec(w.t, `INSERT INTO app.licenses (tenant_id, id, product_code, plan_code, max_seats, ttl_seconds, seat_per, offline_grace_seconds, drain_seconds, expires_at, grace_until, on_trial)
+		VALUES ($1, $2, 'editor', 'pro', 5, 360, 'device', 86400, 86400, now() + nullif($3, '')::interval, now() + nullif($4, '')::interval, $5)`, tenant, id, ends, grace, onTrial)
+	return id
+}
+
+// mails are those that were queued since the last look, by licence.
+func (w *world) mails(names map[uuid.UUID]string) string {
+	w.t.Helper()
+	var all []string
+	for id, name := range names {
+		for _, m := range testenv.Values[string](w.t, w.db, `SELECT kind || coalesce(' ' || (data->>'days'), '') FROM app.mails WHERE key LIKE '%' || $1 || '%' ORDER BY created_at, kind`, id) {
+			all = append(all, name+": "+m)
+		}
+	}
+	slices.Sort(all)
+	return strings.Join(all, ", ")
+}
+
+func TestEachNoticeOfAnEndIsGivenOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	names := map[uuid.UUID]string{
+		w.license("29 days 12:00", "", false): "month", w.license("6 days 12:00", "", false): "week", w.license("20:00", "", false): "day",
+		w.license("-1:00", "", false): "over", w.license("-1:00", "2 days", false): "grace", w.license("31 days", "", false): "later",
+		w.license("", "", false): "never", w.license("-40 days", "", false): "long over",
+	}
+	renewing, ending := w.license("6 days 12:00", "", false), w.license("6 days 12:00", "", false)
+	names[renewing], names[ending] = "renewing", "cancelled"
+	customer := uuid.Must(uuid.NewV7())
+	w.db.Exec(t, `INSERT INTO app.billing_customers (tenant_id, id) VALUES ($1, $2)`, tenant, customer)
+	for l, cancelled := range map[uuid.UUID]bool{renewing: false, ending: true} {
+		w.db.Exec(t, `INSERT INTO app.subscriptions (tenant_id, id, customer_id, license_id, status, plan_code, cycle, seats, next_seats, period_start, period_end, cancel_at_period_end)
+			VALUES ($1, $2, $3, $4, 'active', 'pro', 'monthly', 1, 1, now(), now(), $5)`, tenant, "sub_"+l.String(), customer, l, cancelled)
+	}
+	if a := w.run(200); a.Noticed != 6 || a.Stripe.Unsettled != 2 {
+		t.Errorf("did %+v", a)
+	}
+	want := "cancelled: renewal_notice 7 days, day: renewal_notice a day, grace: renewal_notice a day, month: renewal_notice 30 days, over: license_expired, week: renewal_notice 7 days"
+	if have := w.mails(names); have != want {
+		t.Errorf("mails are\n%s, want\n%s", have, want)
+	}
+	if a := w.run(200); a.Noticed != 0 || a.Stripe.Compared+a.Stripe.Unsettled != 2 {
+		t.Errorf("the second run did %+v", a)
+	}
+	// A date that moves is another end.
+	w.db.Exec(t, `SELECT set_config('app.current_tenant_id', '`+tenant+`', true); UPDATE app.licenses SET expires_at = now() + interval '12 hours' WHERE expires_at > now() + interval '25 days'`)
+	if a := w.run(200); a.Noticed != 2 {
+		t.Errorf("after a move it did %+v", a)
+	}
+}
+
+func TestATrialIsRemindedOfAndFallsOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	names := map[uuid.UUID]string{}
+	for name, ends := range map[string]string{"early": "4 days", "three": "2 days 12:00", "one": "20:00", "over": "-1:00"} {
+		id := w.license(ends, ends, true)
+		names[id] = name
+		w.db.Exec(t, `INSERT INTO app.trials (tenant_id, license_id, product_code, falls_to, email_hash, hardware_hash)
+			VALUES ($1, $2, 'editor', 'free', sha256($3), sha256($3))`, tenant, id, []byte(name))
+	}
+	if a := w.run(200); a.Reminded != 2 || a.Fallen != 1 || a.Noticed != 0 {
+		t.Errorf("did %+v", a)
+	}
+	if have := w.mails(names); have != "one: trial_ending a day, over: trial_ended, three: trial_ending 3 days" {
+		t.Errorf("mails are %s", have)
+	}
+	if a := w.run(200); a.Reminded+a.Fallen != 0 {
+		t.Errorf("the second run did %+v", a)
+	}
+	if fallen := testenv.Values[string](t, w.db, `SELECT concat_ws(' ', plan_code, max_seats, status, expires_at, grace_until, on_trial) FROM app.licenses WHERE plan_code = 'free'`); fmt.Sprint(fallen) != "[free 1 active f]" {
+		t.Errorf("fallen are %v", fallen)
+	}
+}
+
+// api asks Stripe for something as its owner would.
+func (w *world) api(path, form string) string {
+	w.t.Helper()
+	r := httptest.NewRequestWithContext(w.t.Context(), "POST", path, strings.NewReader(form))
+	r.Header.Set("Authorization", "Bearer "+key)
+	recorder := httptest.NewRecorder()
+	w.stripe.ServeHTTP(recorder, r)
+	var made struct{ ID string }
+	w.must(json.Unmarshal(recorder.Body.Bytes(), &made))
+	return made.ID
+}
+
+// Outcome: not one event has come, and what was sold is what was paid.
+func TestWithoutAnyEventWhatWasSoldAgreesWithStripeByTheMorning(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	customer := w.api("/v1/customers", "name=Acme")
+	w.db.Exec(t, `INSERT INTO app.billing_customers (tenant_id, id, stripe_id) VALUES ($1, gen_random_uuid(), $2)`, tenant, customer)
+	session := w.api("/v1/checkout/sessions", "mode=subscription&success_url=x&customer="+customer+"&line_items[0][price]=price_seat&line_items[0][quantity]=3")
+	sub := w.stripe.Complete(session, false)
+	licensed := func() string {
+		return fmt.Sprint(testenv.Values[string](t, w.db, `SELECT concat_ws(' ', status, status_reason, max_seats) FROM app.licenses`))
+	}
+
+	w.stripe.Fault(stripesim.Faults{Down: true})
+	w.run(503)
+	w.stripe.Fault(stripesim.Faults{})
+	if a := w.run(200); a.Stripe.Compared != 1 || a.Stripe.Repaired != 1 || !a.Stripe.Whole || licensed() != "[active 3]" {
+		t.Errorf("unheard of: did %+v, licences are %s", a, licensed())
+	}
+	if a := w.run(200); a.Stripe.Compared != 1 || a.Stripe.Repaired != 0 {
+		t.Errorf("as it should be: did %+v", a)
+	}
+
+	w.stripe.Refund(customer, 0)
+	if a := w.run(200); a.Stripe.Repaired != 1 || licensed() != "[suspended payment_refunded 3]" {
+		t.Errorf("refunded: did %+v, licences are %s", a, licensed())
+	}
+
+	// An event that failed is taken in again, when it is not just now that it did.
+	w.db.Exec(t, `INSERT INTO app.stripe_events (tenant_id, id, type, api_version, object_id, subscription_id, status, error, created_at, handled_at)
+		VALUES ($1, 'evt_1', 'invoice.paid', '2023-10-16', 'in_1', $2, 'failed', 'it failed', now(), now() - interval '1 hour')`, tenant, sub)
+	if a := w.run(200); a.Stripe.Retried != 1 || testenv.Value[string](t, w.db, `SELECT status FROM app.stripe_events`) != "done" {
+		t.Errorf("a failed event: did %+v", a)
+	}
+}
+
+func TestMonthsOfHistoryAreDroppedWhenAllOfThemIsOld(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, month := range []string{"2020-01", "2020-02"} {
+		from, err := time.Parse("2006-01", month)
+		w.must(err)
+		w.db.Exec(t, fmt.Sprintf(`CREATE TABLE app.ended_sessions_%s PARTITION OF app.ended_sessions FOR VALUES FROM ('%s') TO ('%s')`,
+			strings.ReplaceAll(month, "-", "_"), from.Format(time.RFC3339), from.AddDate(0, 1, 0).Format(time.RFC3339)))
+	}
+	w.db.Exec(t, `ALTER TABLE app.ended_sessions_2020_01 OWNER TO usher_owner; ALTER TABLE app.ended_sessions_2020_02 OWNER TO usher_owner;
+		SELECT app.make_history_partitions(1)`)
+	if a := w.run(200); a.MonthsDropped != 2 {
+		t.Errorf("did %+v", a)
+	}
+	if left := testenv.Value[int64](t, w.db, `SELECT count(*) FROM pg_inherits WHERE inhparent = 'app.ended_sessions'::regclass`); left != 2 {
+		t.Errorf("%d partitions are left, want next month's and the default", left)
+	}
+}
