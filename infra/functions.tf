@@ -4,7 +4,7 @@
 #   paths        of the URL map, for public ones; admin has what is left
 #   armor        policy of Cloud Armor: public, keyed, stripe (edge.tf). None for heartbeats: they would cost more there than
 #                in the function, which checks a MAC before anything else
-#   schedule     cron, in UTC, and the path that is posted to
+#   schedule     cron, in UTC, the path that is posted to, and the seconds that an answer may take: a little more than the run
 #   operators    the operators may call it too, as IAM says who they are (rotate: to revoke a key)
 #   postgres     login roles in the database, each with a connection string in a secret of its own
 #   redis        pools: the seats. budgets: who asks how often
@@ -95,6 +95,15 @@ locals {
       concurrency = 20
       min         = 0, max = 2, connections = 2
     }
+    trial = {
+      caller   = "public", paths = ["/v1/trial"], armor = "public", schedule = null, operators = false
+      postgres = ["usher_trial"], redis = [], kms = []
+      secrets  = ["license-key-peppers"], writes = [], settings = ["people"]
+      cpu      = "1", memory = "256Mi", always_cpu = false
+      # As register: once for each customer.
+      concurrency = 20
+      min         = 0, max = 2, connections = 2
+    }
     admin = {
       caller = "public", paths = [], armor = "public", schedule = null, operators = false
       # As a tenant's own people, and as the operator: two roles, two pools.
@@ -119,7 +128,7 @@ locals {
       caller = "public", paths = ["/v1/subscription", "/v1/subscription/*"], armor = "public", schedule = null, operators = false
       # Tells the pools at once when seats were added or a subscription ended.
       postgres = ["usher_subscription"], redis = ["pools"], kms = []
-      secrets  = ["license-key-peppers", "stripe-api-key"], writes = [], settings = ["people", "catalog", "sites"]
+      secrets  = ["license-key-peppers", "notify-keys", "stripe-api-key"], writes = [], settings = ["people", "catalog", "sites"]
       cpu      = "1", memory = "256Mi", always_cpu = false
       # As checkout.
       concurrency = 4
@@ -129,7 +138,7 @@ locals {
       caller = "stripe", paths = ["/v1/stripe/*"], armor = "stripe", schedule = null, operators = false
       # People and API keys: operators have events handled again.
       postgres = ["usher_webhook"], redis = ["pools"], kms = []
-      secrets  = ["license-key-peppers", "api-key-peppers", "stripe-api-key", "stripe-webhook-secrets"], writes = [], settings = ["people", "catalog"]
+      secrets  = ["license-key-peppers", "api-key-peppers", "notify-keys", "stripe-api-key", "stripe-webhook-secrets"], writes = [], settings = ["people", "catalog"]
       cpu      = "1", memory = "256Mi", always_cpu = false
       # Events come by the handful, and each holds a connection while Stripe is asked; what waits too long Stripe sends again.
       concurrency = 8
@@ -138,7 +147,7 @@ locals {
     deliver = {
       caller = "scheduler", paths = [], armor = null, operators = false
       # Every minute; a run ends within 50 s.
-      schedule = { cron = "* * * * *", path = "/tasks/deliver" }
+      schedule = { cron = "* * * * *", path = "/tasks/deliver", seconds = 60 }
       postgres = ["usher_deliver"], redis = [], kms = []
       secrets  = ["notify-keys", "smtp-password"], writes = [], settings = ["mail"]
       cpu      = "1", memory = "256Mi", always_cpu = false
@@ -149,7 +158,7 @@ locals {
     sweep = {
       caller = "scheduler", paths = [], operators = false
       # Every minute; a run ends within 50 s.
-      schedule = { cron = "* * * * *", path = "/tasks/sweep" }
+      schedule = { cron = "* * * * *", path = "/tasks/sweep", seconds = 60 }
       postgres = ["usher_sweep"], redis = ["pools"], kms = []
       secrets  = [], writes = [], settings = []
       cpu      = "1", memory = "256Mi", always_cpu = false
@@ -157,10 +166,21 @@ locals {
       concurrency = 1
       min         = 0, max = 1, connections = 2
     }
+    expire = {
+      caller = "scheduler", paths = [], armor = null, operators = false
+      # Daily; a run goes on where the last one stopped. At 04:23, after the backup and rotate.
+      schedule = { cron = "23 4 * * *", path = "/tasks/expire", seconds = 310 }
+      postgres = ["usher_expire"], redis = ["pools"], kms = []
+      secrets  = ["license-key-peppers", "notify-keys", "stripe-api-key"], writes = [], settings = ["catalog"]
+      cpu      = "1", memory = "256Mi", always_cpu = false
+      # One run at a time.
+      concurrency = 1
+      min         = 0, max = 1, connections = 2
+    }
     rotate = {
       caller = "scheduler", paths = [], operators = true
       # Daily; receipt keys are made 50 h ahead, so two days may be missed. At 03:17, when nobody else's jobs start.
-      schedule = { cron = "17 3 * * *", path = "/tasks/rotate" }
+      schedule = { cron = "17 3 * * *", path = "/tasks/rotate", seconds = 60 }
       postgres = ["usher_rotate"], redis = [], kms = ["encrypt", "sign", "admin"]
       secrets  = ["api-key-peppers", "seat-token-keys"], writes = ["seat-token-keys"], settings = []
       cpu      = "1", memory = "256Mi", always_cpu = false

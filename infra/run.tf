@@ -63,7 +63,7 @@ resource "google_cloud_run_v2_service" "function" {
   template {
     service_account                  = google_service_account.function[each.key].email
     max_instance_request_concurrency = each.value.concurrency
-    timeout                          = "60s" # the longest is a sweep's 50 s
+    timeout                          = each.value.schedule == null ? "60s" : "${each.value.schedule.seconds}s"
     scaling {
       min_instance_count = var.warm ? each.value.min : 0
       max_instance_count = ceil(each.value.max * var.scale)
@@ -182,7 +182,7 @@ resource "google_cloud_scheduler_job" "function" {
   region           = var.region
   schedule         = each.value.schedule.cron
   time_zone        = "Etc/UTC"
-  attempt_deadline = "60s"
+  attempt_deadline = "${each.value.schedule.seconds}s"
   retry_config {
     # A sweep comes again in a minute anyway; a rotation not before tomorrow.
     retry_count          = each.value.schedule.cron == "* * * * *" ? 0 : 5
