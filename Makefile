@@ -12,7 +12,7 @@ PACKAGES  ?= ./...
 
 .DEFAULT_GOAL := help
 .PHONY: help run cli demo test check format lint drift licenses vulnerabilities bench microbench generate fix fuzz install clean \
-	infra images prove model machine races history herd chaos cluster pooler money firebase
+	infra pipeline images deploy rollback prove model machine races history herd chaos cluster pooler money firebase
 
 help: ## List the targets
 	@bold= plain=; \
@@ -33,7 +33,7 @@ demo: ## Watch 25 clients share 10 seats for a minute
 test: install ## Run every test with the race detector, on private stores
 	@$(TOOL) gotestsum --format pkgname --format-hide-empty-pkg -- -race -timeout 5m $(TESTFLAGS) $(PACKAGES)
 
-check: install format lint drift licenses vulnerabilities infra ## Check format, lint, layout, generated files, licences, vulnerabilities and infra/
+check: install format lint drift licenses vulnerabilities infra pipeline ## Check format, lint, layout, generated files, licences, vulnerabilities, infra/ and the pipeline
 
 format: ## Check that the code is formatted (make fix does it)
 	@$(TOOL) golangci-lint fmt --diff
@@ -63,21 +63,25 @@ vulnerabilities: ## Check that no known vulnerability is reachable
 infra: ## Check infra/ without a cloud: Terraform's names and types, plans of each environment, the table against the code
 	@tools/infra
 
+pipeline: ## Check cloudbuild.yaml, and the command that releases
+	@go -C tools/deploy vet ./...
+	@cd tools/deploy && go tool -modfile=../go.mod golangci-lint run ./...
+	@go -C tools/deploy test -count=1 . ./release
+
 images: ## Build an image of each function and of the migrate job, without a network, into bin/images, and check them
 	@go -C tools/deploy run ./images
 	@go -C tools/deploy test -count=1 ./images
+
+deploy: ## Release this commit to PROJECT, which is environment ENV (dev, staging, prod): docs/deploy.md
+	@tools/release deploy
+
+rollback: ## Give what served in PROJECT before the last release its traffic again
+	@tools/release rollback
 
 bench: install ## Measure the hot path against a yardstick, and write docs/performance (five minutes; BENCH=quick: one, writes nothing)
 	@go run ./functions/all/cmd/bench $(BENCH)
 
-microinfra: ## Check infra/ without a cloud: Terraform's names and types, plans of each environment, the table against the code
-	@tools/infra
-
-images: ## Build an image of each function and of the migrate job, without a network, into bin/images, and check them
-	@go -C tools/deploy run ./images
-	@go -C tools/deploy test -count=1 ./images
-
-bench: install ## Run the benchmarks of single packages
+microbench: install ## Run the benchmarks of single packages
 	@go test -run '^$$' -bench . -benchmem $(TESTFLAGS) $(PACKAGES)
 
 # Each proof is tests of a package, which run at a small size in make test, and at full size here.

@@ -96,3 +96,24 @@ resource "google_service_account_iam_member" "deployer" {
   role               = "roles/iam.serviceAccountUser"
   member             = google_service_account.deployer.member
 }
+
+# What begins a release: a push to main in dev, a tag such as v1.2.0-rc.1 in staging, and one such as v1.2.0 in prod, where
+# somebody must agree. `make deploy` begins one by hand.
+resource "google_cloudbuild_trigger" "release" {
+  count           = var.repository == "" ? 0 : 1
+  name            = "release"
+  location        = var.region
+  filename        = "cloudbuild.yaml"
+  service_account = google_service_account.deployer.id
+  substitutions   = { _REGION = var.region, _DOMAIN = var.domain }
+  repository_event_config {
+    repository = var.repository
+    push {
+      branch = var.environment == "dev" ? "^main$" : null
+      tag    = { dev = null, staging = "^v[0-9]+\\.[0-9]+\\.[0-9]+-rc\\.[0-9]+$", prod = "^v[0-9]+\\.[0-9]+\\.[0-9]+$" }[var.environment]
+    }
+  }
+  approval_config {
+    approval_required = var.environment == "prod"
+  }
+}

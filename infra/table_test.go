@@ -482,3 +482,31 @@ func TestNothingWithDataInItIsDestroyedByMistake(t *testing.T) {
 		}
 	}
 }
+
+func TestProductionIsReleasedToWhenSomebodyAgrees(t *testing.T) {
+	for _, environment := range environments {
+		found := 0
+		for _, r := range readPlanOf(t, environment).Planned.Root.Resources {
+			if r.Type != "google_cloudbuild_trigger" {
+				continue
+			}
+			found++
+			if needed := first(r.Values["approval_config"])["approval_required"]; needed != (environment == "prod") {
+				t.Errorf("%s: a release needs somebody to agree: %v", environment, needed)
+			}
+			push := first(first(r.Values["repository_event_config"])["push"])
+			if _, branch := push["branch"].(string); branch != (environment == "dev") {
+				t.Errorf("%s: a release begins with a push of %v", environment, push)
+			}
+			if tag, _ := push["tag"].(string); tag != "" {
+				pattern := regexp.MustCompile(tag)
+				if final, candidate := pattern.MatchString("v1.2.0"), pattern.MatchString("v1.2.0-rc.1"); final != (environment == "prod") || candidate != (environment == "staging") {
+					t.Errorf("%s: a release begins with tags like %s", environment, tag)
+				}
+			}
+		}
+		if found != 1 {
+			t.Errorf("%s: %d triggers begin releases", environment, found)
+		}
+	}
+}

@@ -109,3 +109,9 @@ variable "mail" {
   description = "The server that mails are given to on port 587 with STARTTLS, who logs in there, and whom mails are from."
   type        = object({ host = string, username = string, from = string })
 }
+
+variable "repository" {
+  description = "The repository that Cloud Build is connected to, as in projects/P/locations/R/connections/C/repositories/usher; empty for releases by hand alone."
+  type        = string
+  default     = ""
+}
