@@ -108,6 +108,11 @@ GRANT UPDATE (deleted_at, updated_at) ON app.billing_customers TO usher_expire;
 GRANT SELECT (tenant_id, id, email, name, role, status, issuer, subject, founder) ON app.users TO usher_trial;
 GRANT SELECT (tenant_id, email, id, role, status) ON app.users TO usher_expire;
 
+-- An offer to whoever cancels, once.
+ALTER TABLE app.billing_customers ADD COLUMN offer_taken_at timestamptz;
+COMMENT ON COLUMN app.billing_customers.offer_taken_at IS 'When the customer took the offer that is made to whoever cancels: once.';
+GRANT UPDATE (offer_taken_at) ON app.billing_customers TO usher_subscription;
+
 -- Across tenants: what is due, by its name.
 CREATE POLICY resolver_finds ON app.license_notices FOR SELECT TO usher_resolver USING (true);
 GRANT SELECT ON app.license_notices TO usher_resolver;
@@ -265,6 +270,7 @@ REVOKE SELECT (status, handled_at, received_at, attempts), DELETE ON app.stripe_
 DROP POLICY resolver_finds ON app.subscriptions;
 REVOKE SELECT ON app.subscriptions FROM usher_resolver;
 REVOKE ALL ON app.subscriptions, app.stripe_events, app.billing_customers, app.licenses, app.license_keys, app.users FROM usher_expire, usher_trial;
+ALTER TABLE app.billing_customers DROP COLUMN offer_taken_at;
 DROP INDEX app.subscriptions_license_key;
 ALTER TABLE app.subscriptions DROP COLUMN checked_at;
 DROP TABLE app.license_notices;

@@ -276,6 +276,15 @@ var (
 	garbage = setting{"with garbage for a tenant", `SELECT set_config('app.current_tenant_id', 'garbage', true)`}
 )
 
+// settings are those that a statement is tried with. Whoever lacks the privilege is refused before any policy is asked: that
+// is tried once.
+func (v *visitor) settings(allowed bool) []setting {
+	if !allowed {
+		return []setting{as(v.a)}
+	}
+	return []setting{unset, as(v.a), emptied, garbage}
+}
+
 func as(tenant string) setting {
 	return setting{"as its tenant", `SELECT set_config('app.current_tenant_id', ` + quote(tenant) + `, true)`}
 }
@@ -367,7 +376,7 @@ func (v *visitor) reads(r relation) {
 	for _, lock := range []string{"", " FOR UPDATE", " FOR NO KEY UPDATE", " FOR SHARE", " FOR KEY SHARE"} {
 		sql := "SELECT " + what + " FROM " + r.Name + lock
 		allowed := len(may.selects) > 0 && (lock == "" || len(may.updates) > 0)
-		for _, s := range []setting{unset, as(v.a), emptied, garbage} {
+		for _, s := range v.settings(allowed) {
 			o := v.try(s, false, sql)
 			switch {
 			case !allowed && o.code != refused:
@@ -386,11 +395,11 @@ func (v *visitor) reads(r relation) {
 				v.fault(s, sql, o, "sees another's row")
 			}
 		}
-		if !seesTenant {
+		if !allowed || !seesTenant {
 			continue
 		}
 		sql = fmt.Sprintf("SELECT 1 FROM %s WHERE %s = '%s'%s", r.Name, r.Tenant, v.b, lock)
-		if o := v.try(as(v.a), false, sql); o.count != 0 || allowed && o.code != "" {
+		if o := v.try(as(v.a), false, sql); o.count != 0 || o.code != "" {
 			v.fault(as(v.a), sql, o, "looks for another's row")
 		}
 	}
@@ -417,10 +426,15 @@ func (v *visitor) inserts(r relation) {
 		mine, theirs, me = v.row(r, fresh, ""), v.row(r, uuid.Must(uuid.NewV7()).String(), ""), as(fresh)
 	}
 	sql := insert(mine)
-	if o := v.try(me, false, sql); len(v.may[r.Name].inserts) > 0 && o.count != 1 {
+	o := v.try(me, false, sql)
+	if len(v.may[r.Name].inserts) == 0 {
+		if o.code != refused {
+			v.fault(me, sql, o, "answered without a privilege")
+		}
+		return
+	}
+	if o.count != 1 {
 		v.fault(me, sql, o, "its own row is refused, so that the refusal of another's proves nothing")
-	} else if len(v.may[r.Name].inserts) == 0 && o.code != refused {
-		v.fault(me, sql, o, "answered without a privilege")
 	}
 	for _, s := range []setting{unset, emptied, garbage} {
 		if o := v.try(s, true, sql); o.code == "" || s != garbage && o.code != refused {
@@ -468,7 +482,7 @@ func (v *visitor) updates(r relation) {
 			continue
 		}
 		for i, here := range l.Here {
-			if here == r.Tenant {
+			if here == r.Tenant || !slices.Contains(may.updates, here) {
 				continue
 			}
 			sql := fmt.Sprintf("UPDATE %s SET %s = %s", r.Name, here, quote(v.rows[v.b][l.To][l.There[i]]))
@@ -482,7 +496,7 @@ func (v *visitor) updates(r relation) {
 // changes tries a statement that changes every row it can reach.
 func (v *visitor) changes(r relation, sql string, allowed bool) {
 	v.t.Helper()
-	for _, s := range []setting{unset, as(v.a), emptied, garbage} {
+	for _, s := range v.settings(allowed) {
 		mine := s == as(v.a)
 		o := v.try(s, !mine, sql)
 		switch {
@@ -499,9 +513,9 @@ func (v *visitor) changes(r relation, sql string, allowed bool) {
 			v.fault(s, sql, o, "reaches %d rows", o.count)
 		}
 	}
-	if slices.Contains(v.may[r.Name].selects, r.Tenant) {
+	if allowed && slices.Contains(v.may[r.Name].selects, r.Tenant) {
 		sql += fmt.Sprintf(" WHERE %s = '%s'", r.Tenant, v.b)
-		if o := v.try(as(v.a), true, sql); o.count != 0 || allowed && o.code != "" {
+		if o := v.try(as(v.a), true, sql); o.count != 0 || o.code != "" {
 			v.fault(as(v.a), sql, o, "reaches another's row")
 		}
 	}

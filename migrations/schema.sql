@@ -1250,6 +1250,7 @@ CREATE TABLE app.billing_customers (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     deleted_at timestamp with time zone,
+    offer_taken_at timestamp with time zone,
     CONSTRAINT billing_customers_checkout_session_id_check CHECK (((char_length(checkout_session_id) >= 1) AND (char_length(checkout_session_id) <= 255))),
     CONSTRAINT billing_customers_stripe_id_check CHECK (((char_length(stripe_id) >= 1) AND (char_length(stripe_id) <= 255)))
 );
@@ -1273,6 +1274,10 @@ COMMENT ON COLUMN app.billing_customers.checkout_session_id IS 'The newest Check
 -- COMMENT COLUMN billing_customers.deleted_at
 
 COMMENT ON COLUMN app.billing_customers.deleted_at IS 'When Stripe said that the customer was deleted there. The next purchase makes another.';
+
+-- COMMENT COLUMN billing_customers.offer_taken_at
+
+COMMENT ON COLUMN app.billing_customers.offer_taken_at IS 'When the customer took the offer that is made to whoever cancels: once.';
 
 -- TABLE devices
 
@@ -3650,6 +3655,10 @@ GRANT UPDATE(updated_at) ON TABLE app.billing_customers TO usher_expire;
 
 GRANT UPDATE(deleted_at) ON TABLE app.billing_customers TO usher_webhook;
 GRANT UPDATE(deleted_at) ON TABLE app.billing_customers TO usher_expire;
+
+-- ACL COLUMN billing_customers.offer_taken_at
+
+GRANT UPDATE(offer_taken_at) ON TABLE app.billing_customers TO usher_subscription;
 
 -- ACL TABLE devices
 

@@ -204,6 +204,7 @@ type service struct {
 	env      all.Environment
 	token    func(claims map[string]any) string // of the local issuer
 	stripe   *stripesim.Sim
+	asked    asked // of Stripe
 	log      *testenv.LogCapture
 }
 
@@ -239,13 +240,13 @@ func start(t *testing.T) *service {
 		}
 	}
 	var err error
-	if s.stripe, err = stripesim.New(stripesim.Options{Key: stripeKey, Prices: stripePrices}); err != nil {
+	if s.stripe, err = stripesim.New(stripesim.Options{Key: stripeKey, Prices: stripePrices, Coupon: "stay"}); err != nil {
 		t.Fatal(err)
 	}
-	stripe := httptest.NewServer(s.stripe)
+	stripe := httptest.NewServer(s.asked.before(s.stripe))
 	t.Cleanup(stripe.Close)
 	settings := map[string]string{
-		"STRIPE_API_KEY": stripeKey, "STRIPE_URL": stripe.URL, "STRIPE_CATALOG": stripeCatalog, "STRIPE_WEBHOOK_SECRETS": stripeSecret, "BILLING_ORIGINS": audience,
+		"STRIPE_API_KEY": stripeKey, "STRIPE_URL": stripe.URL, "STRIPE_CATALOG": stripeCatalog, "STRIPE_WEBHOOK_SECRETS": stripeSecret, "BILLING_ORIGINS": audience, "STRIPE_RETENTION_COUPON": "stay",
 		"CLOUD_EMULATOR": cloud.Addr(), "KMS_ROOT_KEY": rootKey, "KMS_WRAPPING_KEY": wrappingKey, "SEAT_TOKEN_SECRET": tokenSecret,
 		"OPERATOR_DATABASE_URL": s.postgres.URL("usher_operator"),
 		"REDIS_URL":             s.redis.Database(0), "BUDGET_REDIS_URL": s.redis.Database(1),

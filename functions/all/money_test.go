@@ -199,6 +199,14 @@ func TestWhatIsPaidIsSoldAndWhatIsSoldCanBeSatOn(t *testing.T) {
 			t.Errorf("told are\n%s, want\n%s", told, want)
 		}
 	}
+	for _, at := range []struct {
+		path string
+		body any
+	}{{"cancel", nil}, {"resume", nil}, {"cancel", nil}, {"cancel", object{"accept_offer": true}}, {"portal", nil}, {"cancel", object{"cancel_type": "immediate"}}} {
+		s.read(t, owner, "POST", "/v1/subscription/"+at.path, at.body, &struct{}{})
+	}
+	s.must(t, 200, s.token(schedulerClaims), "POST", "/tasks/expire", nil)
+	s.asked.holdToStripe(t)
 	s.log.Hides(t, key, stripeSecret, stripeKey)
 }
 

@@ -9,15 +9,24 @@ import (
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/license"
 	"github.com/coditect/usher/shared/notify"
+	"github.com/coditect/usher/shared/platform/config"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/platform/serve"
 	"github.com/coditect/usher/shared/seat"
 )
 
+// Config says what is offered to whoever cancels.
+type Config struct {
+	// Coupon is a coupon's id at Stripe; "" offers nothing.
+	Coupon string `env:"STRIPE_RETENTION_COUPON"`
+}
+
 // Open puts the function together from its environment: DATABASE_*, REDIS_*, SEAT_*, IDENTITY_*, LICENSE_KEY_PEPPERS,
 // LICENSE_MIN_TTL_SECONDS, NOTIFY_KEYS, STRIPE_API_KEY, STRIPE_URL, STRIPE_TIMEOUT, STRIPE_CATALOG and BILLING_ORIGINS as their packages
-// say.
+// say, and Config.
 func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*serve.Function, error) {
+	var cfg Config
+	err0 := config.Load(&cfg, getenv)
 	db, err1 := billing.OpenDB(ctx, getenv, log)
 	seats, err2 := seat.Open(getenv, db, log)
 	people, err3 := identity.OpenPeople(getenv, db)
@@ -25,13 +34,13 @@ func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*s
 	stripe, err5 := billing.OpenStripe(getenv)
 	origins, err6 := billing.OpenOrigins(getenv)
 	notices, err7 := notify.OpenKeys(getenv)
-	if err := errors.Join(err1, err2, err3, err4, err5, err6, err7); err != nil {
+	if err := errors.Join(err0, err1, err2, err3, err4, err5, err6, err7); err != nil {
 		return nil, err
 	}
 	return &serve.Function{
 		Name: "subscription",
 		Routes: Routes(Deps{
-			DB: db, People: people, Desk: &billing.Desk{DB: db, Stripe: stripe}, Seats: seats, Origins: origins, Log: log,
+			DB: db, People: people, Desk: &billing.Desk{DB: db, Stripe: stripe, Coupon: cfg.Coupon}, Seats: seats, Origins: origins, Log: log,
 			Books: billing.NewBooks(billing.BooksDeps{DB: db, Stripe: stripe, Registry: registry, Notices: notices, Now: billing.StoreTime, Log: log}),
 		}),
 		// Redis is not asked: what it is to be told it is told by the sweep.

@@ -2,7 +2,8 @@
 //
 //	GET  /v1/subscription           the subscription that lives, else the one that ended last
 //	POST /v1/subscription/seats     {seats}: more at once, for money; fewer from the next period on
-//	POST /v1/subscription/cancel    {cancel_type, reason?, feedback?}: with the period, or at once
+//	POST /v1/subscription/cancel    {cancel_type, reason?, feedback?, accept_offer?}: with the period, or at once; or, instead of
+//	                                either, a discount that was offered to whoever cancels, once
 //	POST /v1/subscription/resume    takes a cancellation back, until it has come true
 //	POST /v1/subscription/portal    {return_url?} → {url}: invoices and payment method, at Stripe
 //
@@ -10,7 +11,7 @@
 //	401  id_token_missing, id_token_…
 //	403  forbidden: not an owner; membership_…, tenant_suspended
 //	404  not_found: there is no subscription
-//	409  subscription_ended; payment_failed: the further seats could not be paid, and nothing has changed
+//	409  subscription_ended; no_offer: none is made, or it was taken before; payment_failed: the further seats could not be paid, and nothing has changed
 //	422  invalid_request
 //	503  store_unavailable: PostgreSQL or Stripe cannot answer
 //
@@ -65,6 +66,16 @@ type Subscription struct {
 	EndedAt            *httpx.Time `json:"ended_at"`
 	CancelReason       *string     `json:"cancel_reason"`
 	CancelFeedback     *string     `json:"cancel_feedback"`
+	Offer              *Offer      `json:"offer,omitempty" doc:"Only in the answer to a cancellation: what is offered to who stays. Cancel again with accept_offer to take it."`
+}
+
+// Offer is a discount for who stays.
+type Offer struct {
+	PercentOff float64 `json:"percent_off,omitempty"`
+	AmountOff  int64   `json:"amount_off,omitempty" doc:"In minor units of the currency."`
+	Currency   string  `json:"currency,omitempty"`
+	Duration   string  `json:"duration" enum:"forever,once,repeating"`
+	Months     int64   `json:"months,omitempty" doc:"How many, when it repeats."`
 }
 
 // SeatsRequest asks for a number of seats.
@@ -74,9 +85,10 @@ type SeatsRequest struct {
 
 // CancelRequest cancels.
 type CancelRequest struct {
-	CancelType string `json:"cancel_type,omitempty" enum:"at_period_end,immediate" doc:"at_period_end when left out."`
-	Reason     string `json:"reason,omitempty" maxLength:"500"`
-	Feedback   string `json:"feedback,omitempty" maxLength:"2000"`
+	CancelType  string `json:"cancel_type,omitempty" enum:"at_period_end,immediate" doc:"at_period_end when left out."`
+	Reason      string `json:"reason,omitempty" maxLength:"500"`
+	Feedback    string `json:"feedback,omitempty" maxLength:"2000"`
+	AcceptOffer bool   `json:"accept_offer,omitempty" doc:"Take the offer and stay: nothing is cancelled, and a cancellation that has not come true is taken back."`
 }
 
 // PortalRequest says where a person comes back to.
@@ -212,14 +224,46 @@ func (d Deps) cancel(c *httpx.Call, p identity.Principal) (httpx.Reply, error) {
 	if !s.Live() {
 		return httpx.Reply{}, errEnded
 	}
+	if q.AcceptOffer {
+		return d.stay(c, p, s.ID)
+	}
 	if err := d.Desk.Cancel(c.Context(), s.ID, q.CancelType == "immediate"); err != nil {
 		return httpx.Reply{}, err
 	}
-	return d.settled(c, p, s.ID, func(tx tenancy.Tx) error {
+	reply, err := d.settled(c, p, s.ID, func(tx tenancy.Tx) error {
 		if err := billing.KeepReason(c.Context(), tx, p.Tenant, s.ID, q.Reason, q.Feedback); err != nil {
 			return err
 		}
 		return d.record(c, tx, p, "subscription.cancelled", s.ID)
+	})
+	if err != nil || q.CancelType == "immediate" {
+		return reply, err
+	}
+	// It is cancelled, whatever becomes of the offer.
+	offer, offered, err := d.Desk.Offer(c.Context(), p.Tenant)
+	if err != nil {
+		d.Log.WarnContext(c.Context(), "no offer could be made to who cancels", slog.Any("error", err))
+	} else if offered {
+		body := reply.Body.(Subscription)
+		body.Offer = &Offer{PercentOff: offer.PercentOff, AmountOff: offer.AmountOff, Currency: offer.Currency, Duration: offer.Duration, Months: offer.Months}
+		reply.Body = body
+	}
+	return reply, nil
+}
+
+// stay takes the offer.
+func (d Deps) stay(c *httpx.Call, p identity.Principal, id string) (httpx.Reply, error) {
+	err := d.DB.As(c.Context(), p.Tenant, func(tx tenancy.Tx) error {
+		if err := d.Desk.TakeOffer(c.Context(), tx, p.Tenant, id); err != nil {
+			return err
+		}
+		return d.record(c, tx, p, "subscription.offer_taken", id)
+	})
+	if err != nil {
+		return httpx.Reply{}, err
+	}
+	return d.settled(c, p, id, func(tx tenancy.Tx) error {
+		return billing.KeepReason(c.Context(), tx, p.Tenant, id, "", "")
 	})
 }
 

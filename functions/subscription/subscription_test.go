@@ -48,7 +48,7 @@ func newWorld(t *testing.T) *world {
 			VALUES ($1, gen_random_uuid(), $2 || '@example.com', $2, 'active', $3, $2, now())`, tenant, role, w.issuer.URL())
 	}
 	var err error
-	w.stripe, err = stripesim.New(stripesim.Options{Key: key, Prices: []stripesim.Price{{ID: "price_seat", Amount: 5800, Currency: "usd", Interval: "month"}}})
+	w.stripe, err = stripesim.New(stripesim.Options{Key: key, Coupon: "stay", Prices: []stripesim.Price{{ID: "price_seat", Amount: 5800, Currency: "usd", Interval: "month"}}})
 	w.must(err)
 	server := httptest.NewServer(w.stripe)
 	t.Cleanup(server.Close)
@@ -56,7 +56,7 @@ func newWorld(t *testing.T) *world {
 		"DATABASE_URL": w.db.URL("usher_subscription"), "REDIS_URL": "redis://127.0.0.1:1/0", "LICENSE_KEY_PEPPERS": ring, "NOTIFY_KEYS": ring,
 		"IDENTITY_ISSUER": w.issuer.URL(), "IDENTITY_AUDIENCE": "usher-test", "STRIPE_API_KEY": key, "STRIPE_URL": server.URL, "STRIPE_TIMEOUT": "1s",
 		"STRIPE_CATALOG":  `{"pro": {"currency": "usd", "monthly": {"seat": {"id": "price_seat", "amount": 5800}}}}`,
-		"BILLING_ORIGINS": site,
+		"BILLING_ORIGINS": site, "STRIPE_RETENTION_COUPON": "stay",
 	}
 	f, err := subscription.Open(t.Context(), func(name string) string { return env[name] }, w.log.Logger)
 	w.must(err)
@@ -188,6 +188,26 @@ func TestASubscriptionIsCancelledResumedAndEnded(t *testing.T) {
 	}
 	for _, verb := range []string{"/cancel", "/resume"} {
 		w.call("owner", "POST", verb, "").refused(t, http.StatusConflict, "subscription_ended")
+	}
+}
+
+func TestWhoCancelsIsOfferedADiscountOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.buy()
+	a := w.call("owner", "POST", "/cancel", `{"reason":"too dear"}`)
+	if a.status != 200 || !a.CancelAtPeriodEnd || a.Offer == nil || a.Offer.PercentOff != 20 || a.Offer.Duration != "repeating" || a.Offer.Months != 3 {
+		t.Fatalf("answered %d %s", a.status, a.raw)
+	}
+	// What Stripe did and had no time to say is not done twice.
+	w.stripe.Fault(stripesim.Faults{Lose: 1})
+	w.call("owner", "POST", "/cancel", `{"accept_offer":true}`).refused(t, http.StatusServiceUnavailable, "store_unavailable")
+	if a := w.call("owner", "POST", "/cancel", `{"accept_offer":true}`); a.status != 200 || a.CancelAtPeriodEnd || a.Offer != nil || a.CancelReason != nil {
+		t.Errorf("answered %d %s", a.status, a.raw)
+	}
+	w.call("owner", "POST", "/cancel", `{"accept_offer":true}`).refused(t, http.StatusConflict, "no_offer")
+	if a := w.call("owner", "POST", "/cancel", ""); a.status != 200 || !a.CancelAtPeriodEnd || a.Offer != nil {
+		t.Errorf("a second cancellation was answered %d %s", a.status, a.raw)
 	}
 }
 

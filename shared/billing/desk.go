@@ -61,6 +61,8 @@ func (o Origins) Fault(field, address string) []fault.Field {
 type Desk struct {
 	DB     *tenancy.DB
 	Stripe *Stripe
+	// Coupon is what is offered to who cancels, by its id at Stripe; "" is nothing.
+	Coupon string
 }
 
 // Order is what a tenant wants to subscribe to.

@@ -30,7 +30,7 @@ var demoCatalog = billing.Catalog{
 func startStripe(dir, base, secret string) (*stripesim.Sim, map[string]string, error) {
 	const key = "sk_test_local"
 	sim, err := stripesim.New(stripesim.Options{
-		URL: base + stripePath, Key: key, Prices: prices(demoCatalog), File: filepath.Join(dir, "stripe.json"),
+		URL: base + stripePath, Key: key, Prices: prices(demoCatalog), Coupon: "stay", File: filepath.Join(dir, "stripe.json"),
 		Webhook: base + "/v1/stripe/webhook", Secret: secret,
 	})
 	if err != nil {
@@ -42,7 +42,7 @@ func startStripe(dir, base, secret string) (*stripesim.Sim, map[string]string, e
 	}
 	return sim, map[string]string{
 		"STRIPE_API_KEY": key, "STRIPE_URL": base + stripePath, "STRIPE_CATALOG": string(catalog),
-		"BILLING_ORIGINS": base,
+		"BILLING_ORIGINS": base, "STRIPE_RETENTION_COUPON": "stay",
 	}, nil
 }
 

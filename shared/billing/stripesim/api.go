@@ -195,7 +195,7 @@ func (s *Sim) do(method string, path []string, p params) (any, error) {
 	switch route {
 	case "POST customers":
 		return s.add(object{"id": s.id("cus"), "object": "customer", "name": p["name"], "email": p["email"], "metadata": map[string]any(p.sub("metadata"))}), nil
-	case "GET customers/{id}", "GET prices/{id}", "GET subscriptions/{id}", "GET events/{id}", "GET checkout/sessions/{id}":
+	case "GET customers/{id}", "GET prices/{id}", "GET coupons/{id}", "GET subscriptions/{id}", "GET events/{id}", "GET checkout/sessions/{id}":
 		return thing, nil
 	case "GET invoices/{id}", "GET charges/{id}":
 		return s.expand(thing, p, ""), nil
@@ -333,6 +333,13 @@ func (s *Sim) update(sub object, p params) (any, error) {
 		sub["cancel_at_period_end"], sub["cancel_at"], sub["canceled_at"] = true, sub["current_period_end"], s.now()
 	case "false":
 		sub["cancel_at_period_end"], sub["cancel_at"], sub["canceled_at"] = false, nil, nil
+	}
+	if id := p.text("coupon"); id != "" {
+		coupon := s.st.Things[id]
+		if coupon == nil || coupon["object"] != "coupon" {
+			return nil, missing(id)
+		}
+		sub["discount"] = object{"object": "discount", "coupon": coupon, "subscription": sub["id"]}
 	}
 	if items := p.each("items"); len(items) > 0 {
 		next, err := s.items(sub, items)

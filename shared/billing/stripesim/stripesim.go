@@ -42,6 +42,8 @@ type Options struct {
 	// Key is the secret key that is accepted: sk_test_…
 	Key    string
 	Prices []Price
+	// Coupon is the id of a coupon of 20 percent for three months; "" for none.
+	Coupon string
 	// File keeps the state; "" for none.
 	File string
 	// Frozen is the time at which the clock stands until it is moved; zero for the real time, which may be moved, too.
@@ -124,6 +126,11 @@ func New(o Options) (*Sim, error) {
 			"id": p.ID, "object": "price", "active": true, "currency": p.Currency, "unit_amount": p.Amount, "livemode": false, "type": "recurring",
 			"billing_scheme": "per_unit", "product": "prod_" + p.ID,
 			"recurring": object{"interval": p.Interval, "interval_count": 1, "usage_type": "licensed"},
+		}
+	}
+	if o.Coupon != "" {
+		s.st.Things[o.Coupon] = object{
+			"id": o.Coupon, "object": "coupon", "percent_off": 20, "duration": "repeating", "duration_in_months": 3, "valid": true,
 		}
 	}
 	s.mux = s.routes()
