@@ -34,6 +34,7 @@ locals {
     contains(f.settings, "sites") ? { BILLING_ORIGINS = join(",", var.sites) } : {},
     contains(f.settings, "mail") ? { SMTP_HOST = var.mail.host, SMTP_USERNAME = var.mail.username, MAIL_FROM = var.mail.from } : {},
     f.schedule != null ? { SCHEDULER_AUDIENCE = local.own_urls[name], SCHEDULER_EMAIL = google_service_account.scheduler.email } : {},
+    lookup(var.more, name, {}),
   ) }
 
   # And what is taken from secrets, by the variable's name. The second role of admin is the operator's.

@@ -1,6 +1,6 @@
 resource "google_sql_database_instance" "usher" {
   name                = "usher"
-  database_version    = "POSTGRES_16"
+  database_version    = "POSTGRES_15"
   region              = var.region
   deletion_protection = true
   settings {

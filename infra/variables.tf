@@ -115,3 +115,13 @@ variable "repository" {
   type        = string
   default     = ""
 }
+
+variable "more" {
+  description = "Optional variables of docs/operations.md, by function, as in { subscription = { STRIPE_RETENTION_COUPON = \"stay\" } }."
+  type        = map(map(string))
+  default     = {}
+  validation {
+    condition     = alltrue([for function in keys(var.more) : contains(keys(local.functions), function)])
+    error_message = "There is no such function."
+  }
+}

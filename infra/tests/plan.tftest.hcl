@@ -36,3 +36,23 @@ run "an_environment_that_nobody_knows_is_refused" {
   }
   expect_failures = [var.environment]
 }
+
+run "a_variable_of_a_function_that_is_not_there_is_refused" {
+  command = plan
+  variables {
+    more = { subscriptions = { STRIPE_RETENTION_COUPON = "stay" } }
+  }
+  expect_failures = [var.more]
+}
+
+run "a_further_variable_reaches_its_function_alone" {
+  command = plan
+  variables {
+    more = { subscription = { STRIPE_RETENTION_COUPON = "stay" } }
+  }
+  assert {
+    condition = [for name, s in google_cloud_run_v2_service.function : name
+    if contains(s.template[0].containers[0].env[*].name, "STRIPE_RETENTION_COUPON")] == ["subscription"]
+    error_message = "Another function was given it, or none."
+  }
+}
