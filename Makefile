@@ -12,7 +12,7 @@ PACKAGES  ?= ./...
 
 .DEFAULT_GOAL := help
 .PHONY: help run cli demo test check format lint drift licenses vulnerabilities bench microbench generate fix fuzz install clean \
-	infra pipeline images deploy rollback prove model machine races history herd chaos cluster pooler money firebase
+	infra pipeline images pipeline-dry-run deploy rollback prove model machine races history herd chaos cluster pooler money firebase
 
 help: ## List the targets
 	@bold= plain=; \
@@ -71,6 +71,9 @@ pipeline: ## Check cloudbuild.yaml, and the command that releases
 images: ## Build an image of each function and of the migrate job, without a network, into bin/images, and check them
 	@go -C tools/deploy run ./images
 	@go -C tools/deploy test -count=1 ./images
+
+pipeline-dry-run: install infra pipeline images ## Go through a release as far as one machine can: images with infra's variables, on private stores
+	@go test -count=1 -tags rehearsal ./functions/all/rehearsal
 
 deploy: ## Release this commit to PROJECT, which is environment ENV (dev, staging, prod): docs/deploy.md
 	@tools/release deploy
