@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -100,7 +101,7 @@ func extract(t *testing.T, layer, to string) string {
 		}
 		program, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY, 0o755)
 		must(t, err)
-		_, err = io.Copy(program, r) //nolint:gosec // an image of ours
+		_, err = io.Copy(program, r)
 		must(t, errors.Join(err, program.Close()))
 		return to
 	}
@@ -267,9 +268,7 @@ func TestTheImagesMigrateServeAndEndWithTheVariablesThatInfraGives(t *testing.T)
 		"STRIPE_API_KEY": "sk_test_1", "STRIPE_WEBHOOK_SECRETS": "whsec_12345678",
 		"IDENTITY_ISSUER": issuer.URL(), "SCHEDULER_EMAIL": scheduler,
 	}
-	for variable, value := range keys {
-		here[variable] = value
-	}
+	maps.Copy(here, keys)
 	environment := func(function string) []string {
 		// Where the stand-ins are: the only variables that infra/ does not give.
 		env := []string{"CLOUD_EMULATOR=" + keys["CLOUD_EMULATOR"], "SCHEDULER_ISSUER=" + issuer.URL()}
