@@ -12,7 +12,7 @@ PACKAGES  ?= ./...
 
 .DEFAULT_GOAL := help
 .PHONY: help run cli demo test check format lint drift licenses vulnerabilities bench microbench generate fix fuzz install clean \
-	infra pipeline images pipeline-dry-run deploy rollback prove model machine races history herd chaos cluster pooler money firebase
+	infra pipeline images pipeline-dry-run deploy rollback prove model machine races history herd chaos cluster pooler money meter firebase
 
 help: ## List the targets
 	@bold= plain=; \
@@ -93,7 +93,7 @@ HTTP  := ./functions/all/proof
 BILLING := ./shared/billing
 
 prove: install ## Prove the seat promise at full size, within an hour, and print a summary
-	@tools/prove model=$(SEAT)/model machine=$(SEAT) races=$(SEAT) history=$(HTTP) herd=$(HTTP) chaos=$(HTTP) cluster=$(HTTP) pooler=$(HTTP) money=$(BILLING)
+	@tools/prove model=$(SEAT)/model machine=$(SEAT) races=$(SEAT) history=$(HTTP) herd=$(HTTP) chaos=$(HTTP) cluster=$(HTTP) pooler=$(HTTP) money=$(BILLING) meter=$(BILLING)
 
 model: install ## Prove: check the protocol's model exhaustively, and that no safeguard is idle
 	@tools/prove model=$(SEAT)/model
@@ -121,6 +121,9 @@ pooler: install ## Prove: behind PgBouncer in transaction mode
 
 money: install ## Prove: whatever order Stripe's events come in, what was sold follows what was paid
 	@tools/prove money=$(BILLING)
+
+meter: install ## Prove: each unit that is used is at Stripe once, wherever the meter dies
+	@tools/prove meter=$(BILLING)
 
 generate: ## Write schema.sql and the OpenAPI document anew
 	@go generate ./...

@@ -104,6 +104,16 @@ locals {
       concurrency = 20
       min         = 0, max = 2, connections = 2
     }
+    usage = {
+      caller = "public", paths = ["/v1/usage"], armor = "public", schedule = null, operators = false
+      # Redis is not asked: counting goes on without it.
+      postgres = ["usher_usage"], redis = [], kms = []
+      secrets  = ["seat-token-keys", "api-key-peppers"], writes = [], settings = ["people"]
+      cpu      = "1", memory = "256Mi", always_cpu = false
+      # Up to 500 events each, and those of one licence wait for each other at the month's row.
+      concurrency = 20
+      min         = 0, max = 4, connections = 4
+    }
     admin = {
       caller = "public", paths = [], armor = "public", schedule = null, operators = false
       # As a tenant's own people, and as the operator: two roles, two pools.
@@ -163,6 +173,17 @@ locals {
       secrets  = [], writes = [], settings = []
       cpu      = "1", memory = "256Mi", always_cpu = false
       # One run at a time; the next one would do the same work.
+      concurrency = 1
+      min         = 0, max = 1, connections = 2
+    }
+    meter = {
+      caller = "scheduler", paths = [], armor = null, operators = false
+      # Hourly, a little after the hour; a run ends within 50 s, and the next goes on.
+      schedule = { cron = "7 * * * *", path = "/tasks/meter", seconds = 60 }
+      postgres = ["usher_meter"], redis = [], kms = []
+      secrets  = ["stripe-api-key"], writes = [], settings = ["catalog"]
+      cpu      = "1", memory = "256Mi", always_cpu = false
+      # One run at a time.
       concurrency = 1
       min         = 0, max = 1, connections = 2
     }

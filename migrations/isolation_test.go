@@ -58,6 +58,9 @@ var seeds = map[string]string{
 	"app.stripe_events.status":         `'done'`,
 	"app.trials.email_hash":            `sha256(gen_random_uuid()::text::bytea)`,
 	"app.trials.hardware_hash":         `sha256(gen_random_uuid()::text::bytea)`,
+	"app.usage_events.session_id":      `gen_random_uuid()`,
+	"app.usage_months.month":           `date_trunc('month', now(), 'UTC') - (random() * 1000)::int * interval '1 month'`,
+	"app.usage_hours.hour":             `date_trunc('hour', now(), 'UTC') - (random() * 1000000)::int * interval '1 hour'`,
 }
 
 // values are by type what any row may have.

@@ -78,6 +78,10 @@ var rules = []rule{
 			"app.webhook_deliveries d (finished_at < (now() - '30 days'::interval))",
 			"app.ended_sessions r true",
 			"app.seat_hours r true",
+			"app.usage_hours r true",
+			"app.usage_reports r true",
+			"app.usage_events r true",
+			"app.usage_events d (recorded_at < (now() - '35 days'::interval))",
 		},
 	},
 	{
@@ -105,7 +109,10 @@ var rules = []rule{
 			columns("SELECT", "app.webhook_deliveries", "tenant_id id webhook_id status next_at finished_at"),
 			columns("SELECT", "app.ended_sessions", "tenant_id recorded_at"),
 			columns("SELECT", "app.seat_hours", "tenant_id denials denials_told"),
-			[]string{"SELECT app.license_notices", "DELETE app.stripe_events", "DELETE app.idempotency_keys", "DELETE app.mails", "DELETE app.events", "DELETE app.webhook_deliveries"},
+			columns("SELECT", "app.usage_hours", "tenant_id hour quantity settled"),
+			columns("SELECT", "app.usage_reports", "tenant_id status next_at"),
+			columns("SELECT", "app.usage_events", "tenant_id id recorded_at"),
+			[]string{"SELECT app.license_notices", "DELETE app.stripe_events", "DELETE app.idempotency_keys", "DELETE app.mails", "DELETE app.events", "DELETE app.webhook_deliveries", "DELETE app.usage_events"},
 		),
 	},
 	{
@@ -116,8 +123,8 @@ var rules = []rule{
 		 GROUP BY p.oid, p.proowner`,
 		want: []string{
 			"app.find_license_key(bytea[]) as usher_resolver: usher_acquire usher_release usher_validate",
-			"app.find_api_key(bytea[]) as usher_resolver: usher_admin usher_rotate usher_webhook",
-			"app.find_user(text,text) as usher_resolver: usher_admin usher_checkout usher_register usher_subscription usher_trial usher_webhook",
+			"app.find_api_key(bytea[]) as usher_resolver: usher_admin usher_rotate usher_usage usher_webhook",
+			"app.find_user(text,text) as usher_resolver: usher_admin usher_checkout usher_register usher_subscription usher_trial usher_usage usher_webhook",
 			"app.find_invitation(bytea[]) as usher_resolver: usher_admin",
 			"app.find_billing_customer(text) as usher_resolver: usher_expire usher_webhook",
 			"app.find_stripe_event(text) as usher_resolver: usher_expire usher_webhook",
@@ -142,6 +149,8 @@ var rules = []rule{
 			"app.expire_deliveries() as usher_resolver: usher_deliver",
 			"app.seat_event_tenants(timestamp with time zone,timestamp with time zone,boolean) as usher_resolver: usher_deliver",
 			"app.denial_tenants(integer) as usher_resolver: usher_deliver",
+			"app.metered_tenants(integer) as usher_resolver: usher_meter",
+			"app.expire_usage_events() as usher_resolver: usher_meter",
 			"app.license_changed() as usher_owner: nobody",
 			"app.borrow_withdrawn() as usher_owner: nobody",
 			"app.licenses_touched() as usher_owner: nobody",
@@ -204,7 +213,7 @@ var rules = []rule{
 		 WHERE c.relkind IN ('r', 'p', 'f', 'm') AND c.relnamespace <> ALL (ARRAY['pg_catalog', 'information_schema']::regnamespace[])
 		   AND c.relnamespace::regnamespace::text NOT LIKE 'pg\_toast%' AND NOT EXISTS (SELECT FROM walled w WHERE w.oid = c.oid)`,
 		want: []string{
-			"app.products", "app.plans", "app.sweep_cursor", "app.signing_keys", "app.rotation_turn", "app.revocations", "app.revocation_lists", "app.event_cursor", "goose_db_version",
+			"app.products", "app.plans", "app.plan_metrics", "app.sweep_cursor", "app.signing_keys", "app.rotation_turn", "app.revocations", "app.revocation_lists", "app.event_cursor", "goose_db_version",
 		},
 	},
 	{name: "views show what their reader may see", query: `
@@ -246,6 +255,7 @@ var rules = []rule{
 			"usher_trial: usher_audits usher_facts usher_notices usher_replays",
 			"usher_expire: usher_audits usher_billing usher_facts usher_notices usher_pools usher_seats",
 			"usher_subscription: usher_audits usher_billing usher_facts usher_notices usher_pools usher_replays usher_seats",
+			"usher_usage: usher_facts usher_notices",
 			"usher_seats: usher_pools",
 		},
 	},

@@ -327,6 +327,26 @@ ALTER FUNCTION app.expire_stripe_events() OWNER TO usher_resolver;
 
 COMMENT ON FUNCTION app.expire_stripe_events() IS 'Drops events of Stripe''s that are older than seven years and answers how many: at most 5,000 at a time.';
 
+-- FUNCTION expire_usage_events()
+
+CREATE FUNCTION app.expire_usage_events() RETURNS bigint
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    WITH dropped AS (
+        DELETE FROM app.usage_events e USING (
+            SELECT o.tenant_id, o.id FROM app.usage_events o WHERE o.recorded_at < now() - interval '35 days' LIMIT 10000) o
+         WHERE e.tenant_id = o.tenant_id AND e.id = o.id RETURNING 1
+    )
+    SELECT count(*) FROM dropped
+    $$;
+
+ALTER FUNCTION app.expire_usage_events() OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION expire_usage_events()
+
+COMMENT ON FUNCTION app.expire_usage_events() IS 'Drops events whose time is over and answers how many: at most 10,000 at a time.';
+
 -- FUNCTION failed_stripe_events(integer)
 
 CREATE FUNCTION app.failed_stripe_events(p_limit integer) RETURNS TABLE(id text)
@@ -612,6 +632,25 @@ ALTER FUNCTION app.make_history_partitions(p_months_ahead integer) OWNER TO ushe
 -- COMMENT FUNCTION make_history_partitions(p_months_ahead integer)
 
 COMMENT ON FUNCTION app.make_history_partitions(p_months_ahead integer) IS 'Makes the partitions of the coming months that are missing, unless the history is too busy; answers how many it made.';
+
+-- FUNCTION metered_tenants(integer)
+
+CREATE FUNCTION app.metered_tenants(p_limit integer) RETURNS TABLE(tenant_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT d.tenant_id FROM (
+        SELECT h.tenant_id, h.hour AS since FROM app.usage_hours h WHERE h.settled < h.quantity AND h.hour <= now() - interval '1 hour'
+        UNION ALL
+        SELECT r.tenant_id, r.next_at FROM app.usage_reports r WHERE r.status IN ('pending', 'sent') AND r.next_at <= now()) d
+     GROUP BY d.tenant_id ORDER BY min(d.since) LIMIT p_limit
+    $$;
+
+ALTER FUNCTION app.metered_tenants(p_limit integer) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION metered_tenants(p_limit integer)
+
+COMMENT ON FUNCTION app.metered_tenants(p_limit integer) IS 'Tenants with usage of hours that are over, or reports, that Stripe is to be told now, the longest waiting first.';
 
 -- FUNCTION new_id()
 
@@ -1717,6 +1756,35 @@ ALTER TABLE app.outbox OWNER TO usher_owner;
 
 COMMENT ON TABLE app.outbox IS 'What must still be told to somebody outside this database, written in the transaction that made it true. license.changed and session.evicted go to the seat pool in Redis; what was told is deleted, and the sweep repeats the rest.';
 
+-- TABLE plan_metrics
+
+CREATE TABLE app.plan_metrics (
+    plan_code text NOT NULL,
+    metric text NOT NULL,
+    quota bigint,
+    cap bigint,
+    cap_type text,
+    CONSTRAINT a_cap_has_a_type CHECK (((cap IS NULL) = (cap_type IS NULL))),
+    CONSTRAINT plan_metrics_cap_check CHECK (((cap >= 1) AND (cap <= '1000000000000000'::bigint))),
+    CONSTRAINT plan_metrics_cap_type_check CHECK ((cap_type = ANY (ARRAY['soft'::text, 'hard'::text]))),
+    CONSTRAINT plan_metrics_metric_check CHECK ((metric ~ '^[a-z][a-z0-9_]{0,62}$'::text)),
+    CONSTRAINT plan_metrics_quota_check CHECK (((quota >= 1) AND (quota <= '1000000000000000'::bigint)))
+);
+
+ALTER TABLE app.plan_metrics OWNER TO usher_owner;
+
+-- COMMENT TABLE plan_metrics
+
+COMMENT ON TABLE app.plan_metrics IS 'What the licences of a plan may report the use of. It holds for every licence of the plan from now on: unlike a plan''s defaults it is not copied. What a unit costs is configuration (STRIPE_CATALOG).';
+
+-- COMMENT COLUMN plan_metrics.quota
+
+COMMENT ON COLUMN app.plan_metrics.quota IS 'So many units of a licence in a calendar month (UTC) are expected: owners are warned at 80 and 100 %. NULL: none.';
+
+-- COMMENT COLUMN plan_metrics.cap
+
+COMMENT ON COLUMN app.plan_metrics.cap IS 'The most units of a licence in a calendar month. Beyond it a hard cap refuses, a soft one warns.';
+
 -- TABLE plans
 
 CREATE TABLE app.plans (
@@ -2206,6 +2274,129 @@ COMMENT ON COLUMN app.trials.email_hash IS 'SHA-256 of the address in lower case
 
 COMMENT ON COLUMN app.trials.hardware_hash IS 'SHA-256 of the hardware id.';
 
+-- TABLE usage_events
+
+CREATE TABLE app.usage_events (
+    tenant_id uuid NOT NULL,
+    id text NOT NULL,
+    license_id uuid NOT NULL,
+    metric text NOT NULL,
+    quantity bigint NOT NULL,
+    occurred_at timestamp with time zone NOT NULL,
+    recorded_at timestamp with time zone DEFAULT now() NOT NULL,
+    session_id uuid,
+    api_key_id uuid,
+    CONSTRAINT one_of_them_sent_it CHECK (((session_id IS NULL) <> (api_key_id IS NULL))),
+    CONSTRAINT usage_events_id_check CHECK (((char_length(id) >= 1) AND (char_length(id) <= 100))),
+    CONSTRAINT usage_events_quantity_check CHECK (((quantity >= 1) AND (quantity <= 1000000000)))
+);
+
+ALTER TABLE ONLY app.usage_events FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.usage_events OWNER TO usher_owner;
+
+-- COMMENT TABLE usage_events
+
+COMMENT ON TABLE app.usage_events IS 'Events that were counted, by the ids that their senders gave them: an id counts once. Kept for 35 days, far longer than an event may be late; the sums stay.';
+
+-- TABLE usage_hours
+
+CREATE TABLE app.usage_hours (
+    tenant_id uuid NOT NULL,
+    license_id uuid NOT NULL,
+    metric text NOT NULL,
+    hour timestamp with time zone NOT NULL,
+    quantity bigint NOT NULL,
+    settled bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT no_more_is_settled_than_used CHECK (((settled >= 0) AND (settled <= quantity))),
+    CONSTRAINT usage_hours_hour_check CHECK ((hour = date_trunc('hour'::text, hour, 'UTC'::text)))
+);
+
+ALTER TABLE ONLY app.usage_hours FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.usage_hours OWNER TO usher_owner;
+
+-- COMMENT TABLE usage_hours
+
+COMMENT ON TABLE app.usage_hours IS 'The sum of a licence''s events of a metric in an hour, written in the transaction that counts them, late ones too.';
+
+-- COMMENT COLUMN usage_hours.settled
+
+COMMENT ON COLUMN app.usage_hours.settled IS 'How much of it is in reports to Stripe, or has no price there.';
+
+-- TABLE usage_months
+
+CREATE TABLE app.usage_months (
+    tenant_id uuid NOT NULL,
+    license_id uuid NOT NULL,
+    metric text NOT NULL,
+    month timestamp with time zone NOT NULL,
+    quantity bigint DEFAULT 0 NOT NULL,
+    warned smallint DEFAULT 0 NOT NULL,
+    CONSTRAINT usage_months_month_check CHECK ((month = date_trunc('month'::text, month, 'UTC'::text))),
+    CONSTRAINT usage_months_quantity_check CHECK ((quantity >= 0)),
+    CONSTRAINT usage_months_warned_check CHECK ((warned = ANY (ARRAY[0, 80, 100])))
+);
+
+ALTER TABLE ONLY app.usage_months FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.usage_months OWNER TO usher_owner;
+
+-- COMMENT TABLE usage_months
+
+COMMENT ON TABLE app.usage_months IS 'The sum of a licence''s events of a metric in a calendar month (UTC), which quota and cap are held against. Whoever counts holds the row until the commit, so that a hard cap is exact.';
+
+-- COMMENT COLUMN usage_months.warned
+
+COMMENT ON COLUMN app.usage_months.warned IS 'The highest percentage of the quota that owners were warned of.';
+
+-- TABLE usage_reports
+
+CREATE TABLE app.usage_reports (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    license_id uuid NOT NULL,
+    metric text NOT NULL,
+    hour timestamp with time zone NOT NULL,
+    quantity bigint NOT NULL,
+    customer text NOT NULL,
+    event_name text NOT NULL,
+    status text DEFAULT 'pending'::text NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    next_at timestamp with time zone DEFAULT now() NOT NULL,
+    sent_at timestamp with time zone,
+    finished_at timestamp with time zone,
+    error text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT usage_reports_customer_check CHECK (((char_length(customer) >= 1) AND (char_length(customer) <= 255))),
+    CONSTRAINT usage_reports_error_check CHECK ((char_length(error) <= 500)),
+    CONSTRAINT usage_reports_event_name_check CHECK (((char_length(event_name) >= 1) AND (char_length(event_name) <= 100))),
+    CONSTRAINT usage_reports_quantity_check CHECK ((quantity > 0)),
+    CONSTRAINT usage_reports_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'sent'::text, 'acknowledged'::text, 'doubtful'::text]))),
+    CONSTRAINT what_is_over_has_a_time CHECK (((status = ANY (ARRAY['acknowledged'::text, 'doubtful'::text])) = (finished_at IS NOT NULL))),
+    CONSTRAINT what_was_sent_has_a_time CHECK (((status = 'pending'::text) OR (sent_at IS NOT NULL)))
+);
+
+ALTER TABLE ONLY app.usage_reports FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.usage_reports OWNER TO usher_owner;
+
+-- COMMENT TABLE usage_reports
+
+COMMENT ON TABLE app.usage_reports IS 'What Stripe is told, or was: one row is one meter event, whose identifier is the row''s id and is fixed before it is sent. Events that came after their hour was reported are in another row. Reports of an hour, and what has no price, add up to what is settled.';
+
+-- COMMENT COLUMN usage_reports.status
+
+COMMENT ON COLUMN app.usage_reports.status IS 'pending: not told, or refused, which counts nothing. sent: somebody began to tell it. acknowledged: Stripe has it. doubtful: sent a day ago, and nobody heard whether it came: telling it again could count it twice, so that a person decides.';
+
+-- COMMENT COLUMN usage_reports.next_at
+
+COMMENT ON COLUMN app.usage_reports.next_at IS 'Not before. Who sends it moves this on first, by longer than a run takes, so that nobody else does.';
+
+-- COMMENT COLUMN usage_reports.sent_at
+
+COMMENT ON COLUMN app.usage_reports.sent_at IS 'When it may first have come to Stripe, which knows its identifier for a day from then on.';
+
 -- TABLE users
 
 CREATE TABLE app.users (
@@ -2475,6 +2666,11 @@ ALTER TABLE ONLY app.open_sessions
 ALTER TABLE ONLY app.outbox
     ADD CONSTRAINT outbox_pkey PRIMARY KEY (tenant_id, id);
 
+-- CONSTRAINT plan_metrics plan_metrics_pkey
+
+ALTER TABLE ONLY app.plan_metrics
+    ADD CONSTRAINT plan_metrics_pkey PRIMARY KEY (plan_code, metric);
+
 -- CONSTRAINT plans plans_pkey
 
 ALTER TABLE ONLY app.plans
@@ -2548,6 +2744,26 @@ COMMENT ON CONSTRAINT tenants_slug_key ON app.tenants IS 'Unique across tenants:
 
 ALTER TABLE ONLY app.trials
     ADD CONSTRAINT trials_pkey PRIMARY KEY (tenant_id, email_hash);
+
+-- CONSTRAINT usage_events usage_events_pkey
+
+ALTER TABLE ONLY app.usage_events
+    ADD CONSTRAINT usage_events_pkey PRIMARY KEY (tenant_id, id);
+
+-- CONSTRAINT usage_hours usage_hours_pkey
+
+ALTER TABLE ONLY app.usage_hours
+    ADD CONSTRAINT usage_hours_pkey PRIMARY KEY (tenant_id, license_id, metric, hour);
+
+-- CONSTRAINT usage_months usage_months_pkey
+
+ALTER TABLE ONLY app.usage_months
+    ADD CONSTRAINT usage_months_pkey PRIMARY KEY (tenant_id, license_id, metric, month);
+
+-- CONSTRAINT usage_reports usage_reports_pkey
+
+ALTER TABLE ONLY app.usage_reports
+    ADD CONSTRAINT usage_reports_pkey PRIMARY KEY (tenant_id, id);
 
 -- CONSTRAINT users users_pkey
 
@@ -2757,6 +2973,22 @@ CREATE UNIQUE INDEX trials_hardware_key ON app.trials USING btree (hardware_hash
 
 COMMENT ON INDEX app.trials_hardware_key IS 'Unique across tenants: one trial for each hardware. Who asks for a trial with the hardware id of another learns that it has had one, and no more.';
 
+-- INDEX usage_events_old
+
+CREATE INDEX usage_events_old ON app.usage_events USING btree (recorded_at);
+
+-- INDEX usage_hours_due
+
+CREATE INDEX usage_hours_due ON app.usage_hours USING btree (tenant_id, hour) WHERE (settled < quantity);
+
+-- INDEX usage_reports_by_hour
+
+CREATE INDEX usage_reports_by_hour ON app.usage_reports USING btree (tenant_id, license_id, metric, hour);
+
+-- INDEX usage_reports_due
+
+CREATE INDEX usage_reports_due ON app.usage_reports USING btree (tenant_id, next_at) WHERE (status = ANY (ARRAY['pending'::text, 'sent'::text]));
+
 -- INDEX users_by_identity
 
 CREATE INDEX users_by_identity ON app.users USING btree (issuer, subject);
@@ -2929,6 +3161,11 @@ ALTER TABLE ONLY app.open_sessions
 ALTER TABLE ONLY app.outbox
     ADD CONSTRAINT outbox_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
 
+-- FK CONSTRAINT plan_metrics plan_metrics_plan_code_fkey
+
+ALTER TABLE ONLY app.plan_metrics
+    ADD CONSTRAINT plan_metrics_plan_code_fkey FOREIGN KEY (plan_code) REFERENCES app.plans(code);
+
 -- FK CONSTRAINT plans plans_product_code_fkey
 
 ALTER TABLE ONLY app.plans
@@ -2993,6 +3230,26 @@ ALTER TABLE ONLY app.trials
 
 ALTER TABLE ONLY app.trials
     ADD CONSTRAINT trials_tenant_id_license_id_fkey FOREIGN KEY (tenant_id, license_id) REFERENCES app.licenses(tenant_id, id);
+
+-- FK CONSTRAINT usage_events usage_events_tenant_id_fkey
+
+ALTER TABLE ONLY app.usage_events
+    ADD CONSTRAINT usage_events_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
+-- FK CONSTRAINT usage_hours usage_hours_tenant_id_license_id_fkey
+
+ALTER TABLE ONLY app.usage_hours
+    ADD CONSTRAINT usage_hours_tenant_id_license_id_fkey FOREIGN KEY (tenant_id, license_id) REFERENCES app.licenses(tenant_id, id);
+
+-- FK CONSTRAINT usage_months usage_months_tenant_id_license_id_fkey
+
+ALTER TABLE ONLY app.usage_months
+    ADD CONSTRAINT usage_months_tenant_id_license_id_fkey FOREIGN KEY (tenant_id, license_id) REFERENCES app.licenses(tenant_id, id);
+
+-- FK CONSTRAINT usage_reports usage_reports_tenant_id_license_id_metric_hour_fkey
+
+ALTER TABLE ONLY app.usage_reports
+    ADD CONSTRAINT usage_reports_tenant_id_license_id_metric_hour_fkey FOREIGN KEY (tenant_id, license_id, metric, hour) REFERENCES app.usage_hours(tenant_id, license_id, metric, hour);
 
 -- FK CONSTRAINT users users_tenant_id_fkey
 
@@ -3089,6 +3346,10 @@ CREATE POLICY resolver_expires ON app.mails FOR DELETE TO usher_resolver USING (
 
 CREATE POLICY resolver_expires ON app.stripe_events FOR DELETE TO usher_resolver USING ((received_at < (now() - '7 years'::interval)));
 
+-- POLICY usage_events resolver_expires
+
+CREATE POLICY resolver_expires ON app.usage_events FOR DELETE TO usher_resolver USING ((recorded_at < (now() - '35 days'::interval)));
+
 -- POLICY webhook_deliveries resolver_expires
 
 CREATE POLICY resolver_expires ON app.webhook_deliveries FOR DELETE TO usher_resolver USING ((finished_at < (now() - '30 days'::interval)));
@@ -3144,6 +3405,18 @@ CREATE POLICY resolver_finds ON app.stripe_events FOR SELECT TO usher_resolver U
 -- POLICY subscriptions resolver_finds
 
 CREATE POLICY resolver_finds ON app.subscriptions FOR SELECT TO usher_resolver USING (true);
+
+-- POLICY usage_events resolver_finds
+
+CREATE POLICY resolver_finds ON app.usage_events FOR SELECT TO usher_resolver USING (true);
+
+-- POLICY usage_hours resolver_finds
+
+CREATE POLICY resolver_finds ON app.usage_hours FOR SELECT TO usher_resolver USING (true);
+
+-- POLICY usage_reports resolver_finds
+
+CREATE POLICY resolver_finds ON app.usage_reports FOR SELECT TO usher_resolver USING (true);
 
 -- POLICY users resolver_finds
 
@@ -3257,6 +3530,22 @@ CREATE POLICY tenant ON app.tenants USING ((id = ( SELECT app.tenant() AS tenant
 
 CREATE POLICY tenant ON app.trials USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
 
+-- POLICY usage_events tenant
+
+CREATE POLICY tenant ON app.usage_events USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY usage_hours tenant
+
+CREATE POLICY tenant ON app.usage_hours USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY usage_months tenant
+
+CREATE POLICY tenant ON app.usage_months USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY usage_reports tenant
+
+CREATE POLICY tenant ON app.usage_reports USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
 -- POLICY users tenant
 
 CREATE POLICY tenant ON app.users USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
@@ -3276,6 +3565,22 @@ ALTER TABLE app.tenants ENABLE ROW LEVEL SECURITY;
 -- ROW SECURITY trials
 
 ALTER TABLE app.trials ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY usage_events
+
+ALTER TABLE app.usage_events ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY usage_hours
+
+ALTER TABLE app.usage_hours ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY usage_months
+
+ALTER TABLE app.usage_months ENABLE ROW LEVEL SECURITY;
+
+-- ROW SECURITY usage_reports
+
+ALTER TABLE app.usage_reports ENABLE ROW LEVEL SECURITY;
 
 -- ROW SECURITY users
 
@@ -3313,6 +3618,8 @@ GRANT USAGE ON SCHEMA app TO usher_webhook;
 GRANT USAGE ON SCHEMA app TO usher_subscription;
 GRANT USAGE ON SCHEMA app TO usher_trial;
 GRANT USAGE ON SCHEMA app TO usher_expire;
+GRANT USAGE ON SCHEMA app TO usher_usage;
+GRANT USAGE ON SCHEMA app TO usher_meter;
 
 -- ACL SCHEMA public
 
@@ -3386,6 +3693,11 @@ GRANT ALL ON FUNCTION app.expire_notices() TO usher_deliver;
 REVOKE ALL ON FUNCTION app.expire_stripe_events() FROM PUBLIC;
 GRANT ALL ON FUNCTION app.expire_stripe_events() TO usher_expire;
 
+-- ACL FUNCTION expire_usage_events()
+
+REVOKE ALL ON FUNCTION app.expire_usage_events() FROM PUBLIC;
+GRANT ALL ON FUNCTION app.expire_usage_events() TO usher_meter;
+
 -- ACL FUNCTION failed_stripe_events(p_limit integer)
 
 REVOKE ALL ON FUNCTION app.failed_stripe_events(p_limit integer) FROM PUBLIC;
@@ -3397,6 +3709,7 @@ REVOKE ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) TO usher_admin;
 GRANT ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) TO usher_rotate;
 GRANT ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) TO usher_webhook;
+GRANT ALL ON FUNCTION app.find_api_key(p_hashes bytea[]) TO usher_usage;
 
 -- ACL FUNCTION find_billing_customer(p_stripe_id text)
 
@@ -3431,6 +3744,7 @@ GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_chec
 GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_subscription;
 GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_webhook;
 GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_trial;
+GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_usage;
 
 -- ACL FUNCTION license_changed()
 
@@ -3454,6 +3768,11 @@ GRANT ALL ON FUNCTION app.make_audit_partitions(p_months_ahead integer) TO usher
 
 REVOKE ALL ON FUNCTION app.make_history_partitions(p_months_ahead integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.make_history_partitions(p_months_ahead integer) TO usher_sweep;
+
+-- ACL FUNCTION metered_tenants(p_limit integer)
+
+REVOKE ALL ON FUNCTION app.metered_tenants(p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.metered_tenants(p_limit integer) TO usher_meter;
 
 -- ACL FUNCTION new_id()
 
@@ -3534,6 +3853,7 @@ GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_resolver;
 GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_rotate;
 GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_webhook;
+GRANT SELECT(tenant_id) ON TABLE app.api_keys TO usher_usage;
 
 -- ACL COLUMN api_keys.id
 
@@ -3542,6 +3862,7 @@ GRANT SELECT(id) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(id) ON TABLE app.api_keys TO usher_resolver;
 GRANT SELECT(id) ON TABLE app.api_keys TO usher_rotate;
 GRANT SELECT(id) ON TABLE app.api_keys TO usher_webhook;
+GRANT SELECT(id) ON TABLE app.api_keys TO usher_usage;
 
 -- ACL COLUMN api_keys.name
 
@@ -3549,6 +3870,7 @@ GRANT SELECT(name) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(name) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(name) ON TABLE app.api_keys TO usher_rotate;
 GRANT SELECT(name) ON TABLE app.api_keys TO usher_webhook;
+GRANT SELECT(name) ON TABLE app.api_keys TO usher_usage;
 
 -- ACL COLUMN api_keys.scopes
 
@@ -3556,6 +3878,7 @@ GRANT SELECT(scopes) ON TABLE app.api_keys TO usher_admin;
 GRANT SELECT(scopes) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(scopes) ON TABLE app.api_keys TO usher_rotate;
 GRANT SELECT(scopes) ON TABLE app.api_keys TO usher_webhook;
+GRANT SELECT(scopes) ON TABLE app.api_keys TO usher_usage;
 
 -- ACL COLUMN api_keys.key_hash
 
@@ -3591,6 +3914,7 @@ GRANT SELECT(expires_at),UPDATE(expires_at) ON TABLE app.api_keys TO usher_admin
 GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_rotate;
 GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_webhook;
+GRANT SELECT(expires_at) ON TABLE app.api_keys TO usher_usage;
 
 -- ACL COLUMN api_keys.revoked_at
 
@@ -3598,6 +3922,7 @@ GRANT SELECT(revoked_at),UPDATE(revoked_at) ON TABLE app.api_keys TO usher_admin
 GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_rotate;
 GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_webhook;
+GRANT SELECT(revoked_at) ON TABLE app.api_keys TO usher_usage;
 
 -- ACL COLUMN api_keys.last_used_at
 
@@ -3605,6 +3930,7 @@ GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_a
 GRANT SELECT(last_used_at) ON TABLE app.api_keys TO usher_operator;
 GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_rotate;
 GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_webhook;
+GRANT SELECT(last_used_at),UPDATE(last_used_at) ON TABLE app.api_keys TO usher_usage;
 
 -- ACL COLUMN api_keys.rotated_at
 
@@ -3631,15 +3957,18 @@ GRANT SELECT ON TABLE app.billing_customers TO usher_billing;
 
 GRANT INSERT(tenant_id) ON TABLE app.billing_customers TO usher_checkout;
 GRANT SELECT(tenant_id) ON TABLE app.billing_customers TO usher_resolver;
+GRANT SELECT(tenant_id) ON TABLE app.billing_customers TO usher_meter;
 
 -- ACL COLUMN billing_customers.id
 
 GRANT INSERT(id) ON TABLE app.billing_customers TO usher_checkout;
+GRANT SELECT(id) ON TABLE app.billing_customers TO usher_meter;
 
 -- ACL COLUMN billing_customers.stripe_id
 
 GRANT UPDATE(stripe_id) ON TABLE app.billing_customers TO usher_checkout;
 GRANT SELECT(stripe_id) ON TABLE app.billing_customers TO usher_resolver;
+GRANT SELECT(stripe_id) ON TABLE app.billing_customers TO usher_meter;
 
 -- ACL COLUMN billing_customers.checkout_session_id
 
@@ -3655,6 +3984,7 @@ GRANT UPDATE(updated_at) ON TABLE app.billing_customers TO usher_expire;
 
 GRANT UPDATE(deleted_at) ON TABLE app.billing_customers TO usher_webhook;
 GRANT UPDATE(deleted_at) ON TABLE app.billing_customers TO usher_expire;
+GRANT SELECT(deleted_at) ON TABLE app.billing_customers TO usher_meter;
 
 -- ACL COLUMN billing_customers.offer_taken_at
 
@@ -3683,10 +4013,12 @@ GRANT INSERT ON TABLE app.ended_sessions TO usher_seats;
 
 GRANT SELECT(tenant_id) ON TABLE app.ended_sessions TO usher_deliver;
 GRANT SELECT(tenant_id) ON TABLE app.ended_sessions TO usher_resolver;
+GRANT SELECT(tenant_id) ON TABLE app.ended_sessions TO usher_usage;
 
 -- ACL COLUMN ended_sessions.id
 
 GRANT SELECT(id) ON TABLE app.ended_sessions TO usher_deliver;
+GRANT SELECT(id) ON TABLE app.ended_sessions TO usher_usage;
 
 -- ACL COLUMN ended_sessions.license_id
 
@@ -3727,18 +4059,22 @@ GRANT SELECT(acquired_at) ON TABLE app.ended_sessions TO usher_deliver;
 -- ACL COLUMN ended_sessions.status
 
 GRANT SELECT(status) ON TABLE app.ended_sessions TO usher_deliver;
+GRANT SELECT(status) ON TABLE app.ended_sessions TO usher_usage;
 
 -- ACL COLUMN ended_sessions.end_reason
 
 GRANT SELECT(end_reason) ON TABLE app.ended_sessions TO usher_deliver;
+GRANT SELECT(end_reason) ON TABLE app.ended_sessions TO usher_usage;
 
 -- ACL COLUMN ended_sessions.ended_by
 
 GRANT SELECT(ended_by) ON TABLE app.ended_sessions TO usher_deliver;
+GRANT SELECT(ended_by) ON TABLE app.ended_sessions TO usher_usage;
 
 -- ACL COLUMN ended_sessions.ended_at
 
 GRANT SELECT(ended_at) ON TABLE app.ended_sessions TO usher_deliver;
+GRANT SELECT(ended_at) ON TABLE app.ended_sessions TO usher_usage;
 
 -- ACL COLUMN ended_sessions.recorded_at
 
@@ -4145,10 +4481,12 @@ GRANT INSERT,DELETE ON TABLE app.open_sessions TO usher_seats;
 GRANT SELECT(tenant_id) ON TABLE app.open_sessions TO usher_facts;
 GRANT SELECT(tenant_id) ON TABLE app.open_sessions TO usher_resolver;
 GRANT SELECT(tenant_id) ON TABLE app.open_sessions TO usher_deliver;
+GRANT SELECT(tenant_id) ON TABLE app.open_sessions TO usher_usage;
 
 -- ACL COLUMN open_sessions.id
 
 GRANT SELECT(id) ON TABLE app.open_sessions TO usher_deliver;
+GRANT SELECT(id) ON TABLE app.open_sessions TO usher_usage;
 
 -- ACL COLUMN open_sessions.license_id
 
@@ -4160,6 +4498,14 @@ GRANT SELECT(license_id) ON TABLE app.open_sessions TO usher_deliver;
 
 GRANT SELECT(seat_no) ON TABLE app.open_sessions TO usher_resolver;
 GRANT SELECT(seat_no) ON TABLE app.open_sessions TO usher_deliver;
+
+-- ACL COLUMN open_sessions.fence_epoch
+
+GRANT SELECT(fence_epoch) ON TABLE app.open_sessions TO usher_usage;
+
+-- ACL COLUMN open_sessions.fence_counter
+
+GRANT SELECT(fence_counter) ON TABLE app.open_sessions TO usher_usage;
 
 -- ACL COLUMN open_sessions.overdraft
 
@@ -4202,18 +4548,21 @@ GRANT UPDATE(evicted_at) ON TABLE app.open_sessions TO usher_admin;
 GRANT UPDATE(evicted_at) ON TABLE app.open_sessions TO usher_sweep;
 GRANT SELECT(evicted_at) ON TABLE app.open_sessions TO usher_deliver;
 GRANT SELECT(evicted_at) ON TABLE app.open_sessions TO usher_resolver;
+GRANT SELECT(evicted_at) ON TABLE app.open_sessions TO usher_usage;
 
 -- ACL COLUMN open_sessions.evict_reason
 
 GRANT UPDATE(evict_reason) ON TABLE app.open_sessions TO usher_admin;
 GRANT UPDATE(evict_reason) ON TABLE app.open_sessions TO usher_sweep;
 GRANT SELECT(evict_reason) ON TABLE app.open_sessions TO usher_deliver;
+GRANT SELECT(evict_reason) ON TABLE app.open_sessions TO usher_usage;
 
 -- ACL COLUMN open_sessions.evicted_by
 
 GRANT UPDATE(evicted_by) ON TABLE app.open_sessions TO usher_admin;
 GRANT UPDATE(evicted_by) ON TABLE app.open_sessions TO usher_sweep;
 GRANT SELECT(evicted_by) ON TABLE app.open_sessions TO usher_deliver;
+GRANT SELECT(evicted_by) ON TABLE app.open_sessions TO usher_usage;
 
 -- ACL TABLE outbox
 
@@ -4241,6 +4590,23 @@ GRANT SELECT(subject_id) ON TABLE app.outbox TO usher_resolver;
 -- ACL COLUMN outbox.created_at
 
 GRANT SELECT(created_at) ON TABLE app.outbox TO usher_resolver;
+
+-- ACL TABLE plan_metrics
+
+GRANT SELECT ON TABLE app.plan_metrics TO usher_facts;
+GRANT SELECT,INSERT,DELETE ON TABLE app.plan_metrics TO usher_operator;
+
+-- ACL COLUMN plan_metrics.quota
+
+GRANT UPDATE(quota) ON TABLE app.plan_metrics TO usher_operator;
+
+-- ACL COLUMN plan_metrics.cap
+
+GRANT UPDATE(cap) ON TABLE app.plan_metrics TO usher_operator;
+
+-- ACL COLUMN plan_metrics.cap_type
+
+GRANT UPDATE(cap_type) ON TABLE app.plan_metrics TO usher_operator;
 
 -- ACL TABLE plans
 
@@ -4578,33 +4944,44 @@ GRANT SELECT ON TABLE app.subscriptions TO usher_billing;
 
 GRANT INSERT(tenant_id) ON TABLE app.subscriptions TO usher_billing;
 GRANT SELECT(tenant_id) ON TABLE app.subscriptions TO usher_resolver;
+GRANT SELECT(tenant_id) ON TABLE app.subscriptions TO usher_usage;
+GRANT SELECT(tenant_id) ON TABLE app.subscriptions TO usher_meter;
 
 -- ACL COLUMN subscriptions.id
 
 GRANT INSERT(id) ON TABLE app.subscriptions TO usher_billing;
 GRANT SELECT(id) ON TABLE app.subscriptions TO usher_resolver;
+GRANT SELECT(id) ON TABLE app.subscriptions TO usher_usage;
+GRANT SELECT(id) ON TABLE app.subscriptions TO usher_meter;
 
 -- ACL COLUMN subscriptions.customer_id
 
 GRANT INSERT(customer_id) ON TABLE app.subscriptions TO usher_billing;
+GRANT SELECT(customer_id) ON TABLE app.subscriptions TO usher_meter;
 
 -- ACL COLUMN subscriptions.license_id
 
 GRANT INSERT(license_id),UPDATE(license_id) ON TABLE app.subscriptions TO usher_billing;
 GRANT SELECT(license_id) ON TABLE app.subscriptions TO usher_resolver;
+GRANT SELECT(license_id) ON TABLE app.subscriptions TO usher_usage;
+GRANT SELECT(license_id) ON TABLE app.subscriptions TO usher_meter;
 
 -- ACL COLUMN subscriptions.status
 
 GRANT INSERT(status),UPDATE(status) ON TABLE app.subscriptions TO usher_billing;
+GRANT SELECT(status) ON TABLE app.subscriptions TO usher_usage;
+GRANT SELECT(status) ON TABLE app.subscriptions TO usher_meter;
 
 -- ACL COLUMN subscriptions.plan_code
 
 GRANT INSERT(plan_code),UPDATE(plan_code) ON TABLE app.subscriptions TO usher_billing;
+GRANT SELECT(plan_code) ON TABLE app.subscriptions TO usher_meter;
 
 -- ACL COLUMN subscriptions.cycle
 
 GRANT INSERT(cycle),UPDATE(cycle) ON TABLE app.subscriptions TO usher_billing;
 GRANT SELECT(cycle) ON TABLE app.subscriptions TO usher_resolver;
+GRANT SELECT(cycle) ON TABLE app.subscriptions TO usher_meter;
 
 -- ACL COLUMN subscriptions.seats
 
@@ -4617,10 +4994,12 @@ GRANT INSERT(next_seats),UPDATE(next_seats) ON TABLE app.subscriptions TO usher_
 -- ACL COLUMN subscriptions.period_start
 
 GRANT INSERT(period_start),UPDATE(period_start) ON TABLE app.subscriptions TO usher_billing;
+GRANT SELECT(period_start) ON TABLE app.subscriptions TO usher_usage;
 
 -- ACL COLUMN subscriptions.period_end
 
 GRANT INSERT(period_end),UPDATE(period_end) ON TABLE app.subscriptions TO usher_billing;
+GRANT SELECT(period_end) ON TABLE app.subscriptions TO usher_usage;
 
 -- ACL COLUMN subscriptions.paid_through
 
@@ -4649,6 +5028,7 @@ GRANT INSERT(canceled_at),UPDATE(canceled_at) ON TABLE app.subscriptions TO ushe
 
 GRANT INSERT(ended_at),UPDATE(ended_at) ON TABLE app.subscriptions TO usher_billing;
 GRANT SELECT(ended_at) ON TABLE app.subscriptions TO usher_resolver;
+GRANT SELECT(ended_at) ON TABLE app.subscriptions TO usher_meter;
 
 -- ACL COLUMN subscriptions.cancel_reason
 
@@ -4657,6 +5037,11 @@ GRANT UPDATE(cancel_reason) ON TABLE app.subscriptions TO usher_subscription;
 -- ACL COLUMN subscriptions.cancel_feedback
 
 GRANT UPDATE(cancel_feedback) ON TABLE app.subscriptions TO usher_subscription;
+
+-- ACL COLUMN subscriptions.created_at
+
+GRANT SELECT(created_at) ON TABLE app.subscriptions TO usher_usage;
+GRANT SELECT(created_at) ON TABLE app.subscriptions TO usher_meter;
 
 -- ACL COLUMN subscriptions.updated_at
 
@@ -4776,6 +5161,178 @@ GRANT INSERT(hardware_hash) ON TABLE app.trials TO usher_trial;
 
 GRANT SELECT(started_at) ON TABLE app.trials TO usher_billing;
 
+-- ACL TABLE usage_events
+
+GRANT DELETE ON TABLE app.usage_events TO usher_resolver;
+
+-- ACL COLUMN usage_events.tenant_id
+
+GRANT SELECT(tenant_id),INSERT(tenant_id) ON TABLE app.usage_events TO usher_usage;
+GRANT SELECT(tenant_id) ON TABLE app.usage_events TO usher_resolver;
+
+-- ACL COLUMN usage_events.id
+
+GRANT SELECT(id),INSERT(id) ON TABLE app.usage_events TO usher_usage;
+GRANT SELECT(id) ON TABLE app.usage_events TO usher_resolver;
+
+-- ACL COLUMN usage_events.license_id
+
+GRANT INSERT(license_id) ON TABLE app.usage_events TO usher_usage;
+
+-- ACL COLUMN usage_events.metric
+
+GRANT SELECT(metric),INSERT(metric) ON TABLE app.usage_events TO usher_usage;
+
+-- ACL COLUMN usage_events.quantity
+
+GRANT SELECT(quantity),INSERT(quantity) ON TABLE app.usage_events TO usher_usage;
+
+-- ACL COLUMN usage_events.occurred_at
+
+GRANT SELECT(occurred_at),INSERT(occurred_at) ON TABLE app.usage_events TO usher_usage;
+
+-- ACL COLUMN usage_events.recorded_at
+
+GRANT SELECT(recorded_at) ON TABLE app.usage_events TO usher_resolver;
+
+-- ACL COLUMN usage_events.session_id
+
+GRANT INSERT(session_id) ON TABLE app.usage_events TO usher_usage;
+
+-- ACL COLUMN usage_events.api_key_id
+
+GRANT INSERT(api_key_id) ON TABLE app.usage_events TO usher_usage;
+
+-- ACL TABLE usage_hours
+
+GRANT SELECT ON TABLE app.usage_hours TO usher_usage;
+GRANT SELECT ON TABLE app.usage_hours TO usher_meter;
+
+-- ACL COLUMN usage_hours.tenant_id
+
+GRANT INSERT(tenant_id) ON TABLE app.usage_hours TO usher_usage;
+GRANT SELECT(tenant_id) ON TABLE app.usage_hours TO usher_resolver;
+
+-- ACL COLUMN usage_hours.license_id
+
+GRANT INSERT(license_id) ON TABLE app.usage_hours TO usher_usage;
+
+-- ACL COLUMN usage_hours.metric
+
+GRANT INSERT(metric) ON TABLE app.usage_hours TO usher_usage;
+
+-- ACL COLUMN usage_hours.hour
+
+GRANT INSERT(hour) ON TABLE app.usage_hours TO usher_usage;
+GRANT SELECT(hour) ON TABLE app.usage_hours TO usher_resolver;
+
+-- ACL COLUMN usage_hours.quantity
+
+GRANT INSERT(quantity),UPDATE(quantity) ON TABLE app.usage_hours TO usher_usage;
+GRANT SELECT(quantity) ON TABLE app.usage_hours TO usher_resolver;
+
+-- ACL COLUMN usage_hours.settled
+
+GRANT UPDATE(settled) ON TABLE app.usage_hours TO usher_meter;
+GRANT SELECT(settled) ON TABLE app.usage_hours TO usher_resolver;
+
+-- ACL TABLE usage_months
+
+GRANT SELECT ON TABLE app.usage_months TO usher_usage;
+
+-- ACL COLUMN usage_months.tenant_id
+
+GRANT INSERT(tenant_id) ON TABLE app.usage_months TO usher_usage;
+
+-- ACL COLUMN usage_months.license_id
+
+GRANT INSERT(license_id) ON TABLE app.usage_months TO usher_usage;
+
+-- ACL COLUMN usage_months.metric
+
+GRANT INSERT(metric) ON TABLE app.usage_months TO usher_usage;
+
+-- ACL COLUMN usage_months.month
+
+GRANT INSERT(month) ON TABLE app.usage_months TO usher_usage;
+
+-- ACL COLUMN usage_months.quantity
+
+GRANT UPDATE(quantity) ON TABLE app.usage_months TO usher_usage;
+
+-- ACL COLUMN usage_months.warned
+
+GRANT UPDATE(warned) ON TABLE app.usage_months TO usher_usage;
+
+-- ACL TABLE usage_reports
+
+GRANT SELECT ON TABLE app.usage_reports TO usher_meter;
+
+-- ACL COLUMN usage_reports.tenant_id
+
+GRANT INSERT(tenant_id) ON TABLE app.usage_reports TO usher_meter;
+GRANT SELECT(tenant_id) ON TABLE app.usage_reports TO usher_usage;
+GRANT SELECT(tenant_id) ON TABLE app.usage_reports TO usher_resolver;
+
+-- ACL COLUMN usage_reports.id
+
+GRANT INSERT(id) ON TABLE app.usage_reports TO usher_meter;
+
+-- ACL COLUMN usage_reports.license_id
+
+GRANT INSERT(license_id) ON TABLE app.usage_reports TO usher_meter;
+GRANT SELECT(license_id) ON TABLE app.usage_reports TO usher_usage;
+
+-- ACL COLUMN usage_reports.metric
+
+GRANT INSERT(metric) ON TABLE app.usage_reports TO usher_meter;
+GRANT SELECT(metric) ON TABLE app.usage_reports TO usher_usage;
+
+-- ACL COLUMN usage_reports.hour
+
+GRANT INSERT(hour) ON TABLE app.usage_reports TO usher_meter;
+GRANT SELECT(hour) ON TABLE app.usage_reports TO usher_usage;
+
+-- ACL COLUMN usage_reports.quantity
+
+GRANT INSERT(quantity) ON TABLE app.usage_reports TO usher_meter;
+GRANT SELECT(quantity) ON TABLE app.usage_reports TO usher_usage;
+
+-- ACL COLUMN usage_reports.customer
+
+GRANT INSERT(customer) ON TABLE app.usage_reports TO usher_meter;
+
+-- ACL COLUMN usage_reports.event_name
+
+GRANT INSERT(event_name) ON TABLE app.usage_reports TO usher_meter;
+
+-- ACL COLUMN usage_reports.status
+
+GRANT UPDATE(status) ON TABLE app.usage_reports TO usher_meter;
+GRANT SELECT(status) ON TABLE app.usage_reports TO usher_usage;
+GRANT SELECT(status) ON TABLE app.usage_reports TO usher_resolver;
+
+-- ACL COLUMN usage_reports.attempts
+
+GRANT UPDATE(attempts) ON TABLE app.usage_reports TO usher_meter;
+
+-- ACL COLUMN usage_reports.next_at
+
+GRANT UPDATE(next_at) ON TABLE app.usage_reports TO usher_meter;
+GRANT SELECT(next_at) ON TABLE app.usage_reports TO usher_resolver;
+
+-- ACL COLUMN usage_reports.sent_at
+
+GRANT UPDATE(sent_at) ON TABLE app.usage_reports TO usher_meter;
+
+-- ACL COLUMN usage_reports.finished_at
+
+GRANT UPDATE(finished_at) ON TABLE app.usage_reports TO usher_meter;
+
+-- ACL COLUMN usage_reports.error
+
+GRANT UPDATE(error) ON TABLE app.usage_reports TO usher_meter;
+
 -- ACL COLUMN users.tenant_id
 
 GRANT SELECT(tenant_id),INSERT(tenant_id) ON TABLE app.users TO usher_admin;
@@ -4788,6 +5345,7 @@ GRANT SELECT(tenant_id) ON TABLE app.users TO usher_subscription;
 GRANT SELECT(tenant_id) ON TABLE app.users TO usher_webhook;
 GRANT SELECT(tenant_id) ON TABLE app.users TO usher_trial;
 GRANT SELECT(tenant_id) ON TABLE app.users TO usher_expire;
+GRANT SELECT(tenant_id) ON TABLE app.users TO usher_usage;
 
 -- ACL COLUMN users.id
 
@@ -4801,6 +5359,7 @@ GRANT SELECT(id) ON TABLE app.users TO usher_subscription;
 GRANT SELECT(id) ON TABLE app.users TO usher_webhook;
 GRANT SELECT(id) ON TABLE app.users TO usher_trial;
 GRANT SELECT(id) ON TABLE app.users TO usher_expire;
+GRANT SELECT(id) ON TABLE app.users TO usher_usage;
 
 -- ACL COLUMN users.email
 
@@ -4813,6 +5372,7 @@ GRANT SELECT(email) ON TABLE app.users TO usher_subscription;
 GRANT SELECT(email) ON TABLE app.users TO usher_webhook;
 GRANT SELECT(email) ON TABLE app.users TO usher_trial;
 GRANT SELECT(email) ON TABLE app.users TO usher_expire;
+GRANT SELECT(email) ON TABLE app.users TO usher_usage;
 
 -- ACL COLUMN users.name
 
@@ -4824,6 +5384,7 @@ GRANT SELECT(name) ON TABLE app.users TO usher_checkout;
 GRANT SELECT(name) ON TABLE app.users TO usher_subscription;
 GRANT SELECT(name) ON TABLE app.users TO usher_webhook;
 GRANT SELECT(name) ON TABLE app.users TO usher_trial;
+GRANT SELECT(name) ON TABLE app.users TO usher_usage;
 
 -- ACL COLUMN users.role
 
@@ -4836,6 +5397,7 @@ GRANT SELECT(role) ON TABLE app.users TO usher_subscription;
 GRANT SELECT(role) ON TABLE app.users TO usher_webhook;
 GRANT SELECT(role) ON TABLE app.users TO usher_trial;
 GRANT SELECT(role) ON TABLE app.users TO usher_expire;
+GRANT SELECT(role) ON TABLE app.users TO usher_usage;
 
 -- ACL COLUMN users.status
 
@@ -4849,6 +5411,7 @@ GRANT SELECT(status) ON TABLE app.users TO usher_subscription;
 GRANT SELECT(status) ON TABLE app.users TO usher_webhook;
 GRANT SELECT(status) ON TABLE app.users TO usher_trial;
 GRANT SELECT(status) ON TABLE app.users TO usher_expire;
+GRANT SELECT(status) ON TABLE app.users TO usher_usage;
 
 -- ACL COLUMN users.issuer
 
@@ -4859,6 +5422,7 @@ GRANT SELECT(issuer) ON TABLE app.users TO usher_checkout;
 GRANT SELECT(issuer) ON TABLE app.users TO usher_subscription;
 GRANT SELECT(issuer) ON TABLE app.users TO usher_webhook;
 GRANT SELECT(issuer) ON TABLE app.users TO usher_trial;
+GRANT SELECT(issuer) ON TABLE app.users TO usher_usage;
 
 -- ACL COLUMN users.subject
 
@@ -4869,6 +5433,7 @@ GRANT SELECT(subject) ON TABLE app.users TO usher_checkout;
 GRANT SELECT(subject) ON TABLE app.users TO usher_subscription;
 GRANT SELECT(subject) ON TABLE app.users TO usher_webhook;
 GRANT SELECT(subject) ON TABLE app.users TO usher_trial;
+GRANT SELECT(subject) ON TABLE app.users TO usher_usage;
 
 -- ACL COLUMN users.founder
 
@@ -5088,6 +5653,7 @@ CREATE ROLE usher_expire LOGIN;
 CREATE ROLE usher_facts NOLOGIN;
 CREATE ROLE usher_heartbeat LOGIN;
 CREATE ROLE usher_keys LOGIN;
+CREATE ROLE usher_meter LOGIN;
 CREATE ROLE usher_notices NOLOGIN;
 CREATE ROLE usher_operator LOGIN;
 CREATE ROLE usher_owner NOLOGIN;
@@ -5102,6 +5668,7 @@ CREATE ROLE usher_signers NOLOGIN;
 CREATE ROLE usher_subscription LOGIN;
 CREATE ROLE usher_sweep LOGIN;
 CREATE ROLE usher_trial LOGIN;
+CREATE ROLE usher_usage LOGIN;
 CREATE ROLE usher_validate LOGIN;
 CREATE ROLE usher_webhook LOGIN;
 ALTER ROLE usher_acquire SET idle_in_transaction_session_timeout=5s;
@@ -5136,6 +5703,10 @@ ALTER ROLE usher_keys SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_keys SET lock_timeout=1s;
 ALTER ROLE usher_keys SET search_path=app;
 ALTER ROLE usher_keys SET statement_timeout=3s;
+ALTER ROLE usher_meter SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_meter SET lock_timeout=1s;
+ALTER ROLE usher_meter SET search_path=app;
+ALTER ROLE usher_meter SET statement_timeout=3s;
 ALTER ROLE usher_operator SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_operator SET lock_timeout=1s;
 ALTER ROLE usher_operator SET search_path=app;
@@ -5164,6 +5735,10 @@ ALTER ROLE usher_trial SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_trial SET lock_timeout=1s;
 ALTER ROLE usher_trial SET search_path=app;
 ALTER ROLE usher_trial SET statement_timeout=3s;
+ALTER ROLE usher_usage SET idle_in_transaction_session_timeout=5s;
+ALTER ROLE usher_usage SET lock_timeout=1s;
+ALTER ROLE usher_usage SET search_path=app;
+ALTER ROLE usher_usage SET statement_timeout=3s;
 ALTER ROLE usher_validate SET idle_in_transaction_session_timeout=5s;
 ALTER ROLE usher_validate SET lock_timeout=1s;
 ALTER ROLE usher_validate SET search_path=app;
@@ -5194,6 +5769,7 @@ GRANT usher_facts TO usher_register;
 GRANT usher_facts TO usher_release;
 GRANT usher_facts TO usher_subscription;
 GRANT usher_facts TO usher_trial;
+GRANT usher_facts TO usher_usage;
 GRANT usher_facts TO usher_validate;
 GRANT usher_facts TO usher_webhook;
 GRANT usher_notices TO usher_admin;
@@ -5203,6 +5779,7 @@ GRANT usher_notices TO usher_operator;
 GRANT usher_notices TO usher_register;
 GRANT usher_notices TO usher_subscription;
 GRANT usher_notices TO usher_trial;
+GRANT usher_notices TO usher_usage;
 GRANT usher_notices TO usher_webhook;
 GRANT usher_pools TO usher_borrow;
 GRANT usher_pools TO usher_heartbeat;

@@ -36,7 +36,7 @@ type NewWebhook struct {
 // WebhookRequest makes a webhook.
 type WebhookRequest struct {
 	URL         string   `json:"url" minLength:"8" maxLength:"2048" doc:"Begins with https:// and leads to a public address."`
-	Events      []string `json:"events" minItems:"1" maxItems:"50" doc:"Types such as seat.denied; seat.* is all of a kind, * all. The kinds: seat, license, subscription, trial, incident."`
+	Events      []string `json:"events" minItems:"1" maxItems:"50" doc:"Types such as seat.denied; seat.* is all of a kind, * all. The kinds: seat, license, subscription, usage, trial, incident."`
 	Description *string  `json:"description,omitempty" minLength:"1" maxLength:"200"`
 }
 

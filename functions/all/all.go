@@ -23,12 +23,14 @@ import (
 	"github.com/coditect/usher/functions/expire"
 	"github.com/coditect/usher/functions/heartbeat"
 	"github.com/coditect/usher/functions/keys"
+	"github.com/coditect/usher/functions/meter"
 	"github.com/coditect/usher/functions/register"
 	"github.com/coditect/usher/functions/release"
 	"github.com/coditect/usher/functions/rotate"
 	"github.com/coditect/usher/functions/subscription"
 	"github.com/coditect/usher/functions/sweep"
 	"github.com/coditect/usher/functions/trial"
+	"github.com/coditect/usher/functions/usage"
 	"github.com/coditect/usher/functions/validate"
 	"github.com/coditect/usher/functions/webhook"
 	"github.com/coditect/usher/shared/platform/httpx"
@@ -57,6 +59,8 @@ var functions = []function{
 	{"checkout", checkout.Open},
 	{"subscription", subscription.Open},
 	{"webhook", webhook.Open},
+	{"usage", usage.Open},
+	{"meter", meter.Open},
 	{"sweep", sweep.Open},
 	{"deliver", deliver.Open},
 	{"expire", expire.Open},

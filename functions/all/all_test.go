@@ -88,9 +88,9 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		"STRIPE_API_KEY": "sk_test_1", "STRIPE_CATALOG": "{}", "STRIPE_WEBHOOK_SECRETS": "whsec_12345678", "BILLING_ORIGINS": audience,
 	}
 	stores := []string{"validate", "acquire", "heartbeat", "release", "borrow", "sweep", "admin", "webhook", "subscription", "expire"}
-	databases := append(slices.Clone(stores), "keys", "rotate", "register", "deliver", "checkout", "trial")
-	stripe := []string{"checkout", "subscription", "webhook", "expire"}
-	people := []string{"checkout", "subscription", "webhook", "admin", "register", "trial"}
+	databases := append(slices.Clone(stores), "keys", "rotate", "register", "deliver", "checkout", "trial", "usage", "meter")
+	stripe := []string{"checkout", "subscription", "webhook", "expire", "meter"}
+	people := []string{"checkout", "subscription", "webhook", "admin", "register", "trial", "usage"}
 	budgets := []string{"validate", "acquire", "release"}
 	for _, at := range []struct {
 		variable, value string
@@ -113,9 +113,9 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"SEAT_POLL", "29713us", stores},
 		{"LICENSE_KEY_PEPPERS", "hunter2", []string{"validate", "acquire", "release", "admin", "register", "subscription", "webhook", "expire", "trial"}},
 		{"LICENSE_MIN_TTL_SECONDS", "-29713", []string{"admin", "register", "subscription", "webhook", "expire", "trial"}},
-		{"API_KEY_PEPPERS", "hunter2", []string{"rotate", "admin", "webhook"}},
-		{"SEAT_TOKEN_KEYS", "hunter2", []string{"acquire", "heartbeat", "release", "borrow"}},
-		{"SEAT_TOKEN_KEYS", "", []string{"acquire", "heartbeat", "release", "borrow"}},
+		{"API_KEY_PEPPERS", "hunter2", []string{"rotate", "admin", "webhook", "usage"}},
+		{"SEAT_TOKEN_KEYS", "hunter2", []string{"acquire", "heartbeat", "release", "borrow", "usage"}},
+		{"SEAT_TOKEN_KEYS", "", []string{"acquire", "heartbeat", "release", "borrow", "usage"}},
 		{"KMS_WRAPPING_KEY", "hunter2", []string{"validate", "acquire", "borrow", "rotate"}},
 		{"KMS_ROOT_KEY", "", []string{"rotate"}},
 		{"KMS_TIMEOUT", "-29713s", []string{"validate", "acquire", "borrow", "keys", "rotate", "admin"}},
@@ -125,11 +125,11 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"BUDGET_REDIS_URL", "hunter2", budgets},
 		{"BUDGET_TIMEOUT", "-29713s", budgets},
 		{"BUDGET_REST", "-29713s", budgets},
-		{"BUDGET_HOLDER_PER_SECOND", "29713000000", append(slices.Clone(budgets), "heartbeat", "borrow")},
-		{"BUDGET_HOLDER_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
-		{"BUDGET_UNKNOWN_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
-		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate", "deliver", "expire"}},
-		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate", "deliver", "expire"}},
+		{"BUDGET_HOLDER_PER_SECOND", "29713000000", append(slices.Clone(budgets), "heartbeat", "borrow", "usage")},
+		{"BUDGET_HOLDER_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow", "usage")},
+		{"BUDGET_UNKNOWN_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow", "usage")},
+		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate", "deliver", "expire", "meter"}},
+		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate", "deliver", "expire", "meter"}},
 		{"NOTIFY_KEYS", "hunter2", []string{"admin", "deliver", "subscription", "webhook", "expire"}},
 		{"WEBHOOK_TIMEOUT", "-29713s", []string{"admin", "deliver"}},
 		{"WEBHOOK_ALLOW_PRIVATE", "hunter2", []string{"admin", "deliver"}},

@@ -18,10 +18,15 @@ const (
 	stripeKey     = "sk_test_all"
 	stripeSecret  = "whsec_of_the_tests"
 	stripeCatalog = `{"team": {"included_seats": 5, "currency": "usd", "monthly": {
-		"base": {"id": "price_base", "amount": 29000}, "seat": {"id": "price_seat", "amount": 5000}}}, "enterprise": {"by_invoice": true}}`
+		"base": {"id": "price_base", "amount": 29000}, "seat": {"id": "price_seat", "amount": 5000},
+		"metered": [{"id": "price_calls", "amount": 2, "metric": "calls", "event_name": "calls_used"}]}}, "enterprise": {"by_invoice": true}}`
 )
 
-var stripePrices = []stripesim.Price{{ID: "price_base", Amount: 29000, Currency: "usd", Interval: "month"}, {ID: "price_seat", Amount: 5000, Currency: "usd", Interval: "month"}}
+var stripePrices = []stripesim.Price{
+	{ID: "price_base", Amount: 29000, Currency: "usd", Interval: "month"},
+	{ID: "price_seat", Amount: 5000, Currency: "usd", Interval: "month"},
+	{ID: "price_calls", Amount: 2, Currency: "usd", Interval: "month", Meter: "calls_used"},
+}
 
 // deliver sends Stripe's events from the nth on, and answers how many there are by then.
 func (s *service) deliver(t *testing.T, n int) int {
@@ -57,7 +62,10 @@ func (s *service) owner(t *testing.T) string {
 	t.Helper()
 	operator := s.operator(t)
 	s.must(t, 200, operator, "PUT", "/v1/catalog/products/editor", object{"name": "Editor"})
-	plan := object{"product": "editor", "ttl_seconds": int(lease / time.Second), "drain_seconds": 1}
+	plan := object{
+		"product": "editor", "ttl_seconds": int(lease / time.Second), "drain_seconds": 1,
+		"metrics": []object{{"metric": "calls", "quota": 1000}, {"metric": "clicks", "cap": 10, "cap_type": "hard"}},
+	}
 	s.must(t, 200, operator, "PUT", "/v1/catalog/plans/free", plan)
 	plan["max_seats"], plan["trial_falls_to"] = 3, "free"
 	s.must(t, 200, operator, "PUT", "/v1/catalog/plans/team", plan)
@@ -208,6 +216,70 @@ func TestWhatIsPaidIsSoldAndWhatIsSoldCanBeSatOn(t *testing.T) {
 	s.must(t, 200, s.token(schedulerClaims), "POST", "/tasks/expire", nil)
 	s.asked.holdToStripe(t)
 	s.log.Hides(t, key, stripeSecret, stripeKey)
+}
+
+// What is used is counted, reported, and billed: what the service says of the period is what the invoice asks for.
+func TestWhatIsUsedIsOnTheInvoiceToTheUnit(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	owner := s.owner(t)
+	s.stripe.Advance(-48 * time.Hour) // it was bought two days ago
+	s.must(t, 201, owner, "POST", "/v1/checkout", order(5))
+	s.stripe.Complete(s.stripe.Find("checkout.session", "")[0], false)
+	n := s.deliver(t, 0)
+	s.stripe.Advance(48 * time.Hour)
+	var sub bought
+	s.read(t, owner, "GET", "/v1/subscription", nil, &sub)
+	if sub.LicenseID == nil {
+		t.Fatalf("bought %+v", sub)
+	}
+	key := s.must(t, 200, owner, "POST", fmt.Sprintf("/v1/licenses/%s/rotate-key", sub.LicenseID), object{"overlap_seconds": 0}).LicenseKey
+	seat := s.must(t, 201, "", "POST", "/v1/acquire", question(key, "laptop"))
+	event := func(id, metric string, quantity int, ago time.Duration) object {
+		return object{"id": id, "metric": metric, "quantity": quantity, "occurred_at": time.Now().Add(-ago).UTC()}
+	}
+	use := func(status int, events ...object) {
+		t.Helper()
+		s.must(t, status, seat.SeatToken, "POST", "/v1/usage", object{"events": events})
+	}
+	use(202, event("a", "calls", 20, 30*time.Hour), event("b", "calls", 3, 5*time.Hour), event("c", "clicks", 10, 5*time.Hour), event("a", "calls", 20, 30*time.Hour))
+	use(402, event("d", "clicks", 1, time.Hour))
+	use(422, event("d", "nothing", 1, time.Hour))
+	scheduler := s.token(schedulerClaims)
+	s.must(t, 401, owner, "POST", "/tasks/meter", nil)
+	s.must(t, 200, scheduler, "POST", "/tasks/meter", nil)
+	use(202, event("e", "calls", 4, 5*time.Hour)) // late
+	s.must(t, 200, scheduler, "POST", "/tasks/meter", nil)
+	s.must(t, 200, scheduler, "POST", "/tasks/meter", nil)
+
+	var shown struct {
+		Items []struct {
+			Metric   string
+			Quantity int64
+			Quota    *int64
+			Billing  *struct{ Quantity, Reported int64 }
+		}
+	}
+	s.read(t, owner, "GET", "/v1/usage?license_id="+sub.LicenseID.String(), nil, &shown)
+	if len(shown.Items) != 2 || shown.Items[0].Metric != "calls" || *shown.Items[0].Quota != 1000 || shown.Items[0].Billing == nil ||
+		shown.Items[0].Billing.Quantity != 27 || shown.Items[0].Billing.Reported != 27 || shown.Items[1].Billing.Reported != 0 {
+		t.Fatalf("shown are %+v", shown.Items)
+	}
+	s.stripe.Advance(31 * 24 * time.Hour)
+	s.deliver(t, n)
+	lines := s.stripe.Get(s.stripe.Find("invoice", "")[0])["lines"].(object)["data"].([]any)
+	billed := map[any]any{}
+	for _, line := range lines {
+		billed[line.(object)["price"].(object)["id"]] = line.(object)["quantity"]
+	}
+	if fmt.Sprint(billed) != "map[price_base:1 price_calls:27]" {
+		t.Errorf("the invoice asks for %v", billed)
+	}
+	s.read(t, owner, "GET", "/v1/subscription", nil, &sub)
+	if sub.Status != "active" || sub.Seats != 5 {
+		t.Errorf("after the renewal it is %+v", sub)
+	}
+	s.log.Hides(t, key, seat.SeatToken)
 }
 
 // Outcome: who tries it keeps key and seat through the end of the trial and through buying it.

@@ -27,11 +27,26 @@ type Price struct {
 	Amount int64 `json:"amount"`
 }
 
+// MeteredPrice is a Price for what is used, billed when a period is over.
+type MeteredPrice struct {
+	Price
+	// Metric is the plan's, whose units are billed.
+	Metric string `json:"metric"`
+	// EventName is that of the meter at Stripe which the price there goes by. It adds up values, by stripe_customer_id.
+	EventName string `json:"event_name"`
+}
+
 // Offer is what a plan costs in one cycle. Base is paid once, Seat for each seat that is not included; at least one of
-// them is there.
+// them is there. Metered are the prices of what is used.
 type Offer struct {
-	Base *Price `json:"base,omitempty"`
-	Seat *Price `json:"seat,omitempty"`
+	Base    *Price         `json:"base,omitempty"`
+	Seat    *Price         `json:"seat,omitempty"`
+	Metered []MeteredPrice `json:"metered,omitempty"`
+}
+
+// metered is the price by that id.
+func (o *Offer) metered(price string) bool {
+	return slices.ContainsFunc(o.Metered, func(m MeteredPrice) bool { return m.ID == price })
 }
 
 // Plan is how a plan of the catalogue is sold.
@@ -77,6 +92,13 @@ func (c *Catalog) UnmarshalText(text []byte) error {
 				}
 				used[price.ID] = true
 			}
+			for i, m := range offer.Metered {
+				if m.ID == "" || m.Amount <= 0 || used[m.ID] || m.Metric == "" || m.EventName == "" || len(m.EventName) > 100 ||
+					slices.ContainsFunc(offer.Metered[:i], func(o MeteredPrice) bool { return o.Metric == m.Metric || o.EventName == m.EventName }) {
+					return fmt.Errorf("plan %s %s has a metered price without id, amount, metric or event name, or one that is used twice", code, cycle)
+				}
+				used[m.ID] = true
+			}
 		}
 	}
 	*c = read
@@ -102,7 +124,21 @@ func (p Plan) included(offer *Offer) int {
 	return max(p.IncludedSeats, 1)
 }
 
-// Line is so many of a price.
+// EventName is the name of the meter events that a metric is billed by; not ok where it has no price.
+func (c Catalog) EventName(code, cycle, metric string) (name string, ok bool) {
+	offer := c[code].offers()[cycle]
+	if offer == nil {
+		return "", false
+	}
+	for _, m := range offer.Metered {
+		if m.Metric == metric {
+			return m.EventName, true
+		}
+	}
+	return "", false
+}
+
+// Line is so many of a price; 0 of a metered one, which is bought without a number.
 type Line struct {
 	Price    string
 	Quantity int64
@@ -140,6 +176,9 @@ func (c Catalog) Lines(code, cycle string, seats int) ([]Line, error) {
 	if further := seats - included; offer.Seat != nil && further > 0 {
 		lines = append(lines, Line{offer.Seat.ID, int64(further)})
 	}
+	for _, m := range offer.Metered {
+		lines = append(lines, Line{m.ID, 0})
+	}
 	return lines, nil
 }
 
@@ -164,6 +203,7 @@ func (p Plan) reads(offer *Offer, lines []Line) (seats int, ok bool) {
 			base = true
 		case offer.Seat != nil && line.Price == offer.Seat.ID && line.Quantity >= 0 && line.Quantity <= mostSeats:
 			seats += int(line.Quantity)
+		case offer.metered(line.Price):
 		default:
 			return 0, false
 		}

@@ -18,14 +18,20 @@ func (s *Stripe) CheckCatalog(ctx context.Context) ([]string, error) {
 		plan := s.catalog[code]
 		offers := plan.offers()
 		for _, cycle := range slices.Sorted(maps.Keys(offers)) {
-			for _, part := range []struct {
+			type part struct {
 				name  string
 				price *Price
-			}{{"base", offers[cycle].Base}, {"seat", offers[cycle].Seat}} {
+				meter string // the event name of a metered price's
+			}
+			parts := []part{{"base", offers[cycle].Base, ""}, {"seat", offers[cycle].Seat, ""}}
+			for _, m := range offers[cycle].Metered {
+				parts = append(parts, part{"metered", &m.Price, m.EventName})
+			}
+			for _, part := range parts {
 				if part.price == nil {
 					continue
 				}
-				faults, err := s.checkPrice(ctx, plan.Currency, cycle, *part.price)
+				faults, err := s.checkPrice(ctx, plan.Currency, cycle, *part.price, part.meter)
 				if err != nil {
 					return nil, err
 				}
@@ -38,7 +44,7 @@ func (s *Stripe) CheckCatalog(ctx context.Context) ([]string, error) {
 	return wrong, nil
 }
 
-func (s *Stripe) checkPrice(ctx context.Context, currency, cycle string, want Price) ([]string, error) {
+func (s *Stripe) checkPrice(ctx context.Context, currency, cycle string, want Price, meter string) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	have, err := s.api.Prices.Get(want.ID, &stripe.PriceParams{Params: params(ctx, "")})
@@ -65,10 +71,33 @@ func (s *Stripe) checkPrice(ctx context.Context, currency, cycle string, want Pr
 	differs("interval", interval, map[string]string{Monthly: "month", Annual: "year"}[cycle])
 	if have.Recurring != nil {
 		differs("interval count", max(count, 1), int64(1))
-		differs("usage type", usage, "licensed")
+		if meter == "" {
+			differs("usage type", usage, "licensed")
+		} else {
+			differs("usage type", usage, "metered")
+			name, err := s.eventName(ctx, have.Recurring.Meter)
+			if err != nil {
+				return nil, err
+			}
+			differs("meter's event name", name, meter)
+		}
 	}
 	if have.BillingScheme != "" && have.BillingScheme != stripe.PriceBillingSchemePerUnit {
 		faults = append(faults, "its billing scheme is "+string(have.BillingScheme)+", and the catalogue knows only per_unit")
 	}
 	return faults, nil
+}
+
+// eventName is that of a meter; "" when there is none.
+func (s *Stripe) eventName(ctx context.Context, meter string) (string, error) {
+	if meter == "" {
+		return "", nil
+	}
+	have, err := s.api.BillingMeters.Get(meter, &stripe.BillingMeterParams{Params: params(ctx, "")})
+	if isMissing(err) {
+		return "", nil
+	} else if err != nil {
+		return "", asked("read meter "+meter, err)
+	}
+	return have.EventName, nil
 }

@@ -300,13 +300,13 @@ func itemsOf(raw *stripe.Subscription, lines []Line) []*stripe.SubscriptionItems
 		switch {
 		case i < 0:
 			items = append(items, &stripe.SubscriptionItemsParams{ID: new(item.ID), Deleted: new(true)})
-		case lines[i].Quantity != item.Quantity:
+		case lines[i].Quantity != item.Quantity && lines[i].Quantity != 0:
 			items = append(items, &stripe.SubscriptionItemsParams{ID: new(item.ID), Quantity: new(lines[i].Quantity)})
 		}
 	}
 	for _, line := range lines {
 		if !slices.ContainsFunc(raw.Items.Data, func(item *stripe.SubscriptionItem) bool { return item.Price.ID == line.Price }) {
-			items = append(items, &stripe.SubscriptionItemsParams{Price: new(line.Price), Quantity: new(line.Quantity)})
+			items = append(items, &stripe.SubscriptionItemsParams{Price: new(line.Price), Quantity: line.quantity()})
 		}
 	}
 	return items

@@ -157,10 +157,37 @@ func (s *Stripe) session(ctx context.Context, tenant tenancy.ID, customer, key s
 		Metadata: meta, SubscriptionData: &stripe.CheckoutSessionSubscriptionDataParams{Metadata: meta},
 	}
 	for _, line := range lines {
-		p.LineItems = append(p.LineItems, &stripe.CheckoutSessionLineItemParams{Price: new(line.Price), Quantity: new(line.Quantity)})
+		p.LineItems = append(p.LineItems, &stripe.CheckoutSessionLineItemParams{Price: new(line.Price), Quantity: line.quantity()})
 	}
 	made, err := s.api.CheckoutSessions.New(p)
 	return made, asked("make a checkout session", err)
+}
+
+// quantity is what Stripe is told: nothing for a metered price.
+func (l Line) quantity() *int64 {
+	if l.Quantity == 0 {
+		return nil
+	}
+	return &l.Quantity
+}
+
+// alreadyExists is how Stripe says in words, and not always by a code, that it has a meter event of that identifier.
+const alreadyExists = "already exists with identifier"
+
+// used reports usage as a meter event of that identifier, which counts once however often it is told. The error is
+// fault.Unavailable when nobody knows whether it came; any other says that it was refused, and counts nothing.
+func (s *Stripe) used(ctx context.Context, identifier, eventName, customer string, quantity int64, at time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	_, err := s.api.BillingMeterEvents.New(&stripe.BillingMeterEventParams{
+		Params: params(ctx, ""), EventName: new(eventName), Identifier: new(identifier), Timestamp: new(at.Unix()),
+		Payload: map[string]string{"stripe_customer_id": customer, "value": strconv.FormatInt(quantity, 10)},
+	})
+	if refusal, ok := errors.AsType[*stripe.Error](err); ok &&
+		(refusal.Code == "duplicate_meter_event" || strings.Contains(refusal.Msg, alreadyExists)) {
+		return nil
+	}
+	return asked("report usage", err)
 }
 
 // closeSession expires a Checkout Session, so that nobody can pay at it any more; paid says that somebody had before.

@@ -19,6 +19,7 @@ const (
 	KindInternal         Kind = iota // 500: ours to explain, never the caller's to see
 	KindMalformed                    // 400: not JSON, or not readable at all
 	KindUnauthenticated              // 401: no credential, or a bad one
+	KindPaymentRequired              // 402: more than was paid for
 	KindForbidden                    // 403: known, but not allowed
 	KindNotFound                     // 404: not there, or not the caller's; never tells which
 	KindMethodNotAllowed             // 405
@@ -33,7 +34,7 @@ const (
 
 var kindNames = [...]string{
 	KindInternal: "internal", KindMalformed: "malformed", KindUnauthenticated: "unauthenticated",
-	KindForbidden: "forbidden", KindNotFound: "not found", KindMethodNotAllowed: "method not allowed",
+	KindPaymentRequired: "payment required", KindForbidden: "forbidden", KindNotFound: "not found", KindMethodNotAllowed: "method not allowed",
 	KindConflict: "conflict", KindGone: "gone", KindTooLarge: "too large", KindUnsupportedMedia: "unsupported media type",
 	KindInvalid: "invalid", KindRateLimited: "rate limited", KindUnavailable: "unavailable",
 }
@@ -85,6 +86,11 @@ func Malformed(code, detail string) *Error {
 // Unauthenticated says that the credential is missing or not good.
 func Unauthenticated(code, detail string) *Error {
 	return &Error{Kind: KindUnauthenticated, Code: code, Detail: detail}
+}
+
+// PaymentRequired says that the caller wants more than was paid for.
+func PaymentRequired(code, detail string) *Error {
+	return &Error{Kind: KindPaymentRequired, Code: code, Detail: detail}
 }
 
 // Forbidden says that the caller is known but may not do this.

@@ -53,6 +53,7 @@ func TestEveryConstructorMakesItsKind(t *testing.T) {
 		fault.KindInternal:         fault.Internal(io.EOF),
 		fault.KindMalformed:        fault.Malformed("a", "b"),
 		fault.KindUnauthenticated:  fault.Unauthenticated("a", "b"),
+		fault.KindPaymentRequired:  fault.PaymentRequired("a", "b"),
 		fault.KindForbidden:        fault.Forbidden("a", "b"),
 		fault.KindNotFound:         fault.NotFound("a", "b"),
 		fault.KindMethodNotAllowed: fault.MethodNotAllowed("a", "b"),

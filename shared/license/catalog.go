@@ -1,10 +1,13 @@
 package license
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -35,9 +38,50 @@ type Plan struct {
 	// MaxDevices is 0 for no limit.
 	MaxDevices          int
 	OfflineGrace, Drain time.Duration
+	// Metrics is what may be reported of its licences' use. Unlike the rest it is not copied: it holds for every licence
+	// of the plan from now on.
+	Metrics []Metric
 	// TrialFallsTo makes it the trial tier of its product: a trial is of this plan, and falls to that one. "" for none.
 	TrialFallsTo         string
 	CreatedAt, UpdatedAt time.Time
+}
+
+// Metric is something whose use is counted.
+type Metric struct {
+	// Name is 1 to 63 lower-case letters, digits and underscores, and begins with a letter.
+	Name string `json:"metric"`
+	// Quota is how much a licence is expected to use in a calendar month, Cap the most; nil is none.
+	Quota *int64 `json:"quota"`
+	Cap   *int64 `json:"cap"`
+	// CapType is soft or hard, and "" without a Cap.
+	CapType string `json:"cap_type"`
+}
+
+// mostUsage is the largest quota and cap.
+const mostUsage = 1_000_000_000_000_000
+
+var metricPattern = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
+
+func metricFaults(metrics []Metric) []fault.Field {
+	var faults []fault.Field
+	for i, m := range metrics {
+		at := fmt.Sprintf("metrics[%d]", i)
+		if !metricPattern.MatchString(m.Name) {
+			faults = append(faults, fault.Field{Field: at + ".metric", Code: "bad_format", Detail: "A metric is 1 to 63 lower-case letters, digits and underscores, the first a letter."})
+		}
+		if slices.ContainsFunc(metrics[:i], func(o Metric) bool { return o.Name == m.Name }) {
+			faults = append(faults, fault.Field{Field: at + ".metric", Code: "not_allowed", Detail: "It is listed before."})
+		}
+		for field, value := range map[string]*int64{"quota": m.Quota, "cap": m.Cap} {
+			if value != nil && (*value < 1 || *value > mostUsage) {
+				faults = append(faults, fault.Field{Field: at + "." + field, Code: "out_of_range", Detail: fmt.Sprintf("It is from 1 to %d.", mostUsage)})
+			}
+		}
+		if (m.Cap == nil) != (m.CapType == "") || m.CapType != "" && m.CapType != "soft" && m.CapType != "hard" {
+			faults = append(faults, fault.Field{Field: at + ".cap_type", Code: "not_allowed", Detail: "A cap is soft or hard; without a cap there is no type."})
+		}
+	}
+	return faults
 }
 
 // longestDrain is the longest drain of a plan: a year.
@@ -53,6 +97,7 @@ func (p *Product) Faults() []fault.Field { return nameFaults(p.Code, p.Name) }
 func (p *Plan) Faults(shortestTTL time.Duration) []fault.Field {
 	faults := nameFaults(p.Code, p.Name)
 	faults = append(faults, limitFaults(p.MaxSeats, p.OverdraftSeats, p.BorrowReserve, p.TTL, p.SeatPer, p.Features, p.Versions, p.MaxDevices, shortestTTL)...)
+	faults = append(faults, metricFaults(p.Metrics)...)
 	for _, d := range []struct {
 		field string
 		value time.Duration
@@ -111,7 +156,9 @@ func readProduct(row pgx.Row, code string) (Product, error) {
 // planColumns are what readPlan reads.
 const planColumns = `
 	code, product_code, name, max_seats, overdraft_seats, borrow_reserve_seats, ttl_seconds, seat_per, features, versions,
-	coalesce(max_devices, 0), offline_grace_seconds, drain_seconds, coalesce(trial_falls_to, ''), created_at, updated_at`
+	coalesce(max_devices, 0), offline_grace_seconds, drain_seconds, coalesce(trial_falls_to, ''), created_at, updated_at,
+	(SELECT coalesce(json_agg(json_build_object('metric', m.metric, 'quota', m.quota, 'cap', m.cap, 'cap_type', coalesce(m.cap_type, '')) ORDER BY m.metric), '[]')::text
+	   FROM app.plan_metrics m WHERE m.plan_code = code)`
 
 // ReadPlan answers a plan; fault.NotFound when there is none of that code.
 func ReadPlan(ctx context.Context, tx tenancy.Tx, code string) (Plan, error) {
@@ -156,17 +203,49 @@ func PutPlan(ctx context.Context, tx tenancy.Tx, p Plan, shortestTTL time.Durati
 	case foreignKeyViolation:
 		return Plan{}, fault.Invalid("The plan is not valid.", fault.Field{Field: "product", Code: "not_allowed", Detail: "There is no such product."}).Because(err)
 	}
-	return put, err
+	if err != nil {
+		return Plan{}, err
+	}
+	if err := putMetrics(ctx, tx, p.Code, p.Metrics); err != nil {
+		return Plan{}, err
+	}
+	put.Metrics = slices.SortedFunc(slices.Values(p.Metrics), func(a, b Metric) int { return cmp.Compare(a.Name, b.Name) })
+	return put, nil
+}
+
+// putMetrics makes a plan's metrics these.
+func putMetrics(ctx context.Context, tx tenancy.Tx, plan string, metrics []Metric) error {
+	names, quotas, caps, types := []string{}, []*int64{}, []*int64{}, []string{}
+	for _, m := range metrics {
+		names, quotas, caps, types = append(names, m.Name), append(quotas, m.Quota), append(caps, m.Cap), append(types, m.CapType)
+	}
+	err := tx.Batch(ctx, func(b *tenancy.Batch) {
+		b.Queue(`DELETE FROM app.plan_metrics WHERE plan_code = $1 AND metric <> ALL ($2::text[])`, plan, names)
+		b.Queue(`
+			INSERT INTO app.plan_metrics (plan_code, metric, quota, cap, cap_type)
+			SELECT $1, m.metric, m.quota, m.cap, nullif(m.cap_type, '')
+			  FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::text[]) AS m (metric, quota, cap, cap_type)
+			ON CONFLICT (plan_code, metric) DO UPDATE SET quota = excluded.quota, cap = excluded.cap, cap_type = excluded.cap_type`,
+			plan, names, quotas, caps, types)
+	})
+	if err != nil {
+		return fmt.Errorf("put the metrics of plan %q: %w", plan, err)
+	}
+	return nil
 }
 
 func readPlan(row pgx.Row, code string) (Plan, error) {
 	var p Plan
+	var metrics string
 	err := row.Scan(&p.Code, &p.Product, &p.Name, &p.MaxSeats, &p.OverdraftSeats, &p.BorrowReserve, seconds{&p.TTL}, &p.SeatPer, &p.Features, &p.Versions,
-		&p.MaxDevices, seconds{&p.OfflineGrace}, seconds{&p.Drain}, &p.TrialFallsTo, &p.CreatedAt, &p.UpdatedAt)
+		&p.MaxDevices, seconds{&p.OfflineGrace}, seconds{&p.Drain}, &p.TrialFallsTo, &p.CreatedAt, &p.UpdatedAt, &metrics)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return Plan{}, fault.NotFound("not_found", "There is no such plan.")
 	case err != nil:
+		return Plan{}, fmt.Errorf("plan %q: %w", code, err)
+	}
+	if err := json.Unmarshal([]byte(metrics), &p.Metrics); err != nil {
 		return Plan{}, fmt.Errorf("plan %q: %w", code, err)
 	}
 	return p, nil

@@ -51,6 +51,8 @@ const (
 	LicenseKey Kind = "license_key"
 	// WebhookDisabled says that a webhook hears nothing more: organization, url, reason.
 	WebhookDisabled Kind = "webhook_disabled"
+	// UsageWarning says that much of a month's quota is used: organization, plan, metric, percent, used, quota, cap (in words), month.
+	UsageWarning Kind = "usage_warning"
 )
 
 var needs = map[Kind][]string{
@@ -66,6 +68,7 @@ var needs = map[Kind][]string{
 	Incident:         {"organization", "severity", "summary"},
 	LicenseKey:       {"license_key", "organization", "plan"},
 	WebhookDisabled:  {"organization", "reason", "url"},
+	UsageWarning:     {"cap", "metric", "month", "organization", "percent", "plan", "quota", "used"},
 }
 
 // Kinds lists the kinds, in the order of their names.

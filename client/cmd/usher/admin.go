@@ -50,6 +50,7 @@ const (
 	ofList
 	ofDuration // whole seconds in JSON
 	ofMoment   // RFC 3339
+	ofMetrics  // objects in JSON
 )
 
 // word is a flag's value as it was typed; it is read when all flags are known.
@@ -66,7 +67,7 @@ func (w *word) Set(said string) error { w.said = said; return nil }
 
 // Type is what help calls the value.
 func (w *word) Type() string {
-	return [...]string{ofText: "text", ofNumber: "number", ofList: "list", ofDuration: "duration", ofMoment: "time"}[w.kind]
+	return [...]string{ofText: "text", ofNumber: "number", ofList: "list", ofDuration: "duration", ofMoment: "time", ofMetrics: "list"}[w.kind]
 }
 
 // flag is the name of the field's flag.
@@ -102,6 +103,8 @@ func (f field) value(said string) (any, error) {
 			all[i] = strings.TrimSpace(all[i])
 		}
 		return all, nil
+	case ofMetrics:
+		return readMetrics(said)
 	case ofDuration:
 		d, err := readDuration(said)
 		if err != nil || d%time.Second != 0 {
@@ -117,6 +120,36 @@ func (f field) value(said string) (any, error) {
 	default:
 		return said, nil
 	}
+}
+
+// readMetrics reads what a plan counts, as in calls:1000:2000:hard,pages.
+func readMetrics(said string) (any, error) {
+	all := []map[string]any{}
+	if said == "" {
+		return all, nil
+	}
+	for one := range strings.SplitSeq(said, ",") {
+		parts := strings.Split(strings.TrimSpace(one), ":")
+		metric := map[string]any{"metric": parts[0]}
+		if len(parts) != 1 && len(parts) != 2 && len(parts) != 4 {
+			return nil, wrong("--metrics wants metrics such as calls, calls:QUOTA or calls:QUOTA:CAP:hard, separated by commas")
+		}
+		for i, name := range []string{"quota", "cap"} {
+			if len(parts) < i+2 || parts[i+1] == "" {
+				continue
+			}
+			n, err := strconv.ParseInt(parts[i+1], 10, 64)
+			if err != nil {
+				return nil, wrong("--metrics wants whole numbers for the quota and the cap")
+			}
+			metric[name] = n
+		}
+		if len(parts) == 4 {
+			metric["cap_type"] = parts[3]
+		}
+		all = append(all, metric)
+	}
+	return all, nil
 }
 
 // readDuration reads a duration, which may be of days.
@@ -307,6 +340,7 @@ var nouns = []struct {
 				{name: "offline_grace_seconds", kind: ofDuration, help: "how long a receipt is good offline: 24h, 72h or 7d"},
 				{name: "drain_seconds", kind: ofDuration, help: "how long the sessions above a reduced number of seats may stay"},
 				{name: "trial_falls_to", help: "makes it the trial tier of its product: the plan that follows a trial"},
+				{name: "metrics", kind: ofMetrics, help: "what is counted: calls, calls:QUOTA or calls:QUOTA:CAP:soft (or hard), separated by commas"},
 			}),
 		},
 	}},

@@ -52,7 +52,7 @@ func (s schema) fits(f field) bool {
 	if !ok {
 		types = []any{s.Type}
 	}
-	want := map[kind]string{ofText: "string", ofNumber: "integer", ofList: "array", ofDuration: "integer", ofMoment: "string"}[f.kind]
+	want := map[kind]string{ofText: "string", ofNumber: "integer", ofList: "array", ofDuration: "integer", ofMoment: "string", ofMetrics: "array"}[f.kind]
 	return slices.Contains(types, any(want)) && f.open == slices.Contains(types, any("null")) &&
 		(f.kind == ofMoment) == (s.Format == "date-time") && (f.kind == ofDuration) == strings.HasSuffix(f.name, "_seconds")
 }
@@ -165,8 +165,13 @@ func TestWhatAdminDoesIsThereAfterwards(t *testing.T) {
 	w.usher(t, "admin", "products", "put", "cad", "--name", "CAD").want(t, exitOK)
 	w.usher(t, "admin", "products", "show", "cad").want(t, exitOK).shows(t, "CAD")
 	w.usher(t, "admin", "plans", "put", "cad-pro", "--product", "cad", "--max-seats", "4", "--features", "2d,3d",
-		"--ttl", "6m", "--offline-grace", "3d", "--seat-per", "device", "--max-devices", "none").want(t, exitOK)
+		"--ttl", "6m", "--offline-grace", "3d", "--seat-per", "device", "--max-devices", "none", "--metrics", "calls:1000:2000:hard, pages::50:soft, clicks").want(t, exitOK).shows(t, "calls")
 	plan := read[thing](t, w.usher(t, "admin", "plans", "show", "cad-pro", "--json"))
+	if metrics, err := json.Marshal(plan["metrics"]); err != nil || string(metrics) != `[{"cap":2000,"cap_type":"hard","metric":"calls","quota":1000},`+
+		`{"cap":null,"cap_type":null,"metric":"clicks","quota":null},{"cap":50,"cap_type":"soft","metric":"pages","quota":null}]` {
+		t.Errorf("the plan counts %s, %v", metrics, err)
+	}
+	w.usher(t, "admin", "plans", "put", "cad-pro", "--product", "cad", "--metrics", "calls:1:2").want(t, exitUsage)
 	if plan["offline_grace_seconds"] != 259200.0 || plan["ttl_seconds"] != 360.0 {
 		t.Errorf("the plan is %v", plan)
 	}

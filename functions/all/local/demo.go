@@ -65,6 +65,7 @@ func ReadDemo(path string) (Demo, error) {
 const (
 	demoProduct = "agent-studio"
 	demoPlan    = "pro"
+	demoMetric  = "agent_invocation"
 )
 
 type object map[string]any
@@ -75,15 +76,17 @@ var demoPlans = []struct {
 }{
 	{"free", object{
 		"product": demoProduct, "name": "Free", "max_seats": 1, "max_devices": 2, "features": []string{"agents"},
-		"offline_grace_seconds": 24 * 3600,
+		"offline_grace_seconds": 24 * 3600, "metrics": []object{{"metric": demoMetric, "quota": 1000, "cap": 1000, "cap_type": "hard"}},
 	}},
 	{demoPlan, object{
 		"product": demoProduct, "name": "Pro", "max_seats": 5, "features": []string{"agents", "workflows"},
-		"offline_grace_seconds": 72 * 3600, "trial_falls_to": "free",
+		"offline_grace_seconds": 72 * 3600, "metrics": []object{{"metric": demoMetric, "quota": 1000000}},
+		"trial_falls_to": "free",
 	}},
 	{"team", object{
 		"product": demoProduct, "name": "Team", "max_seats": 25, "overdraft_seats": 2, "seat_per": "user",
 		"features": []string{"agents", "workflows", "sso"}, "offline_grace_seconds": 168 * 3600,
+		"metrics": []object{{"metric": demoMetric, "quota": 10000000, "cap": 20000000, "cap_type": "soft"}},
 	}},
 }
 

@@ -144,6 +144,14 @@ var steps = []struct{ says, command string }{
 		`curl -s -w '\n' URL/v1/acquire -H 'Content-Type: application/json' -d '{"license_key":"KEY","hardware_id":"desktop","version":"1.0.0"}'`,
 	},
 	{
+		"Report what it used, while it sits; sent twice, it counts once:",
+		`curl -s -w '\n' URL/v1/usage -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' -d "{\"events\":[{\"id\":\"run-$$\",\"metric\":\"agent_invocation\",\"quantity\":3,\"occurred_at\":\"$(date -u +%Y-%m-%dT%H:%M:%SZ)\"}]}"`,
+	},
+	{
+		"See the month's total, the quota and the cap:",
+		`curl -s -w '\n' URL/v1/usage -H "Authorization: Bearer $TOKEN"`,
+	},
+	{
 		"Give it back:",
 		`curl -s -w '\n' -X POST URL/v1/release -H "Authorization: Bearer $TOKEN"`,
 	},

@@ -16,8 +16,8 @@ type job struct {
 	every time.Duration
 }
 
-// jobs are more frequent here than in the cloud, where the sweep and what is delivered run each minute and the others each day.
-var jobs = []job{{"/tasks/sweep", 10 * time.Second}, {"/tasks/deliver", 5 * time.Second}, {"/tasks/rotate", time.Hour}, {"/tasks/expire", 30 * time.Second}}
+// jobs are more frequent here than in the cloud, where the sweep and what is delivered run each minute, the meter each hour, and the others each day.
+var jobs = []job{{"/tasks/sweep", 10 * time.Second}, {"/tasks/deliver", 5 * time.Second}, {"/tasks/rotate", time.Hour}, {"/tasks/meter", time.Minute}, {"/tasks/expire", 30 * time.Second}}
 
 // newIssuer is the local issuer of tokens, with a key that is kept.
 func newIssuer(dir, url string) (*localenv.Issuer, error) {

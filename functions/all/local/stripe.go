@@ -21,6 +21,9 @@ var demoCatalog = billing.Catalog{
 	"team": {
 		IncludedSeats: 5, Currency: "usd", Monthly: &billing.Offer{
 			Base: &billing.Price{ID: "price_team_monthly", Amount: 29000}, Seat: &billing.Price{ID: "price_team_seat_monthly", Amount: 5000},
+			Metered: []billing.MeteredPrice{{
+				Price: billing.Price{ID: "price_team_agent_invocation", Amount: 1}, Metric: demoMetric, EventName: demoMetric,
+			}},
 		},
 	},
 	"enterprise": {ByInvoice: true},
@@ -58,6 +61,9 @@ func prices(c billing.Catalog) []stripesim.Price {
 				if price != nil {
 					all = append(all, stripesim.Price{ID: price.ID, Amount: price.Amount, Currency: plan.Currency, Interval: interval})
 				}
+			}
+			for _, m := range offer.Metered {
+				all = append(all, stripesim.Price{ID: m.ID, Amount: m.Amount, Currency: plan.Currency, Interval: interval, Meter: m.EventName})
 			}
 		}
 	}

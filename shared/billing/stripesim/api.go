@@ -174,7 +174,7 @@ func (p params) expands(path string) bool {
 // do is the API. The caller holds the lock.
 func (s *Sim) do(method string, path []string, p params) (any, error) {
 	route := method + " " + path[0]
-	if path[0] == "checkout" || path[0] == "billing_portal" {
+	if (path[0] == "checkout" || path[0] == "billing_portal" || path[0] == "billing") && len(path) > 1 {
 		route += "/" + path[1]
 		path = path[1:]
 	}
@@ -188,14 +188,14 @@ func (s *Sim) do(method string, path []string, p params) (any, error) {
 	}
 	var thing object
 	if id != "" {
-		if thing = s.st.Things[id]; thing == nil || !strings.HasPrefix(path[0], str(thing["object"])) && thing["object"] != "checkout.session" {
+		if thing = s.st.Things[id]; thing == nil || !strings.HasPrefix(path[0], strings.TrimPrefix(str(thing["object"]), "billing.")) && thing["object"] != "checkout.session" {
 			return nil, missing(id)
 		}
 	}
 	switch route {
 	case "POST customers":
 		return s.add(object{"id": s.id("cus"), "object": "customer", "name": p["name"], "email": p["email"], "metadata": map[string]any(p.sub("metadata"))}), nil
-	case "GET customers/{id}", "GET prices/{id}", "GET coupons/{id}", "GET subscriptions/{id}", "GET events/{id}", "GET checkout/sessions/{id}":
+	case "GET customers/{id}", "GET prices/{id}", "GET billing/meters/{id}", "GET coupons/{id}", "GET subscriptions/{id}", "GET events/{id}", "GET checkout/sessions/{id}":
 		return thing, nil
 	case "GET invoices/{id}", "GET charges/{id}":
 		return s.expand(thing, p, ""), nil
@@ -228,6 +228,8 @@ func (s *Sim) do(method string, path []string, p params) (any, error) {
 			since, _ := strconv.ParseInt(p.sub("created").text("gte"), 10, 64)
 			return num(o["created"]) >= since
 		}), nil
+	case "POST billing/meter_events":
+		return s.use(p)
 	case "POST refunds":
 		charge := s.st.Things[p.text("charge")]
 		if charge == nil {
@@ -294,7 +296,7 @@ func (s *Sim) newSession(p params) (any, error) {
 	for _, line := range p.each("line_items") {
 		price := s.st.Things[line.text("price")]
 		quantity, err := strconv.ParseInt(line.text("quantity"), 10, 64)
-		if price == nil || price["object"] != "price" || err != nil {
+		if price == nil || price["object"] != "price" || (err != nil) != isMetered(price) || isMetered(price) && line.text("quantity") != "" {
 			return nil, missing(line.text("price"))
 		}
 		total += num(price["unit_amount"]) * quantity
@@ -376,6 +378,8 @@ func (s *Sim) items(sub object, changes []params) ([]any, error) {
 			return nil, missing(change.text("id"))
 		case change.text("deleted") == "true":
 			next = slices.Delete(next, i, i+1)
+		case change.text("quantity") == "" && i < 0 && isMetered(s.st.Things[change.text("price")]):
+			next = append(next, object{"id": s.id("si"), "object": "subscription_item", "price": s.st.Things[change.text("price")]})
 		case err != nil:
 			return nil, invalid("quantity is needed")
 		case i >= 0:

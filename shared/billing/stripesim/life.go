@@ -115,15 +115,35 @@ func (s *Sim) after(sub object, start int64) int64 {
 	return time.Unix(start, 0).UTC().AddDate(0, months, 0).Unix()
 }
 
+// before is the beginning of the period that ends then.
+func (s *Sim) before(sub object, end int64) int64 {
+	for _, inv := range s.all("invoice", func(o object) bool { return o["subscription"] == sub["id"] }) {
+		for _, line := range list(obj(inv["lines"])["data"]) {
+			if period := obj(obj(line)["period"]); num(period["end"]) == end && !isMetered(obj(obj(line)["price"])) && obj(line)["proration"] == false {
+				return num(period["start"])
+			}
+		}
+	}
+	return num(sub["start_date"])
+}
+
 // bill makes an open invoice for the period of the subscription.
 func (s *Sim) bill(sub object, reason string) object {
 	var lines []any
 	var total int64
 	for _, item := range list(obj(sub["items"])["data"]) {
 		price, quantity := obj(obj(item)["price"]), num(obj(item)["quantity"])
+		from, to := num(sub["current_period_start"]), num(sub["current_period_end"])
+		if isMetered(price) { // what was used in the period before
+			if reason == "subscription_create" {
+				continue
+			}
+			from, to = s.before(sub, from), from
+			quantity = s.usedWithin(str(sub["customer"]), str(obj(price["recurring"])["sim_event_name"]), from, to)
+		}
 		amount := num(price["unit_amount"]) * quantity
 		total += amount
-		lines = append(lines, s.line(sub, amount, quantity, price, false, num(sub["current_period_start"]), num(sub["current_period_end"])))
+		lines = append(lines, s.line(sub, amount, quantity, price, false, from, to))
 	}
 	return s.invoice(sub, reason, total, lines)
 }

@@ -72,6 +72,10 @@ func (s *Sim) pay(w http.ResponseWriter, r *http.Request) {
 	v := view{Title: "Pay for your subscription"}
 	for _, line := range list(session["sim_lines"]) {
 		price := s.Get(str(obj(line)["price"]))
+		if isMetered(price) {
+			v.Rows = append(v.Rows, [2]string{strings.ReplaceAll(strings.TrimPrefix(str(price["id"]), "price_"), "_", " "), money(num(price["unit_amount"])) + " each, as used"})
+			continue
+		}
 		v.Rows = append(v.Rows, [2]string{
 			strings.ReplaceAll(strings.TrimPrefix(str(price["id"]), "price_"), "_", " "),
 			fmt.Sprintf("%d × %s a %s", num(obj(line)["quantity"]), money(num(price["unit_amount"])), str(obj(price["recurring"])["interval"])),

@@ -3,7 +3,7 @@
 // of Stripe's, so that a misunderstanding cannot be in both.
 //
 // It knows customers, prices, Checkout Sessions with a small page to pay at, subscriptions, invoices, charges, refunds,
-// disputes, events, and the billing portal, in the shapes of the API version 2023-10-16. Events can be delivered in the
+// disputes, meter events, events, and the billing portal, in the shapes of the API version 2023-10-16. Events can be delivered in the
 // shapes of 2025-03-31.basil, too, in any order and as often as somebody likes.
 package stripesim
 
@@ -33,6 +33,8 @@ type Price struct {
 	Amount   int64 // for a unit and interval, in minor units
 	Currency string
 	Interval string // month or year
+	// Meter is the name of the meter events whose values are billed when a period is over; "" for a price that is paid ahead.
+	Meter string
 }
 
 // Options say what is played.
@@ -58,6 +60,7 @@ type object = map[string]any
 type Sim struct {
 	options Options
 	mux     *http.ServeMux
+	meters  map[string]bool // by their event names
 
 	mu      sync.Mutex
 	st      state
@@ -75,6 +78,8 @@ type state struct {
 	Order  []string // the ids, as they were made
 	// Replies are the answers to requests, by their idempotency keys.
 	Replies map[string]reply
+	// Used are meter events, by their identifiers.
+	Used map[string]used
 	// Queue are events that are still to be delivered, by their ids, and when.
 	Queue []delivery
 }
@@ -107,8 +112,8 @@ type Faults struct {
 
 // New plays Stripe, from where the file says it stopped.
 func New(o Options) (*Sim, error) {
-	s := &Sim{options: o, pending: make(chan struct{}, 1)}
-	s.st = state{Things: map[string]object{}, Replies: map[string]reply{}}
+	s := &Sim{options: o, pending: make(chan struct{}, 1), meters: map[string]bool{}}
+	s.st = state{Things: map[string]object{}, Replies: map[string]reply{}, Used: map[string]used{}}
 	if !o.Frozen.IsZero() {
 		s.st.Frozen = o.Frozen.Unix()
 	}
@@ -126,6 +131,15 @@ func New(o Options) (*Sim, error) {
 			"id": p.ID, "object": "price", "active": true, "currency": p.Currency, "unit_amount": p.Amount, "livemode": false, "type": "recurring",
 			"billing_scheme": "per_unit", "product": "prod_" + p.ID,
 			"recurring": object{"interval": p.Interval, "interval_count": 1, "usage_type": "licensed"},
+		}
+		if p.Meter != "" {
+			s.meters[p.Meter] = true
+			s.st.Things["mtr_"+p.Meter] = object{
+				"id": "mtr_" + p.Meter, "object": "billing.meter", "event_name": p.Meter, "status": "active", "livemode": false,
+				"default_aggregation": object{"formula": "sum"}, "value_settings": object{"event_payload_key": "value"},
+				"customer_mapping": object{"type": "by_id", "event_payload_key": "stripe_customer_id"},
+			}
+			s.st.Things[p.ID]["recurring"] = object{"interval": p.Interval, "interval_count": 1, "usage_type": "metered", "meter": "mtr_" + p.Meter, "sim_event_name": p.Meter}
 		}
 	}
 	if o.Coupon != "" {

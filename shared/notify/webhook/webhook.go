@@ -63,7 +63,7 @@ func scan(row pgx.Row) (w Webhook, err error) {
 	return w, err
 }
 
-var eventPattern = regexp.MustCompile(`^(\*|(seat|license|subscription|trial|incident)\.(\*|[a-z_]{1,40}))$`)
+var eventPattern = regexp.MustCompile(`^(\*|(seat|license|subscription|usage|trial|incident)\.(\*|[a-z_]{1,40}))$`)
 
 // Terms are what is said of a webhook.
 type Terms struct {

@@ -40,6 +40,7 @@ var statuses = [...]int{
 	fault.KindInternal:         http.StatusInternalServerError,
 	fault.KindMalformed:        http.StatusBadRequest,
 	fault.KindUnauthenticated:  http.StatusUnauthorized,
+	fault.KindPaymentRequired:  http.StatusPaymentRequired,
 	fault.KindForbidden:        http.StatusForbidden,
 	fault.KindNotFound:         http.StatusNotFound,
 	fault.KindMethodNotAllowed: http.StatusMethodNotAllowed,

@@ -11,7 +11,9 @@ import (
 func TestEveryDifferenceBetweenCatalogueAndStripeIsNamed(t *testing.T) {
 	t.Parallel()
 	sim, err := stripesim.New(stripesim.Options{Key: "sk_test_catalog", Prices: []stripesim.Price{
-		{ID: "price_base", Amount: 29000, Currency: "usd", Interval: "month"}, {ID: "price_seat", Amount: 5000, Currency: "eur", Interval: "year"},
+		{ID: "price_base", Amount: 29000, Currency: "usd", Interval: "month"},
+		{ID: "price_seat", Amount: 5000, Currency: "eur", Interval: "year"},
+		{ID: "price_calls", Amount: 2, Currency: "usd", Interval: "month", Meter: "calls_used"},
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -37,6 +39,17 @@ func TestEveryDifferenceBetweenCatalogueAndStripeIsNamed(t *testing.T) {
 				"plan team, monthly, base price price_base: its amount is 29000 at Stripe and 1 in the catalogue\n" +
 				"plan team, monthly, seat price price_seat: its currency is eur at Stripe and usd in the catalogue\n" +
 				"plan team, monthly, seat price price_seat: its interval is year at Stripe and month in the catalogue\n",
+		},
+		{
+			`{"team": {"currency": "usd", "monthly": {"base": {"id": "price_base", "amount": 29000}, "metered": [
+			    {"id": "price_calls", "amount": 2, "metric": "calls", "event_name": "calls_used"}]}}}`, "sk_test_catalog", 0, "Catalogue and Stripe agree.\n",
+		},
+		{
+			`{"team": {"currency": "usd", "monthly": {"base": {"id": "price_calls", "amount": 2}, "metered": [
+			    {"id": "price_base", "amount": 29000, "metric": "pages", "event_name": "pages_used"}]}}}`, "sk_test_catalog", 1,
+			"plan team, monthly, base price price_calls: its usage type is metered at Stripe and licensed in the catalogue\n" +
+				"plan team, monthly, metered price price_base: its usage type is licensed at Stripe and metered in the catalogue\n" +
+				"plan team, monthly, metered price price_base: its meter's event name is  at Stripe and pages_used in the catalogue\n",
 		},
 		{`{`, "sk_test_catalog", 2, "STRIPE_CATALOG"},
 		{`{"team": {"currency": "usd", "monthly": {"base": {"id": "price_base", "amount": 29000}}}}`, "sk_test_other", 2, "price_base"},

@@ -1,0 +1,351 @@
+package billing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/coditect/usher/shared/fault"
+	"github.com/coditect/usher/shared/tenancy"
+)
+
+// MeterDeps is what a Meter works with.
+type MeterDeps struct {
+	// DB logs in as usher_meter.
+	DB     *tenancy.DB
+	Stripe *Stripe
+	Log    *slog.Logger
+}
+
+// Meter reports to Stripe what was used. It is safe for concurrent use, and so are several at once.
+type Meter struct{ MeterDeps }
+
+// NewMeter makes a Meter.
+func NewMeter(d MeterDeps) *Meter { return &Meter{d} }
+
+// MeterReport is what a run did.
+type MeterReport struct {
+	// Reported are the reports that were made: each is one meter event, of a licence, a metric and an hour.
+	Reported int `json:"reported"`
+	// Unpriced are the sums of an hour that nobody pays for: the licence has no subscription, or its plan no price for the metric.
+	Unpriced int `json:"unpriced"`
+	// Acknowledged are the reports that Stripe has taken in, now or, by their identifier, before.
+	Acknowledged int `json:"acknowledged"`
+	// Refused are those that it refused, which are told again in an hour; Unanswered those of which it did not say what
+	// became of them, which are told again by the next run.
+	Refused    int `json:"refused"`
+	Unanswered int `json:"unanswered"`
+	// Doubtful are those that were given up: sent a day ago, and never acknowledged. A person decides.
+	Doubtful int `json:"doubtful"`
+	// ExpiredEvents were dropped.
+	ExpiredEvents int64 `json:"expired_events"`
+	// Complete says that nothing was left that was due.
+	Complete bool `json:"complete"`
+}
+
+const (
+	// meterBudget is how long a run begins something new.
+	meterBudget = 40 * time.Second
+	// meterTenants, hoursAtATime and reportsAtATime are how many are taken together.
+	meterTenants   = 200
+	hoursAtATime   = 500
+	reportsAtATime = 64
+	// meterCalls is how many reports are told at once: far below the thousand a second that Stripe takes.
+	meterCalls = 8
+	// billedAt is when within its hour usage lies at Stripe: at its last second, so that an hour is in the period in which
+	// it ends. Package metering adds up by the same.
+	billedAt = time.Hour - time.Second
+)
+
+// Run reports the usage of hours that are over, and tells again what was not acknowledged. It takes up what any run before
+// left, wherever that ended. The error is fault.Unavailable when Stripe or the database did not answer.
+func (m *Meter) Run(ctx context.Context) (done MeterReport, err error) {
+	until := time.Now().Add(meterBudget)
+	var faults []error
+	for time.Now().Before(until) && faults == nil {
+		var tenants []uuid.UUID
+		err := m.DB.Across(ctx, "meter: tenants with usage that Stripe is to be told", func(tx tenancy.Tx) error {
+			rows, err := tx.Query(ctx, `SELECT tenant_id FROM app.metered_tenants($1)`, meterTenants)
+			if err == nil {
+				tenants, err = pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+			}
+			return err
+		})
+		if err != nil {
+			return done, fmt.Errorf("look up tenants with usage: %w", err)
+		}
+		if len(tenants) == 0 {
+			done.Complete = true
+			break
+		}
+		moved := 0
+		for _, id := range tenants {
+			n, err := m.report(ctx, tenancy.Verified(id), until, &done)
+			moved += n
+			if err != nil {
+				faults = append(faults, err)
+			}
+			if err != nil && fault.As(err) != nil || !time.Now().Before(until) {
+				break // Stripe or the database is out: it is so for every tenant
+			}
+		}
+		if moved == 0 {
+			break // another run is at all of them
+		}
+	}
+	err = m.expire(ctx, until, &done)
+	return done, errors.Join(append(faults, err)...)
+}
+
+// report does what is due for a tenant, and answers how much it was.
+func (m *Meter) report(ctx context.Context, tenant tenancy.ID, until time.Time, done *MeterReport) (moved int, err error) {
+	for _, step := range []func(context.Context, tenancy.ID, *MeterReport) (int, error){m.settle, m.tell} {
+		for time.Now().Before(until) {
+			n, err := step(ctx, tenant, done)
+			moved += n
+			if err != nil {
+				return moved, fmt.Errorf("report usage of tenant %s: %w", tenant, err)
+			}
+			if n == 0 {
+				break
+			}
+		}
+	}
+	return moved, nil
+}
+
+// settle makes a report of each hour's usage that is in none and has a price, and answers how many hours it settled. What
+// came late, after its hour was settled, is in a report of its own.
+func (m *Meter) settle(ctx context.Context, tenant tenancy.ID, done *MeterReport) (n int, err error) {
+	var reported int
+	err = m.DB.As(ctx, tenant, func(tx tenancy.Tx) error {
+		rows, err := tx.Query(ctx, `
+			SELECT h.license_id::text, h.metric, h.hour, h.quantity, h.quantity - h.settled, coalesce(s.plan_code, ''), coalesce(s.cycle, ''), coalesce(c.stripe_id, '')
+			  FROM app.usage_hours h
+			  LEFT JOIN LATERAL (
+			      SELECT customer_id, plan_code, cycle FROM app.subscriptions
+			       WHERE tenant_id = h.tenant_id AND license_id = h.license_id AND (ended_at IS NULL OR ended_at > h.hour + interval '3599 s')
+			       ORDER BY status NOT IN ('canceled', 'incomplete_expired') DESC, created_at DESC LIMIT 1) s ON true
+			  LEFT JOIN app.billing_customers c ON c.tenant_id = h.tenant_id AND c.id = s.customer_id AND c.deleted_at IS NULL
+			 WHERE h.tenant_id = $1 AND h.settled < h.quantity AND h.hour <= now() - interval '1 hour'
+			 ORDER BY h.hour LIMIT $2
+			   FOR NO KEY UPDATE OF h SKIP LOCKED`, tenant.UUID(), hoursAtATime)
+		if err != nil {
+			return err
+		}
+		var licenses, metrics, ids, owners, names, customers, events []string
+		var hours, of []time.Time
+		var totals, quantities []int64
+		var license, metric, plan, cycle, customer string
+		var hour time.Time
+		var total, fresh int64
+		_, err = pgx.ForEachRow(rows, []any{&license, &metric, &hour, &total, &fresh, &plan, &cycle, &customer}, func() error {
+			licenses, metrics, hours, totals = append(licenses, license), append(metrics, metric), append(hours, hour), append(totals, total)
+			event, priced := m.Stripe.catalog.EventName(plan, cycle, metric)
+			if !priced || customer == "" {
+				return nil
+			}
+			id, err := uuid.NewV7()
+			ids, owners, names, of, quantities = append(ids, id.String()), append(owners, license), append(names, metric), append(of, hour), append(quantities, fresh)
+			customers, events = append(customers, customer), append(events, event)
+			return err
+		})
+		n, reported = len(licenses), len(ids)
+		if err != nil || n == 0 {
+			return err
+		}
+		return tx.Batch(ctx, func(b *tenancy.Batch) {
+			b.Queue(`
+				INSERT INTO app.usage_reports (tenant_id, id, license_id, metric, hour, quantity, customer, event_name)
+				SELECT $1, r.id::uuid, r.license_id::uuid, r.metric, r.hour, r.quantity, r.customer, r.event_name
+				  FROM unnest($2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bigint[], $7::text[], $8::text[])
+				    AS r (id, license_id, metric, hour, quantity, customer, event_name)`,
+				tenant.UUID(), ids, owners, names, of, quantities, customers, events)
+			b.Queue(`
+				UPDATE app.usage_hours h
+				   SET settled = n.settled
+				  FROM unnest($2::text[], $3::text[], $4::timestamptz[], $5::bigint[]) AS n (license_id, metric, hour, settled)
+				 WHERE h.tenant_id = $1 AND h.license_id = n.license_id::uuid AND h.metric = n.metric AND h.hour = n.hour`,
+				tenant.UUID(), licenses, metrics, hours, totals)
+		})
+	})
+	if err != nil {
+		return 0, fmt.Errorf("settle hours: %w", err)
+	}
+	done.Reported += reported
+	done.Unpriced += n - reported
+	return n, nil
+}
+
+// usageReport is one that is to be told.
+type usageReport struct {
+	id                string
+	customer, event   string
+	quantity          int64
+	hour              time.Time
+	fresh             bool // it was not told before
+	told, refused     bool
+	unanswered, spare bool
+	err               error
+}
+
+// tell tells Stripe of reports that are due, and answers how many those were. A report is marked as sent before it is told,
+// so that whoever finds it so after a crash knows that Stripe may have it, and tells it under the same identifier.
+func (m *Meter) tell(ctx context.Context, tenant tenancy.ID, done *MeterReport) (int, error) {
+	reports, doubtful, err := m.claim(ctx, tenant)
+	if err != nil {
+		return 0, fmt.Errorf("claim reports: %w", err)
+	}
+	done.Doubtful += doubtful
+	if doubtful > 0 {
+		m.Log.ErrorContext(ctx, "nobody knows whether Stripe has some usage: compare its meter with usage_reports, and decide",
+			slog.String("tenant", tenant.String()), slog.Int("reports", doubtful))
+	}
+	var wait sync.WaitGroup
+	next := make(chan *usageReport)
+	var down sync.Once
+	out := make(chan struct{})
+	for range min(meterCalls, len(reports)) {
+		wait.Go(func() {
+			for r := range next {
+				select {
+				case <-out:
+					r.spare = true
+					continue
+				default:
+				}
+				r.err = m.Stripe.used(ctx, r.id, r.event, r.customer, r.quantity, r.hour.Add(billedAt))
+				switch {
+				case r.err == nil:
+					r.told = true
+				case fault.As(r.err) != nil:
+					r.unanswered = true
+					down.Do(func() { close(out) })
+				default:
+					r.refused = true
+				}
+			}
+		})
+	}
+	for i := range reports {
+		next <- &reports[i]
+	}
+	close(next)
+	wait.Wait()
+	if len(reports) == 0 {
+		return doubtful, nil
+	}
+	var unanswered error
+	for _, r := range reports {
+		switch {
+		case r.told:
+			done.Acknowledged++
+		case r.refused:
+			done.Refused++
+			m.Log.ErrorContext(ctx, "Stripe refuses usage", slog.String("tenant", tenant.String()), slog.String("report", r.id), slog.Any("error", r.err))
+		case r.unanswered:
+			done.Unanswered++
+			unanswered = r.err
+		}
+	}
+	if err := m.finish(ctx, tenant, reports); err != nil {
+		return 0, fmt.Errorf("write what became of reports: %w", err)
+	}
+	return len(reports) + doubtful, unanswered
+}
+
+// claim takes reports that are due, so that no other run does, and gives up those of which Stripe may know no more whether it
+// has them.
+func (m *Meter) claim(ctx context.Context, tenant tenancy.ID) (reports []usageReport, doubtful int, err error) {
+	err = m.DB.Batch(ctx, tenant, func(b *tenancy.Batch) {
+		b.Queue(`
+			WITH lost AS (
+			    SELECT id FROM app.usage_reports
+			     WHERE tenant_id = $1 AND status = 'sent' AND next_at <= now() AND sent_at < now() - interval '23 hours'
+			       FOR NO KEY UPDATE SKIP LOCKED
+			)
+			UPDATE app.usage_reports r SET status = 'doubtful', finished_at = now()
+			  FROM lost WHERE r.tenant_id = $1 AND r.id = lost.id
+			RETURNING 1`, tenant.UUID()).Query(func(rows pgx.Rows) error {
+			for rows.Next() {
+				doubtful++
+			}
+			return rows.Err()
+		})
+		b.Queue(`
+			WITH due AS (
+			    SELECT id FROM app.usage_reports
+			     WHERE tenant_id = $1 AND status IN ('pending', 'sent') AND next_at <= now()
+			     ORDER BY next_at, id LIMIT $2
+			       FOR NO KEY UPDATE SKIP LOCKED
+			)
+			UPDATE app.usage_reports r
+			   SET status = 'sent', attempts = attempts + 1, next_at = now() + interval '5 minutes', sent_at = coalesce(sent_at, now())
+			  FROM due WHERE r.tenant_id = $1 AND r.id = due.id
+			RETURNING r.id::text, r.customer, r.event_name, r.quantity, r.hour, r.sent_at = now()`, tenant.UUID(), reportsAtATime).
+			Query(func(rows pgx.Rows) (err error) {
+				reports, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r usageReport, err error) {
+					err = row.Scan(&r.id, &r.customer, &r.event, &r.quantity, &r.hour, &r.fresh)
+					return r, err
+				})
+				return err
+			})
+	})
+	return reports, doubtful, err
+}
+
+// finish writes what became of reports. One that was not told before and was refused, or not told now, cannot be at Stripe:
+// it is pending again.
+func (m *Meter) finish(ctx context.Context, tenant tenancy.ID, reports []usageReport) error {
+	var told, back, refused, errs []string
+	var afresh []bool
+	for _, r := range reports {
+		switch {
+		case r.told:
+			told = append(told, r.id)
+		case r.spare && r.fresh:
+			back = append(back, r.id)
+		case r.refused, r.unanswered:
+			text := []rune(r.err.Error())
+			refused, errs, afresh = append(refused, r.id), append(errs, string(text[:min(len(text), 500)])), append(afresh, r.refused && r.fresh)
+		}
+	}
+	return m.DB.Batch(ctx, tenant, func(b *tenancy.Batch) {
+		b.Queue(`
+			UPDATE app.usage_reports SET status = 'acknowledged', finished_at = now(), error = NULL
+			 WHERE tenant_id = $1 AND id = ANY ($2::text[]::uuid[]) AND status = 'sent'`, tenant.UUID(), told)
+		b.Queue(`
+			UPDATE app.usage_reports SET status = 'pending', sent_at = NULL, next_at = now()
+			 WHERE tenant_id = $1 AND id = ANY ($2::text[]::uuid[]) AND status = 'sent'`, tenant.UUID(), back)
+		b.Queue(`
+			UPDATE app.usage_reports r
+			   SET error = n.error, status = CASE WHEN n.afresh THEN 'pending' ELSE 'sent' END, sent_at = CASE WHEN n.afresh THEN NULL ELSE r.sent_at END,
+			       next_at = CASE WHEN n.afresh THEN now() + interval '1 hour' ELSE r.next_at END
+			  FROM unnest($2::text[], $3::text[], $4::boolean[]) AS n (id, error, afresh)
+			 WHERE r.tenant_id = $1 AND r.id = n.id::uuid AND r.status = 'sent'`, tenant.UUID(), refused, errs, afresh)
+	})
+}
+
+// expire drops old events.
+func (m *Meter) expire(ctx context.Context, until time.Time, done *MeterReport) error {
+	for time.Now().Before(until) {
+		var dropped int64
+		err := m.DB.Across(ctx, "meter: drop usage events that are over", func(tx tenancy.Tx) error {
+			return tx.QueryRow(ctx, `SELECT app.expire_usage_events()`).Scan(&dropped)
+		})
+		if err != nil {
+			return fmt.Errorf("drop usage events that are over: %w", err)
+		}
+		done.ExpiredEvents += dropped
+		if dropped == 0 {
+			break
+		}
+	}
+	return nil
+}

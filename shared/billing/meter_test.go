@@ -1,0 +1,417 @@
+package billing_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/coditect/usher/shared/billing"
+	"github.com/coditect/usher/shared/billing/stripesim"
+	"github.com/coditect/usher/shared/fault"
+	"github.com/coditect/usher/shared/metering"
+	"github.com/coditect/usher/shared/platform/config"
+	"github.com/coditect/usher/shared/platform/testenv"
+	"github.com/coditect/usher/shared/tenancy"
+)
+
+// buyer is a tenant that pays for calls and pages, and for clicks not.
+type buyer struct {
+	tenant, license uuid.UUID
+	customer        string
+}
+
+// metered is a database, a Stripe with two meters, and a meter between them that can be killed.
+type metered struct {
+	t      *testing.T
+	db     *testenv.DB
+	log    *testenv.LogCapture
+	usage  *tenancy.DB
+	sim    *stripesim.Sim
+	wire   *testenv.Wire // to PostgreSQL
+	url    string        // of Stripe
+	stripe *billing.Stripe
+	buyers []buyer
+
+	mu    sync.Mutex
+	step  string // at which the meter dies, for the nth time that it comes there; "": it lives
+	nth   int
+	dead  bool
+	steps map[string]int // at which it died, and how often
+}
+
+var meteredPrices = append(slices.Clone(prices), stripesim.Price{ID: "price_calls", Amount: 2, Currency: "usd", Interval: "month", Meter: "calls_used"},
+	stripesim.Price{ID: "price_pages", Amount: 3, Currency: "usd", Interval: "month", Meter: "pages_used"})
+
+const meteredCatalog = `{"team": {"included_seats": 5, "currency": "usd", "monthly": {
+	"base": {"id": "price_base", "amount": 29000}, "metered": [
+	    {"id": "price_calls", "amount": 2, "metric": "calls", "event_name": "calls_used"},
+	    {"id": "price_pages", "amount": 3, "metric": "pages", "event_name": "pages_used"}]}}}`
+
+func newMetered(t *testing.T, buyers int) *metered {
+	t.Helper()
+	w := &metered{t: t, db: testenv.Postgres(t), log: testenv.Logs(t), steps: map[string]int{}}
+	w.db.Exec(t, `INSERT INTO app.products (code, name) VALUES ('editor', 'Editor')`)
+	w.db.Exec(t, `INSERT INTO app.plans (code, product_code, name) VALUES ('team', 'editor', 'Team')`)
+	w.db.Exec(t, `INSERT INTO app.plan_metrics (plan_code, metric) VALUES ('team', 'calls'), ('team', 'pages'), ('team', 'clicks')`)
+	var err error
+	w.usage, err = tenancy.OpenURL(t.Context(), w.db.URL("usher_usage"), tenancy.Config{Timeout: 9 * time.Second, MaxConns: 4}, w.log.Logger)
+	must(t, err)
+	t.Cleanup(w.usage.Close)
+	w.sim, err = stripesim.New(stripesim.Options{Key: key, Prices: meteredPrices})
+	must(t, err)
+	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if !w.lives("ask Stripe, false") {
+			panic(http.ErrAbortHandler)
+		}
+		recorder := httptest.NewRecorder()
+		w.sim.ServeHTTP(recorder, r)
+		if !w.lives("ask Stripe, true") {
+			panic(http.ErrAbortHandler)
+		}
+		rw.WriteHeader(recorder.Code)
+		_, _ = rw.Write(recorder.Body.Bytes())
+	}))
+	t.Cleanup(server.Close)
+	w.url = server.URL
+	w.stripe = w.client(w.url, meteredCatalog)
+	w.wire = testenv.NewPostgresTap(t, w.db.Socket(), func(sql string) string {
+		for step, part := range statements {
+			if strings.Contains(sql, part) {
+				return step
+			}
+		}
+		return ""
+	}, func(m testenv.Moment) bool { return w.lives(fmt.Sprint(m.Request, ", ", m.Answered)) })
+	for range buyers {
+		b := buyer{tenant: uuid.Must(uuid.NewV7()), license: uuid.Must(uuid.NewV7())}
+		b.customer = w.made("/v1/customers", "name=Acme")
+		w.db.Exec(t, `INSERT INTO app.tenants (id, name, slug) VALUES ($1, 'Acme', $2)`, b.tenant, "t-"+b.tenant.String())
+		w.db.Exec(t, `INSERT INTO app.licenses (tenant_id, id, product_code, plan_code, max_seats, ttl_seconds, seat_per, offline_grace_seconds, drain_seconds)
+			VALUES ($1, $2, 'editor', 'team', 5, 60, 'device', 0, 0)`, b.tenant, b.license)
+		w.db.Exec(t, `INSERT INTO app.billing_customers (tenant_id, id, stripe_id) VALUES ($1, $1, $2)`, b.tenant, b.customer)
+		w.db.Exec(t, `INSERT INTO app.subscriptions (tenant_id, id, customer_id, license_id, status, plan_code, cycle, seats, next_seats, period_start, period_end, cancel_at_period_end)
+			VALUES ($1, $2, $1, $3, 'active', 'team', 'monthly', 5, 5, now() - interval '20 days', now() + interval '10 days', false)`, b.tenant, "sub_"+b.tenant.String(), b.license)
+		w.buyers = append(w.buyers, b)
+	}
+	return w
+}
+
+func (w *metered) client(url, catalog string) *billing.Stripe {
+	w.t.Helper()
+	var c billing.Catalog
+	must(w.t, c.UnmarshalText([]byte(catalog)))
+	stripe, err := billing.NewStripe(billing.Config{APIKey: config.Secret(key), URL: url, Timeout: 4 * time.Second, Catalog: c})
+	must(w.t, err)
+	return stripe
+}
+
+// made makes something at Stripe, as nobody but a test would.
+func (w *metered) made(path, form string) string {
+	w.t.Helper()
+	r := httptest.NewRequest("POST", path, strings.NewReader(form))
+	r.Header.Set("Authorization", "Bearer "+key)
+	recorder := httptest.NewRecorder()
+	w.sim.ServeHTTP(recorder, r)
+	_, rest, _ := strings.Cut(recorder.Body.String(), `"id":"`)
+	id, _, ok := strings.Cut(rest, `"`)
+	if !ok || recorder.Code != 200 {
+		w.t.Fatalf("%s answered %s", path, recorder.Body)
+	}
+	return id
+}
+
+// statements are the steps of a meter at PostgreSQL, each by what its first statement holds.
+var statements = map[string]string{
+	"look for tenants": "metered_tenants", "read hours": "FOR NO KEY UPDATE OF h", "make reports": "INSERT INTO app.usage_reports", "commit": "commit",
+	"claim reports": "status = 'doubtful'", "finish reports": "status = 'acknowledged'", "drop events": "expire_usage_events",
+}
+
+// lives says whether the meter goes on at that moment, or has died.
+func (w *metered) lives(at string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if at == w.step && !w.dead {
+		if w.nth--; w.nth == 0 {
+			w.dead = true
+			w.steps[at]++
+		}
+	}
+	return !w.dead
+}
+
+// run is a process that reports usage once, and dies when it comes to the step for the nth time, if it does.
+func (w *metered) run(step string, nth int) (billing.MeterReport, error) {
+	w.mu.Lock()
+	w.step, w.nth, w.dead = step, nth, false
+	w.mu.Unlock()
+	db, err := tenancy.OpenURL(w.t.Context(), w.db.Over(w.wire, "usher_meter"), tenancy.Config{Timeout: 9 * time.Second, MaxConns: 4}, w.log.Logger)
+	must(w.t, err)
+	defer db.Close()
+	return billing.NewMeter(billing.MeterDeps{DB: db, Stripe: w.stripe, Log: w.log.Logger}).Run(w.t.Context())
+}
+
+// later is when what a dead process had taken is free again.
+func (w *metered) later() {
+	w.db.Exec(w.t, `UPDATE app.usage_reports SET next_at = now() WHERE finished_at IS NULL`)
+}
+
+// record counts events, as function usage does.
+func (w *metered) record(ctx context.Context, b buyer, events []metering.Event) (out metering.Outcome, err error) {
+	tenant := tenancy.Verified(b.tenant)
+	err = w.usage.As(ctx, tenant, func(tx tenancy.Tx) error {
+		out, err = metering.Record(ctx, tx, tenant, metering.Source{License: b.license, APIKey: b.tenant}, events)
+		return err
+	})
+	return out, err
+}
+
+// TestProofMeter counts events that come in any order, some of them twice, and lets meters die at each of their steps, alone
+// and beside others. Each unit is at Stripe once in the end, in its hour.
+func TestProofMeter(t *testing.T) {
+	t.Parallel()
+	total, rounds, hours := 2_000, 24, 24
+	if testenv.Full() {
+		total, rounds, hours = 100_000, 320, 6*24
+	}
+	steps := []string{"ask Stripe, false", "ask Stripe, true"} // before the deed, and after it before anybody heard
+	for step := range statements {
+		steps = append(steps, step+", false", step+", true")
+	}
+	w := newMetered(t, 2)
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	names := []string{"calls", "pages", "clicks"}
+	events := make([]metering.Event, total)
+	for i := range events {
+		events[i] = metering.Event{
+			ID: fmt.Sprint("event ", i), Metric: names[random.IntN(3)], Quantity: 1 + random.Int64N(9),
+			OccurredAt: time.Now().Add(-2*time.Hour - time.Duration(random.Int64N(int64(hours)*int64(time.Hour)))),
+		}
+	}
+	want := map[string]int64{}
+	var order []int // of sending: each once, a third twice, in any order
+	for i, e := range events {
+		want[fmt.Sprint(i%2, " ", e.Metric)] += e.Quantity
+		order = append(order, i)
+		if random.IntN(3) == 0 {
+			order = append(order, i)
+		}
+	}
+	random.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+	var accepted, duplicates atomic.Int64
+	deaths := 0
+	for round := range rounds {
+		part := order[round*len(order)/rounds : (round+1)*len(order)/rounds]
+		var sending sync.WaitGroup
+		for which, b := range w.buyers {
+			var mine []metering.Event
+			for _, i := range part {
+				if i%2 == which {
+					mine = append(mine, events[i])
+				}
+			}
+			for chunk := range slices.Chunk(mine, 250) {
+				sending.Go(func() {
+					out, err := w.record(t.Context(), b, chunk)
+					if err != nil {
+						t.Error(err)
+					}
+					accepted.Add(int64(out.Accepted))
+					duplicates.Add(int64(out.Duplicates))
+				})
+			}
+		}
+		first := round < len(steps)
+		if first || round%2 == 0 {
+			sending.Wait() // else the meter meets hours that grow
+		}
+		if !first && round%3 == 0 { // another one at the same time, for which Stripe may die, too
+			sending.Go(func() { _, _ = w.beside() })
+		}
+		// Each step the first time it is come to, and later some other time.
+		nth := 1
+		if !first {
+			nth += random.IntN(3)
+		}
+		if _, err := w.run(steps[round%len(steps)], nth); err != nil {
+			deaths++
+		}
+		sending.Wait()
+		w.later()
+	}
+	if report, err := w.run("", 0); err != nil || !report.Complete || report.Refused+report.Unanswered+report.Doubtful != 0 {
+		t.Errorf("the last run: %+v, %v", report, err)
+	}
+	if accepted.Load() != int64(total) || accepted.Load()+duplicates.Load() != int64(len(order)) {
+		t.Errorf("accepted %d and %d duplicates of %d that were sent of %d", accepted.Load(), duplicates.Load(), len(order), total)
+	}
+	compared := 0
+	for which, b := range w.buyers {
+		for _, name := range names {
+			sum := testenv.Value[int64](t, w.db, `SELECT coalesce(sum(quantity), 0)::bigint FROM app.usage_hours WHERE license_id = $1 AND metric = $2`, b.license, name)
+			if sum != want[fmt.Sprint(which, " ", name)] {
+				t.Errorf("%s of buyer %d: counted %d, want %d", name, which, sum, want[fmt.Sprint(which, " ", name)])
+			}
+			if name == "clicks" {
+				continue
+			}
+			for _, line := range testenv.Values[string](t, w.db, `SELECT extract(epoch FROM hour)::bigint || ' ' || quantity FROM app.usage_hours WHERE license_id = $1 AND metric = $2`, b.license, name) {
+				var unix, quantity int64
+				_, err := fmt.Sscan(line, &unix, &quantity)
+				must(t, err)
+				from := time.Unix(unix, 0)
+				if at := w.sim.Used(b.customer, name+"_used", from, from.Add(time.Hour)); at != quantity {
+					t.Errorf("%s of buyer %d at %s: Stripe has %d, want %d", name, which, from, at, quantity)
+				}
+				sum -= quantity
+				compared++
+			}
+			if all := w.sim.Used(b.customer, name+"_used", time.Unix(0, 0), time.Now()); sum != 0 || all != want[fmt.Sprint(which, " ", name)] {
+				t.Errorf("%s of buyer %d: Stripe has %d in all, want %d", name, which, all, want[fmt.Sprint(which, " ", name)])
+			}
+		}
+	}
+	if states := testenv.Value[string](t, w.db, `SELECT string_agg(DISTINCT status, ' ') FROM app.usage_reports`); states != "acknowledged" {
+		t.Errorf("reports are %s", states)
+	}
+	if len(w.steps) != len(steps) {
+		t.Errorf("the meter died at %v, want at each of %v", w.steps, steps)
+	}
+	testenv.Proved(t, "meter", "%d events, %d of them sent again, and %d deaths of the meter at %d different steps: %d sums of hours and every total equal at Stripe, in %d meter events",
+		total, duplicates.Load(), deaths, len(w.steps), compared, w.sim.Uses())
+}
+
+// beside runs another meter at the same time.
+func (w *metered) beside() (billing.MeterReport, error) {
+	db, err := tenancy.OpenURL(w.t.Context(), w.db.URL("usher_meter"), tenancy.Config{Timeout: 9 * time.Second, MaxConns: 2}, w.log.Logger)
+	if err != nil {
+		return billing.MeterReport{}, err
+	}
+	defer db.Close()
+	return billing.NewMeter(billing.MeterDeps{DB: db, Stripe: w.stripe, Log: w.log.Logger}).Run(w.t.Context())
+}
+
+func TestUsageThatStripeDoesNotTakeIsToldAgainOrLeftToAPerson(t *testing.T) {
+	t.Parallel()
+	w := newMetered(t, 1)
+	b := w.buyers[0]
+	n := 0
+	use := func(metric string, quantity int64, ago time.Duration) {
+		t.Helper()
+		n++
+		_, err := w.record(t.Context(), b, []metering.Event{{ID: fmt.Sprint(n), Metric: metric, Quantity: quantity, OccurredAt: time.Now().Add(-ago)}})
+		must(t, err)
+	}
+	has := func() int64 { return w.sim.Used(b.customer, "calls_used", time.Unix(0, 0), time.Now()) }
+	run := func(want string) {
+		t.Helper()
+		r, err := w.run("", 0)
+		got := fmt.Sprintf("reported %d unpriced %d acknowledged %d refused %d unanswered %d doubtful %d complete %t", r.Reported, r.Unpriced, r.Acknowledged, r.Refused, r.Unanswered, r.Doubtful, r.Complete)
+		if got != want || err != nil && (fault.As(err) == nil || fault.As(err).Kind != fault.KindUnavailable) || (err != nil) != (r.Unanswered > 0) {
+			t.Errorf("a run: %s, %v, want %s", got, err, want)
+		}
+	}
+	// The hour that runs is not reported, and what has no price never is.
+	use("calls", 5, 3*time.Hour)
+	use("calls", 100, 0)
+	use("clicks", 7, 3*time.Hour)
+	run("reported 1 unpriced 1 acknowledged 1 refused 0 unanswered 0 doubtful 0 complete true")
+	run("reported 0 unpriced 0 acknowledged 0 refused 0 unanswered 0 doubtful 0 complete true")
+	// What comes late is told by the difference.
+	use("calls", 4, 3*time.Hour)
+	run("reported 1 unpriced 0 acknowledged 1 refused 0 unanswered 0 doubtful 0 complete true")
+	if has() != 9 {
+		t.Errorf("Stripe has %d, want 9", has())
+	}
+	// Stripe took it, and its answer was lost: told again it counts once.
+	w.sim.Fault(stripesim.Faults{Lose: 1})
+	use("calls", 2, 4*time.Hour)
+	run("reported 1 unpriced 0 acknowledged 0 refused 0 unanswered 1 doubtful 0 complete false")
+	run("reported 0 unpriced 0 acknowledged 0 refused 0 unanswered 0 doubtful 0 complete true") // not before its time
+	w.later()
+	run("reported 0 unpriced 0 acknowledged 1 refused 0 unanswered 0 doubtful 0 complete true")
+	if has() != 11 {
+		t.Errorf("Stripe has %d, want 11", has())
+	}
+	// It is down.
+	w.sim.Fault(stripesim.Faults{Down: true})
+	use("calls", 1, 5*time.Hour)
+	run("reported 1 unpriced 0 acknowledged 0 refused 0 unanswered 1 doubtful 0 complete false")
+	w.sim.Fault(stripesim.Faults{})
+	w.later()
+	run("reported 0 unpriced 0 acknowledged 1 refused 0 unanswered 0 doubtful 0 complete true")
+	// It refuses: the meter is not there. That counts nothing, and when it is there the same report goes through.
+	wrong := w.stripe
+	w.stripe = w.client(w.url, strings.ReplaceAll(meteredCatalog, "calls_used", "calls_missed"))
+	use("calls", 6, 5*time.Hour)
+	run("reported 1 unpriced 0 acknowledged 0 refused 1 unanswered 0 doubtful 0 complete true")
+	w.stripe = wrong
+	w.db.Exec(t, `UPDATE app.usage_reports SET event_name = 'calls_used'`)
+	w.later()
+	run("reported 0 unpriced 0 acknowledged 1 refused 0 unanswered 0 doubtful 0 complete true")
+	if has() != 18 {
+		t.Errorf("Stripe has %d, want 18", has())
+	}
+	// Nobody heard for a day whether it came: it is not told again, for Stripe may have forgotten that it has it.
+	w.sim.Fault(stripesim.Faults{Lose: 1})
+	use("calls", 3, 6*time.Hour)
+	run("reported 1 unpriced 0 acknowledged 0 refused 0 unanswered 1 doubtful 0 complete false")
+	w.later()
+	w.db.Exec(t, `UPDATE app.usage_reports SET sent_at = now() - interval '24 hours' WHERE status = 'sent'`)
+	run("reported 0 unpriced 0 acknowledged 0 refused 0 unanswered 0 doubtful 1 complete true")
+	w.later()
+	run("reported 0 unpriced 0 acknowledged 0 refused 0 unanswered 0 doubtful 0 complete true")
+	if has() != 21 || !strings.Contains(w.log.Text(), "nobody knows whether Stripe has some usage") {
+		t.Errorf("Stripe has %d, want 21 once; the log says it: %t", has(), strings.Contains(w.log.Text(), "nobody knows"))
+	}
+	// Whose subscription has ended pays for what was used before, and for nothing after.
+	w.db.Exec(t, `UPDATE app.subscriptions SET status = 'canceled', ended_at = now() - interval '8 hours'`)
+	use("calls", 1, 12*time.Hour)
+	use("calls", 1, 3*time.Hour)
+	run("reported 1 unpriced 1 acknowledged 1 refused 0 unanswered 0 doubtful 0 complete true")
+	// Events that are over are dropped; their sums stay.
+	w.db.Exec(t, `UPDATE app.usage_events SET recorded_at = now() - interval '36 days' WHERE id = '1'`)
+	if r, err := w.run("", 0); err != nil || r.ExpiredEvents != 1 {
+		t.Errorf("dropped %d, %v", r.ExpiredEvents, err)
+	}
+}
+
+func TestACatalogueWithMeteredPricesReadsWhatItSells(t *testing.T) {
+	t.Parallel()
+	var c billing.Catalog
+	must(t, c.UnmarshalText([]byte(meteredCatalog)))
+	lines, err := c.Lines("team", billing.Monthly, 5)
+	if err != nil || fmt.Sprint(lines) != "[{price_base 1} {price_calls 0} {price_pages 0}]" {
+		t.Errorf("sells %v, %v", lines, err)
+	}
+	for _, bought := range [][]billing.Line{lines, lines[:2], lines[:1]} { // a price that came later is missing from older subscriptions
+		if plan, cycle, seats, ok := c.Reads(bought); !ok || plan != "team" || cycle != billing.Monthly || seats != 5 {
+			t.Errorf("%v reads as %s %s %d, %t", bought, plan, cycle, seats, ok)
+		}
+	}
+	if name, ok := c.EventName("team", billing.Monthly, "pages"); name != "pages_used" || !ok {
+		t.Errorf("pages are %q", name)
+	}
+	if _, ok := c.EventName("team", billing.Annual, "pages"); ok {
+		t.Error("what is not sold is metered")
+	}
+	for _, wrong := range []string{
+		strings.ReplaceAll(meteredCatalog, `"metric": "pages"`, `"metric": "calls"`), strings.ReplaceAll(meteredCatalog, "pages_used", "calls_used"),
+		strings.ReplaceAll(meteredCatalog, "price_pages", "price_base"), strings.ReplaceAll(meteredCatalog, `"pages_used"`, `""`),
+	} {
+		if err := new(billing.Catalog).UnmarshalText([]byte(wrong)); err == nil {
+			t.Errorf("accepted %s", wrong)
+		}
+	}
+}

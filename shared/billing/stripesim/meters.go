@@ -1,0 +1,77 @@
+package stripesim
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// How far from now a meter event may lie, and for how long its identifier is known.
+const (
+	oldestUse   = 35 * day
+	newestUse   = 5 * 60
+	identifiers = day
+)
+
+// used is a meter event.
+type used struct {
+	Event, Customer string
+	Value           int64
+	At, Created     int64
+}
+
+func isMetered(price object) bool { return obj(price["recurring"])["usage_type"] == "metered" }
+
+// use takes in a meter event.
+func (s *Sim) use(p params) (any, error) {
+	event, identifier, payload := p.text("event_name"), p.text("identifier"), p.sub("payload")
+	customer := s.st.Things[payload.text("stripe_customer_id")]
+	value, err1 := strconv.ParseInt(payload.text("value"), 10, 64)
+	at, err2 := strconv.ParseInt(p.text("timestamp"), 10, 64)
+	switch {
+	case !s.meters[event]:
+		return nil, &problem{400, "invalid_request_error", "resource_missing", "No active meter found for event name " + event}
+	case identifier == "" || len(identifier) > 100 || err1 != nil || value < 0 || err2 != nil:
+		return nil, invalid("identifier, timestamp and a whole value are needed")
+	case customer == nil || customer["object"] != "customer" || customer["deleted"] == true:
+		return nil, missing(payload.text("stripe_customer_id"))
+	case at < s.now()-oldestUse || at > s.now()+newestUse:
+		return nil, &problem{400, "invalid_request_error", "timestamp_invalid", "The timestamp must be within the past 35 days and up to 5 minutes in the future."}
+	}
+	key := identifier
+	if before, known := s.st.Used[key]; known {
+		if before.Created > s.now()-identifiers {
+			// Stripe says so in words, without a code.
+			return nil, &problem{400, "invalid_request_error", "", "An event already exists with identifier " + identifier + "."}
+		}
+		key = fmt.Sprintf("%s again at %d", identifier, s.now()) // it is forgotten, and so counts again
+	}
+	s.st.Used[key] = used{event, payload.text("stripe_customer_id"), value, at, s.now()}
+	return object{
+		"object": "billing.meter_event", "event_name": event, "identifier": identifier, "timestamp": at, "created": s.now(), "livemode": false,
+		"payload": object{"stripe_customer_id": payload.text("stripe_customer_id"), "value": payload.text("value")},
+	}, nil
+}
+
+func (s *Sim) usedWithin(customer, event string, from, to int64) (sum int64) {
+	for _, u := range s.st.Used {
+		if u.Customer == customer && u.Event == event && u.At >= from && u.At < to {
+			sum += u.Value
+		}
+	}
+	return sum
+}
+
+// Used is the sum of a customer's meter events of that name that lie within [from, to).
+func (s *Sim) Used(customer, event string, from, to time.Time) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.usedWithin(customer, event, from.Unix(), to.Unix())
+}
+
+// Uses is how many meter events there are.
+func (s *Sim) Uses() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.st.Used)
+}
