@@ -49,7 +49,7 @@ var probes = []probe{
 	{"trial", "POST", "/v1/trial", nobody, `{"product":"smoke","hardware_id":"smoke-test"}`, 401, "id_token_invalid"},
 	{"checkout", "POST", "/v1/checkout", nobody, `{"plan":"smoke","cycle":"monthly","seats":1,"success_url":"https://usher.invalid","cancel_url":"https://usher.invalid"}`, 401, "id_token_invalid"},
 	{"subscription", "GET", "/v1/subscription", nobody, "", 401, "id_token_invalid"},
-	{"usage", "GET", "/v1/usage", nobody, "", 401, "seat_token_invalid"},
+	{"usage", "GET", "/v1/usage", nobody, "", 401, "api_key_invalid"},
 	{"webhook", "POST", "/v1/stripe/webhook", "", `{}`, 400, "signature_invalid"},
 	{"admin", "GET", "/v1/me", nobody, "", 401, "api_key_invalid"},
 }
