@@ -1,4 +1,4 @@
-# Bare `make` lists what can be made. Settings: PORT, FUZZTIME, BENCH, PACKAGES, TESTFLAGS, NO_COLOR.
+# Bare `make` lists what can be made. Settings: PORT, FUZZTIME, BENCH, PACKAGES, IMAGES, TESTFLAGS, NO_COLOR.
 
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -9,10 +9,11 @@ FUZZTIME  ?= 30s
 BENCH     ?=
 TESTFLAGS ?=
 PACKAGES  ?= ./...
+IMAGES    ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help run cli demo test check format lint drift licenses vulnerabilities bench microbench generate fix fuzz install clean \
-	prove model machine races history herd chaos cluster pooler money meter incidents firebase
+	infra pipeline images pipeline-dry-run deploy rollback prove model machine races history herd chaos cluster pooler money meter incidents firebase
 
 help: ## List the targets
 	@bold= plain=; \
@@ -33,7 +34,7 @@ demo: ## Watch 25 clients share 10 seats for a minute
 test: install ## Run every test with the race detector, on private stores
 	@$(TOOL) gotestsum --format pkgname --format-hide-empty-pkg -- -race -vet=off -ldflags=-w -timeout 5m $(TESTFLAGS) $(PACKAGES)
 
-check: install format lint drift licenses vulnerabilities ## Check format, lint, layout, generated files, licences and vulnerabilities
+check: install format lint drift licenses vulnerabilities infra pipeline ## Check format, lint, layout, generated files, licences, vulnerabilities, infra/ and the pipeline
 
 format: ## Check that the code is formatted (make fix does it)
 	@$(TOOL) golangci-lint fmt --diff
@@ -59,6 +60,27 @@ licenses: ## Check that we may use every dependency
 
 vulnerabilities: ## Check that no known vulnerability is reachable
 	@tools/check-vulnerabilities
+
+infra: ## Check infra/ without a cloud: Terraform's names and types, plans of each environment, the table against the code
+	@tools/infra
+
+pipeline: ## Check cloudbuild.yaml, and the command that releases
+	@go -C tools/deploy vet ./...
+	@cd tools/deploy && go tool -modfile=../go.mod golangci-lint run ./...
+	@go -C tools/deploy test -count=1 . ./release
+
+images: ## Build an image of each function and of the migrate job, or of those in IMAGES, without a network, into bin/images, and check them
+	@go -C tools/deploy run ./images $(IMAGES)
+	@IMAGES='$(IMAGES)' go -C tools/deploy test -count=1 ./images
+
+pipeline-dry-run: install infra pipeline images ## Go through a release as far as one machine can: images with infra's variables, on private stores
+	@go test -count=1 -tags rehearsal ./functions/all/rehearsal
+
+deploy: ## Release this commit to PROJECT, which is environment ENV (dev, staging, prod): docs/deploy.md
+	@tools/release deploy
+
+rollback: ## Give what served in PROJECT before the last release its traffic again
+	@tools/release rollback
 
 bench: install ## Measure the hot path against a yardstick, and write docs/performance (five minutes; BENCH=quick: one, writes nothing)
 	@go run ./functions/all/cmd/bench $(BENCH)

@@ -38,6 +38,14 @@ func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*s
 	if err := errors.Join(err1, err2, err3, err4, err5, err6, err7, err8, err9, err10, err11); err != nil {
 		return nil, err
 	}
+	// On the worst day one of the two is enough to open an incident and write it down.
+	either := func(ctx context.Context) error {
+		err := db.Ping(ctx)
+		if err != nil && !outside.Off() && outside.Ping(ctx) == nil {
+			return nil
+		}
+		return err
+	}
 	return &serve.Function{
 		Name: "incident",
 		Routes: Routes(Deps{
@@ -45,7 +53,7 @@ func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*s
 			Rotation: rotation.New(rotation.Deps{DB: db, Vault: vault, Ring: ring, Now: db.Now, Log: log}),
 			Roots:    signing.NewRoots(db, vault.Signer), Issuer: name.Issuer, Scheduler: scheduler, Limits: limits, Now: time.Now, Log: log,
 		}),
-		Ready: []httpx.Check{{Name: "postgresql", Ping: db.Ping}, {Name: "journal", Ping: outside.Ping, Off: outside.Off()}},
+		Ready: []httpx.Check{{Name: "postgresql", Ping: either}, {Name: "journal", Ping: either, Off: outside.Off()}},
 		Close: func() {
 			_ = ring.Close()
 			_ = vault.Close()

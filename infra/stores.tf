@@ -1,0 +1,82 @@
+resource "google_sql_database_instance" "usher" {
+  name                = "usher"
+  database_version    = "POSTGRES_15"
+  region              = var.region
+  deletion_protection = true
+  settings {
+    tier                        = var.postgres_tier
+    edition                     = "ENTERPRISE"
+    availability_type           = var.highly_available ? "REGIONAL" : "ZONAL"
+    deletion_protection_enabled = true
+    disk_type                   = "PD_SSD"
+    disk_autoresize             = true
+    ip_configuration {
+      ipv4_enabled    = false
+      private_network = google_compute_network.usher.id
+      ssl_mode        = "ENCRYPTED_ONLY"
+    }
+    backup_configuration {
+      enabled                        = true
+      start_time                     = "02:00"
+      point_in_time_recovery_enabled = true
+      transaction_log_retention_days = 7
+      backup_retention_settings {
+        retained_backups = 30
+      }
+    }
+    database_flags {
+      name  = "max_connections"
+      value = tostring(var.postgres_max_connections)
+    }
+    insights_config {
+      query_insights_enabled = true
+    }
+  }
+  lifecycle {
+    prevent_destroy = true
+    # Ten are kept for the migrate job, for people, and for the server itself.
+    precondition {
+      condition     = local.connections <= var.postgres_max_connections - 10
+      error_message = "All instances together may open ${local.connections} connections, more than PostgreSQL's ${var.postgres_max_connections} less 10 kept back: lower the maxima, or raise the server."
+    }
+  }
+  depends_on = [google_service_networking_connection.services]
+}
+
+resource "google_sql_database" "usher" {
+  name     = "usher"
+  instance = google_sql_database_instance.usher.name
+}
+
+# The pools of seats, and apart from them the budgets: a flood of requests must not cost anybody a seat.
+resource "google_redis_instance" "pools" {
+  name                    = "pools"
+  tier                    = var.highly_available ? "STANDARD_HA" : "BASIC"
+  memory_size_gb          = var.redis_gb
+  region                  = var.region
+  redis_version           = "REDIS_7_2"
+  authorized_network      = google_compute_network.usher.id
+  connect_mode            = "PRIVATE_SERVICE_ACCESS"
+  auth_enabled            = true
+  transit_encryption_mode = "SERVER_AUTHENTICATION"
+  # A pool that lost some of its keys would give seats away twice.
+  redis_configs = { "maxmemory-policy" = "noeviction" }
+  lifecycle {
+    prevent_destroy = true
+  }
+  depends_on = [google_service_networking_connection.services]
+}
+
+resource "google_redis_instance" "budgets" {
+  name                    = "budgets"
+  tier                    = "BASIC" # everything goes on without it
+  memory_size_gb          = 1       # the least there is; a budget is some 100 bytes for seconds
+  region                  = var.region
+  redis_version           = "REDIS_7_2"
+  authorized_network      = google_compute_network.usher.id
+  connect_mode            = "PRIVATE_SERVICE_ACCESS"
+  auth_enabled            = true
+  transit_encryption_mode = "SERVER_AUTHENTICATION"
+  redis_configs           = { "maxmemory-policy" = "volatile-ttl" }
+  depends_on              = [google_service_networking_connection.services]
+}
