@@ -242,7 +242,7 @@ func TestRunPrintsCommandsThatWork(t *testing.T) {
 		t.Fatalf("the commands fail: %v\n%s", err, out)
 	}
 	answers := strings.Split(strings.TrimSpace(string(out)), "\n")
-	wants := []string{"ust_", `"heartbeat_after_seconds":`, `"code":"no_seats_available"`, `"end_reason":"released"`}
+	wants := []string{"ust_", `"heartbeat_after_seconds":`, `"code":"no_seats_available"`, `"accepted":1`, `"quantity":3`, `"end_reason":"released"`}
 	if len(answers) != len(wants) {
 		t.Fatalf("%d commands were answered with\n%s", len(commands), out)
 	}
