@@ -25,7 +25,9 @@ locals {
   armor = {
     public = { inspect = true, limit = 100, of = "!has(request.headers['authorization'])", action = "rate_based_ban", ban_seconds = 600 }
     keyed  = { inspect = true, limit = 0, of = "", action = "", ban_seconds = null }
-    stripe = { inspect = false, limit = 600, of = "true", action = "throttle", ban_seconds = null }
+    # Who reports an attack quotes it.
+    incident = { inspect = false, limit = 100, of = "!has(request.headers['authorization'])", action = "rate_based_ban", ban_seconds = 600 }
+    stripe   = { inspect = false, limit = 600, of = "true", action = "throttle", ban_seconds = null }
   }
 }
 

@@ -2,7 +2,7 @@
 #
 #   caller       public, stripe: through the load balancer. scheduler: Cloud Scheduler's own account alone
 #   paths        of the URL map, for public ones; admin has what is left
-#   armor        policy of Cloud Armor: public, keyed, stripe (edge.tf). None for heartbeats: they would cost more there than
+#   armor        policy of Cloud Armor: public, keyed, incident, stripe (edge.tf). None for heartbeats: they would cost more there than
 #                in the function, which checks a MAC before anything else
 #   schedule     cron, in UTC, the path that is posted to, and the seconds that an answer may take: a little more than the run
 #   operators    the operators may call it too, as IAM says who they are (rotate: to revoke a key)
@@ -156,7 +156,7 @@ locals {
     }
     incident = {
       # Operators by their tokens, and Cloud Scheduler for the watch.
-      caller   = "public", paths = ["/v1/incidents", "/v1/incidents/*", "/v1/switches"], armor = "public", operators = false
+      caller   = "public", paths = ["/v1/incidents", "/v1/incidents/*", "/v1/switches"], armor = "incident", operators = false
       schedule = { cron = "* * * * *", path = "/tasks/watch", seconds = 60 }
       # It stops whatever must be stopped: pools are frozen, keys are revoked and replaced.
       postgres = ["usher_incident"], redis = ["pools", "budgets"], kms = ["encrypt", "sign", "admin"]

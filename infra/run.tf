@@ -180,6 +180,7 @@ resource "google_cloud_run_v2_service_iam_member" "operators" {
 
 resource "google_cloud_scheduler_job" "function" {
   for_each         = local.scheduled
+  depends_on       = [google_cloud_run_v2_service_iam_member.scheduler]
   name             = each.key
   region           = var.region
   schedule         = each.value.schedule.cron

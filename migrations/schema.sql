@@ -3159,6 +3159,10 @@ CREATE UNIQUE INDEX signing_keys_one_active_root ON app.signing_keys USING btree
 
 CREATE INDEX stripe_events_by_id ON app.stripe_events USING btree (id);
 
+-- INDEX stripe_events_by_receipt
+
+CREATE INDEX stripe_events_by_receipt ON app.stripe_events USING brin (received_at);
+
 -- INDEX stripe_events_failed
 
 CREATE INDEX stripe_events_failed ON app.stripe_events USING btree (received_at) WHERE (status = 'failed'::text);

@@ -15,6 +15,7 @@ package expire
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -104,9 +105,7 @@ func (d Deps) expire(c *httpx.Call) (httpx.Reply, error) {
 	if a.Reminded, a.Fallen, err = d.each(ctx, until, "expire: trials that end", `SELECT * FROM app.due_trials($1)`, d.trial); err != nil {
 		return httpx.Reply{}, err
 	}
-	if err := d.drop(ctx, &a); err != nil {
-		return httpx.Reply{}, err
-	}
+	dropped := d.drop(ctx, &a) // what could not be dropped keeps nobody from what is sold
 	var now time.Time
 	err = d.DB.Across(ctx, "expire: the clock", func(tx tenancy.Tx) (err error) {
 		now, err = billing.StoreTime(ctx, tx)
@@ -120,6 +119,9 @@ func (d Deps) expire(c *httpx.Call) (httpx.Reply, error) {
 	if err != nil {
 		d.Log.WarnContext(ctx, "what was sold could not be compared with Stripe to the end", slog.Any("compared", a), slog.Any("error", err))
 		return httpx.Reply{}, err
+	}
+	if dropped != nil {
+		return httpx.Reply{}, dropped
 	}
 	c.Note(slog.Any("expired", a))
 	return httpx.Reply{Body: a}, nil
@@ -136,10 +138,11 @@ type ending struct {
 // told of an end to come, or that it came, and those that fell.
 func (d Deps) each(ctx context.Context, until time.Time, why, query string, do func(context.Context, tenancy.Tx, tenancy.ID, ending) (told, fell bool, err error)) (told, fallen int, err error) {
 	seen := map[ending]bool{}
+	stuck := 0 // stay due for now, and must not hide the others
 	for time.Now().Before(until) {
 		var all []ending
 		err := d.DB.Across(ctx, why, func(tx tenancy.Tx) error {
-			rows, err := tx.Query(ctx, query, atATime)
+			rows, err := tx.Query(ctx, query, atATime+stuck)
 			if err == nil {
 				all, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ending])
 			}
@@ -165,10 +168,14 @@ func (d Deps) each(ctx context.Context, until time.Time, why, query string, do f
 				return told, fallen, err
 			case err != nil: // its own trouble is not the others'
 				d.Log.ErrorContext(ctx, "a licence that ends could not be dealt with", slog.String("license", e.License.String()), slog.Any("error", err))
+				stuck++
 				continue
 			}
 			if did {
 				told++
+			}
+			if !did && !fell {
+				stuck++
 			}
 			if fell {
 				fallen++
@@ -283,13 +290,14 @@ func days(left time.Duration) string {
 
 // drop drops what is over long enough.
 func (d Deps) drop(ctx context.Context, a *Answer) error {
-	err := d.DB.Across(ctx, "expire: retention", func(tx tenancy.Tx) error {
-		if err := tx.QueryRow(ctx, `SELECT app.drop_history($1)`, d.SessionDays).Scan(&a.MonthsDropped); err != nil {
-			return err
-		}
+	// Apart: while a month is dropped nobody reads or writes the history.
+	err1 := d.DB.Across(ctx, "expire: retention of sessions", func(tx tenancy.Tx) error {
+		return tx.QueryRow(ctx, `SELECT app.drop_history($1)`, d.SessionDays).Scan(&a.MonthsDropped)
+	})
+	err2 := d.DB.Across(ctx, "expire: retention of events", func(tx tenancy.Tx) error {
 		return tx.QueryRow(ctx, `SELECT app.expire_stripe_events()`).Scan(&a.EventsDropped)
 	})
-	if err != nil {
+	if err := errors.Join(err1, err2); err != nil {
 		return fmt.Errorf("drop what is over: %w", err)
 	}
 	return nil

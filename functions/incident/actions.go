@@ -91,6 +91,9 @@ func (a *deed) note(ctx context.Context, detail string) {
 	}
 }
 
+// errResolved says that an incident was resolved before an action of it was done.
+var errResolved = fault.Conflict("incident_resolved", "The incident was resolved before this was done.")
+
 // settle keeps what became of the action, in the transaction that did it. It is the last thing in it.
 func (a *deed) settle(ctx context.Context, tx tenancy.Tx, outcome, detail, action, subject string, details map[string]string) error {
 	var now time.Time
@@ -99,7 +102,14 @@ func (a *deed) settle(ctx context.Context, tx tenancy.Tx, outcome, detail, actio
 		 WHERE incident_id = $1 AND action = $2 AND outcome = 'pending'
 		RETURNING at`, a.incident.ID, a.action, outcome, detail).Scan(&now)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return nil // another run was faster, and did the same
+		var was string
+		if err := tx.QueryRow(ctx, `SELECT outcome FROM app.incident_actions WHERE incident_id = $1 AND action = $2`, a.incident.ID, a.action).Scan(&was); err != nil {
+			return fmt.Errorf("read the outcome of %s: %w", a.action, err)
+		}
+		if was == done {
+			return nil // another run was faster, and did the same
+		}
+		return errResolved // and nothing of it is done here
 	}
 	if err != nil {
 		return fmt.Errorf("keep the outcome of %s: %w", a.action, err)

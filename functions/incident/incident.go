@@ -194,7 +194,8 @@ type Switches struct {
 type SwitchesRequest struct {
 	FreezeAdmissions bool        `json:"freeze_admissions"`
 	ReadOnly         bool        `json:"read_only"`
-	FrozenTenants    []uuid.UUID `json:"frozen_tenants" maxItems:"1000"`
+	FrozenTenants    []uuid.UUID `json:"frozen_tenants,omitempty" maxItems:"1000" doc:"Exactly these are frozen then; left out, those that are."`
+	Version          *int64      `json:"version,omitempty" doc:"That of the switches as they were read: others that were set since are not overwritten, but 409 switches_changed."`
 	Reason           string      `json:"reason" minLength:"1" maxLength:"500"`
 }
 

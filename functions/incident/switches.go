@@ -97,7 +97,13 @@ func (d Deps) setSwitches(c *httpx.Call, who caller) (httpx.Reply, error) {
 		}
 	}
 	s, err := d.Journal.SetSwitches(ctx, who.by, q.Reason, now, func(s *journal.Switches) error {
-		s.FreezeAdmissions, s.ReadOnly, s.FrozenTenants = q.FreezeAdmissions, q.ReadOnly, slices.Clone(q.FrozenTenants)
+		if q.Version != nil && *q.Version != s.Version {
+			return fault.Conflict("switches_changed", "Somebody has set the switches since they were read. Look at them, then try again.")
+		}
+		s.FreezeAdmissions, s.ReadOnly = q.FreezeAdmissions, q.ReadOnly
+		if q.FrozenTenants != nil {
+			s.FrozenTenants = slices.Clone(q.FrozenTenants)
+		}
 		return nil
 	})
 	if err != nil {

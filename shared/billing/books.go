@@ -23,7 +23,7 @@ import (
 )
 
 // by is who changes licences here, in records of who did what. Who suspends one adds why, so that its holders are told it.
-const by = "stripe"
+const by = license.ByBilling
 
 // BooksDeps is what Books work with.
 type BooksDeps struct {
@@ -362,7 +362,7 @@ func (b *Books) read(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, s *S
 	k.License = &KeptLicense{
 		Plan: l.Plan, MaxSeats: l.MaxSeats, ExpiresAt: l.ExpiresAt, GraceUntil: l.GraceUntil,
 		Revoked: l.Status == license.StatusRevoked, Suspended: l.Status == license.StatusSuspended,
-		Ours: l.StatusBy == by || strings.HasPrefix(l.StatusBy, by+":"), Reason: l.StatusReason,
+		Ours: license.IsByBilling(l.StatusBy), Reason: l.StatusReason,
 	}
 	return k, row, nil
 }
@@ -398,7 +398,7 @@ func (b *Books) write(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, s *
 		ON CONFLICT (tenant_id, id) DO UPDATE SET
 		    license_id = excluded.license_id, status = excluded.status, plan_code = excluded.plan_code, cycle = excluded.cycle,
 		    seats = excluded.seats, next_seats = excluded.next_seats, period_start = excluded.period_start, period_end = excluded.period_end,
-		    paid_through = excluded.paid_through, grace_until = excluded.grace_until, trouble = excluded.trouble,
+		    paid_through = coalesce(excluded.paid_through, subscriptions.paid_through), grace_until = excluded.grace_until, trouble = excluded.trouble,
 		    cancel_at_period_end = excluded.cancel_at_period_end, canceled_at = excluded.canceled_at, ended_at = excluded.ended_at,
 		    updated_at = now()`,
 		tenant.UUID(), s.ID, row.customer, orNull(row.license), s.Status, s.Plan, s.Cycle, s.Seats, s.NextSeats, s.PeriodStart,

@@ -273,7 +273,7 @@ func Decide(now time.Time, s Subscription, kept Kept) Change {
 	default:
 		c.amend(s, kept, have)
 	}
-	blocked := st.Trouble != "" && (st.Trouble == TroublePaused || !now.Before(st.Until()))
+	blocked := st.Trouble != "" && (st.Trouble == TroublePaused || !now.Before(c.until(have)))
 	switch {
 	case blocked && !have.Suspended, blocked && have.Ours && have.Reason != st.Trouble:
 		c.Suspend = st.Trouble
@@ -283,6 +283,21 @@ func Decide(now time.Time, s Subscription, kept Kept) Change {
 		c.Notices = append(c.Notices, NoticeRecovered)
 	}
 	return c
+}
+
+// until is when the licence stops granting: as things stand, or as its own dates say where the operator has moved them.
+func (c *Change) until(have *KeptLicense) time.Time {
+	until := c.Standing.Until()
+	dates := []*time.Time{have.ExpiresAt, have.GraceUntil}
+	if c.License != nil {
+		dates = []*time.Time{c.License.ExpiresAt, c.License.GraceUntil}
+	}
+	for _, date := range dates {
+		if date != nil && date.After(until) {
+			until = *date
+		}
+	}
+	return until
 }
 
 // amend makes an existing licence what it is to be.

@@ -80,6 +80,14 @@ func TestWhatTheOperatorDidToALicenceStays(t *testing.T) {
 	if c.License == nil || !c.License.ExpiresAt.Equal(day(70)) || c.License.GraceUntil != nil {
 		t.Errorf("a renewal makes it %+v", c.License)
 	}
+	// Nor does what is owed end it before the day that the operator has given it, and then it does.
+	owed := billing.Subscription{Plan: "pro", Seats: 3, Status: "past_due", Invoices: []billing.Invoice{period(1, failed(30)), period(0, nil)}}
+	given := billing.Kept{PaidThrough: on(30), Trouble: billing.TroubleFailed, License: &billing.KeptLicense{Plan: "pro", MaxSeats: 3, ExpiresAt: on(60)}}
+	for at, want := range map[float64]string{38: "", 59: "", 60: billing.TroubleFailed} {
+		if c := billing.Decide(day(at), owed, given); c.Suspend != want {
+			t.Errorf("on day %v it is to be suspended for %q, want %q", at, c.Suspend, want)
+		}
+	}
 	// Suspended by the operator, no payment lifts it; revoked, nothing is done to it.
 	kept := billing.Kept{PaidThrough: on(60), License: &billing.KeptLicense{Plan: "pro", MaxSeats: 3, ExpiresAt: on(60), GraceUntil: on(63), Suspended: true}}
 	if c := billing.Decide(day(31), s, kept); c.Reinstate || c.Suspend != "" {

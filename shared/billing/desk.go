@@ -318,7 +318,9 @@ func (d *Desk) Cancel(ctx context.Context, id string, atOnce bool) error {
 	defer cancel()
 	var err error
 	if atOnce {
-		_, err = d.Stripe.api.Subscriptions.Cancel(id, &stripe.SubscriptionCancelParams{Params: params(ctx, "")})
+		_, err = d.Stripe.api.Subscriptions.Cancel(id, &stripe.SubscriptionCancelParams{
+			Params: params(ctx, ""), InvoiceNow: new(true), // what was used is billed all the same
+		})
 		if isMissing(err) { // it has ended
 			err = nil
 		}

@@ -36,6 +36,8 @@ type Reconciliation struct {
 	Unsettled int `json:"unsettled"`
 	// Whole says that everything was compared; else the next run goes on.
 	Whole bool `json:"whole"`
+
+	unanswered int // in a row
 }
 
 // Reconcile makes what we have agree with Stripe, whatever events were lost, until the time: it suspends what is owed at the
@@ -89,12 +91,18 @@ func (b *Books) set(ctx context.Context, tenant tenancy.ID, id, why string, also
 	return changed, err
 }
 
+// patience is how many things in a row may go without an answer before a store or Stripe is taken to be out. One alone may be
+// its own trouble: with invoices without end, say.
+const patience = 3
+
 // stops says of an error that nothing more can be done now: a store or Stripe is out. Any other is one thing's own.
-func (b *Books) stops(ctx context.Context, what string, err error) bool {
-	if ctx.Err() != nil {
-		return true
-	}
+func (b *Books) stops(ctx context.Context, r *Reconciliation, what string, err error) bool {
 	if f := fault.As(err); f != nil && f.Kind == fault.KindUnavailable {
+		r.unanswered++
+	} else {
+		r.unanswered = 0
+	}
+	if ctx.Err() != nil || r.unanswered >= patience {
 		return true
 	}
 	b.Log.ErrorContext(ctx, "a subscription cannot be made to agree with Stripe", slog.String("about", what), slog.Any("error", err))
@@ -104,7 +112,7 @@ func (b *Books) stops(ctx context.Context, what string, err error) bool {
 func (b *Books) suspendOverdue(ctx context.Context, r *Reconciliation, _, until time.Time, told func(tenancy.ID, uuid.UUID)) error {
 	seen := map[due]bool{}
 	for time.Now().Before(until) {
-		all, err := b.due(ctx, "expire: subscriptions whose grace is over", `SELECT * FROM app.due_suspensions($1)`, atATime)
+		all, err := b.due(ctx, "expire: subscriptions whose grace is over", `SELECT * FROM app.due_suspensions($1)`, atATime+len(seen))
 		if err != nil {
 			return err
 		}
@@ -116,7 +124,8 @@ func (b *Books) suspendOverdue(ctx context.Context, r *Reconciliation, _, until 
 			again, seen[d] = false, true
 			if _, err := b.set(ctx, tenancy.Verified(d.Tenant), d.Subscription, "its grace is over", nil, told); err == nil {
 				r.Suspended++
-			} else if b.stops(ctx, d.Subscription, err) {
+				r.unanswered = 0
+			} else if b.stops(ctx, r, d.Subscription, err) {
 				return err
 			}
 		}
@@ -146,12 +155,13 @@ func (b *Books) retryFailed(ctx context.Context, r *Reconciliation, _, until tim
 		out, err := b.Replay(ctx, id)
 		if err != nil {
 			r.StillFailing++
-			if b.stops(ctx, id, err) {
+			if b.stops(ctx, r, id, err) {
 				return err
 			}
 			continue
 		}
 		r.Retried++
+		r.unanswered = 0
 		for _, l := range out.Licenses {
 			told(out.Tenant, l)
 		}
@@ -192,7 +202,8 @@ func (b *Books) findUnheard(ctx context.Context, r *Reconciliation, since, until
 		r.Compared++
 		if _, err := b.set(ctx, tenant, s.ID, "nothing was heard of it", nil, told); err == nil {
 			r.Repaired++
-		} else if b.stops(ctx, s.ID, err) {
+			r.unanswered = 0
+		} else if b.stops(ctx, r, s.ID, err) {
 			return err
 		}
 	}
@@ -218,11 +229,12 @@ func (b *Books) compare(ctx context.Context, r *Reconciliation, since, until tim
 			switch {
 			case err == nil:
 				r.Compared++
+				r.unanswered = 0
 				if changed {
 					r.Repaired++
 				}
 				continue
-			case b.stops(ctx, d.Subscription, err):
+			case b.stops(ctx, r, d.Subscription, err):
 				return err
 			}
 			r.Unsettled++

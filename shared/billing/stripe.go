@@ -258,22 +258,24 @@ func held(raw *stripe.Subscription) int {
 	return seats
 }
 
-// recentInvoices is how many invoices are looked at. Between two for periods there may be some for proration; Stripe gives
-// up after far fewer that are not paid.
-const recentInvoices = 30
+// atOnce is how many invoices are asked for at once.
+const atOnce = 30
 
-// invoices reads the newest invoices for periods.
+// invoices reads the newest invoices for periods, back to one whose money we have. Between two there may be any number for
+// changes within a period.
 func (s *Stripe) invoices(ctx context.Context, subscription string) ([]Invoice, error) {
 	p := &stripe.InvoiceListParams{Subscription: new(subscription)}
-	p.Context, p.Single = ctx, true
-	p.Limit = stripe.Int64(recentInvoices)
+	p.Context, p.Limit = ctx, stripe.Int64(atOnce)
 	p.AddExpand("data.charge")
 	var found []Invoice
 	list := s.api.Invoices.List(p)
 	settled := false
 	for !settled && list.Next() {
 		raw := list.Invoice()
-		from, to, ok := servicePeriod(raw)
+		from, to, ok, err := s.servicePeriod(ctx, raw)
+		if err != nil {
+			return nil, err
+		}
 		if !ok {
 			continue
 		}
@@ -343,20 +345,34 @@ func (s *Stripe) disputed(ctx context.Context, charge string) (since *time.Time,
 	return since, asked("list disputes of "+charge, list.Err())
 }
 
-// servicePeriod is the period that an invoice asks for; not ok for one that only settles a change within a period.
-func servicePeriod(raw *stripe.Invoice) (from, to time.Time, ok bool) {
+// servicePeriod is the period that an invoice asks for; not ok for one that only settles a change within a period, or what was
+// used. An invoice comes with its first lines alone: the others are asked for.
+func (s *Stripe) servicePeriod(ctx context.Context, raw *stripe.Invoice) (from, to time.Time, ok bool, err error) {
 	if raw.Lines == nil {
-		return from, to, false
+		return from, to, false, nil
 	}
-	for _, line := range raw.Lines.Data {
-		if line.Proration || line.Type != stripe.InvoiceLineItemTypeSubscription || line.Period == nil {
-			continue
+	look := func(line *stripe.InvoiceLineItem) {
+		used := line.Price != nil && line.Price.Recurring != nil && line.Price.Recurring.UsageType == stripe.PriceRecurringUsageTypeMetered
+		if line.Proration || used || line.Type != stripe.InvoiceLineItemTypeSubscription || line.Period == nil {
+			return
 		}
 		if end := at(line.Period.End); !ok || end.After(to) {
 			from, to, ok = at(line.Period.Start), end, true
 		}
 	}
-	return from, to, ok
+	for _, line := range raw.Lines.Data {
+		look(line)
+	}
+	if ok || !raw.Lines.HasMore {
+		return from, to, ok, nil
+	}
+	p := &stripe.InvoiceListLinesParams{Invoice: new(raw.ID)}
+	p.Context, p.Limit = ctx, stripe.Int64(100)
+	all := s.api.Invoices.ListLines(p)
+	for all.Next() {
+		look(all.InvoiceLineItem())
+	}
+	return from, to, ok, asked("list the lines of "+raw.ID, all.Err())
 }
 
 // ofCharge answers whose a charge is, and of which subscription; "" for one of none.

@@ -112,8 +112,11 @@ func (j *Journal) SetSwitches(ctx context.Context, by, reason string, at time.Ti
 const (
 	// switchesLife is how long an instance answers from memory what the switches say.
 	switchesLife = 5 * time.Second
-	// switchesWait is how long a request waits for the journal to say it anew.
+	// switchesWait is how long a request waits for the journal to say it anew; the first one, when nothing is known, waits for
+	// as long as a call may take.
 	switchesWait = 500 * time.Millisecond
+	// switchesRest is for how long nobody asks again after the journal did not answer.
+	switchesRest = time.Second
 )
 
 // Cache answers what the switches say from memory, and asks the journal when that is 5 s old. It is safe for concurrent use.
@@ -124,7 +127,9 @@ type Cache struct {
 
 	mu    sync.Mutex
 	known Switches
+	heard bool // once
 	asked time.Time
+	good  time.Duration // for how long what is known, or that nobody answers, is good from then on
 }
 
 // OpenCache makes a Cache of the journal that Config, read from the environment, says. It does not connect. The caller closes it.
@@ -166,13 +171,18 @@ func (c *Cache) Switches(ctx context.Context) Switches {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock() // who comes while it is asked waits for the same answer
-	if now := c.now(); c.asked.IsZero() || now.Sub(c.asked) >= switchesLife || now.Before(c.asked) {
-		c.asked = now
-		ctx, cancel := context.WithTimeout(ctx, switchesWait)
-		defer cancel()
+	if now := c.now(); c.asked.IsZero() || now.Sub(c.asked) >= c.good || now.Before(c.asked) {
+		c.asked, c.good = now, switchesRest
+		// Whoever asks and goes away must not keep the others from hearing it.
+		ctx = context.WithoutCancel(ctx)
+		if c.heard {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, switchesWait)
+			defer cancel()
+		}
 		newest, err := c.journal.ReadSwitches(ctx)
 		if err == nil {
-			c.known = newest
+			c.known, c.heard, c.good = newest, true, switchesLife
 		} else {
 			c.log.WarnContext(ctx, "the switches cannot be read; they stay as they were", "error", err)
 		}

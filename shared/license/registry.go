@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -147,8 +148,15 @@ func (r *Registry) check(ctx context.Context, tx tenancy.Tx, terms *Terms) (Plan
 
 var errRevoked = fault.Conflict(CodeRevoked, "The licence is revoked, which cannot be undone. Create another.")
 
+// ByBilling is who gives and takes what follows from payments, with a colon and a reason behind it.
+const ByBilling = "stripe"
+
+// IsByBilling says whether somebody is billing.
+func IsByBilling(by string) bool { return by == ByBilling || strings.HasPrefix(by, ByBilling+":") }
+
 // Suspend ends what the licence grants until it is reinstated. A suspended
-// licence stays as it is, with its first reason; a revoked one is a fault.Conflict.
+// licence stays as it is, with its first reason, unless billing suspended it: a payment must not undo what somebody else
+// decided. A revoked one is a fault.Conflict.
 func Suspend(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, id uuid.UUID, reason, by string) (License, error) {
 	return setStatus(ctx, tx, tenant, id, StatusSuspended, reason, by)
 }
@@ -169,7 +177,7 @@ func setStatus(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, id uuid.UU
 	switch {
 	case err != nil:
 		return License{}, err
-	case l.Status == status:
+	case l.Status == status && (IsByBilling(by) || !IsByBilling(l.StatusBy)):
 		return Read(ctx, tx, tenant, id)
 	case l.Status == StatusRevoked:
 		return License{}, errRevoked

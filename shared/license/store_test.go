@@ -805,3 +805,28 @@ func (c *clock) move(d time.Duration) {
 	defer c.mu.Unlock()
 	c.at = c.at.Add(d)
 }
+
+// A payment lifts what billing suspended; what somebody else suspended, before or after, it does not.
+func TestASuspensionByTheOperatorOutranksBillings(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	made, _ := s.create(t, s.a)
+	suspend := func(reason, by string) license.License {
+		var l license.License
+		err := s.do(t, s.a, func(tx tenancy.Tx) (err error) {
+			l, err = license.Suspend(t.Context(), tx, s.a, made.ID, reason, by)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	suspend("payment_failed", license.ByBilling+":payment_failed")
+	if l := suspend("abuse", "api_key:1"); l.StatusBy != "api_key:1" || l.StatusReason != "abuse" {
+		t.Errorf("after the operator it is suspended by %s for %s", l.StatusBy, l.StatusReason)
+	}
+	if l := suspend("payment_failed", license.ByBilling+":payment_failed"); l.StatusBy != "api_key:1" {
+		t.Errorf("after billing it is suspended by %s", l.StatusBy)
+	}
+}

@@ -206,9 +206,10 @@ func (c *cloud) candidateOf(ctx context.Context, name string, s *runpb.Service, 
 	same := s.GetTemplate().GetContainers()[0].GetImage() == image
 	if same && path.Base(s.GetLatestReadyRevision()) == current && s.GetLatestReadyRevision() == s.GetLatestCreatedRevision() {
 		c.say("%s is unchanged", name)
-		if tagged(s, tagCandidate) == current {
+		if tagged(s, tagCandidate) == current && tagged(s, tagPrevious) == "" {
 			return nil
 		}
+		// Not of this release: a rollback leaves it alone.
 		s.Traffic = []*runpb.TrafficTarget{to(current, 100, tagCandidate)}
 		_, err := c.update(ctx, s)
 		return err
@@ -246,10 +247,7 @@ func (c *cloud) shift(ctx context.Context) error {
 			return false, errors.New("has no candidate")
 		}
 		if next == current {
-			// Not of this release: a rollback leaves it alone.
-			stale := tagged(s, tagPrevious) != ""
-			s.Traffic = []*runpb.TrafficTarget{to(current, 100, tagCandidate)}
-			return stale, nil
+			return false, nil // not of this release, or shifted by a run that did not come to its end
 		}
 		s.Traffic = []*runpb.TrafficTarget{to(next, 100, tagCandidate), to(current, 0, tagPrevious)}
 		c.say("%s: %s takes over from %s", name, next, current)

@@ -8,6 +8,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -180,17 +181,20 @@ func (v *verification) checkpoints(ctx context.Context, tenant tenancy.ID) (all 
 			return nil, err
 		}
 		for _, p := range some {
-			switch {
-			case p.Number != last+1:
+			if p.Number != last+1 {
 				err = v.problem(tenant, told(fmt.Sprintf("checkpoint %d is missing from the journal", last+1)))
-			case !v.believes(&p):
-				err = v.problem(tenant, told(fmt.Sprintf("checkpoint %d was not signed by a root that is known", p.Number)))
+			}
+			believed := v.believes(&p)
+			if !believed {
+				err = errors.Join(err, v.problem(tenant, told(fmt.Sprintf("checkpoint %d was not signed by a root that is known", p.Number))))
 			}
 			if err != nil {
 				return nil, err
 			}
 			last, p.Signed = p.Number, ""
-			all = append(all, p)
+			if believed {
+				all = append(all, p)
+			}
 		}
 		if len(some) < checkpointPage {
 			return all, nil
