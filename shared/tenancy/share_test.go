@@ -29,7 +29,9 @@ var notes = &tenancy.Joint[*noting]{Together: func(b *tenancy.Batch, calls []*no
 	for _, n := range calls {
 		bodies = append(bodies, n.body)
 	}
-	b.Queue(`insert into app.notes (tenant_id, id, body) select $1, gen_random_uuid(), * from unnest($2::text[])`, calls[0].tenant.UUID(), bodies)
+	// Safe to repeat, as what is shared must be: a callback that fails undoes nothing, and all is done again.
+	b.Queue(`insert into app.notes (tenant_id, id, body) select $1, gen_random_uuid(), fresh.body from unnest($2::text[]) fresh (body)
+		where not exists (select from app.notes n where n.body = fresh.body)`, calls[0].tenant.UUID(), bodies)
 	b.Queue(`select string_agg(distinct tenant_id::text, ' '), pg_current_xact_id()::text from app.notes`).QueryRow(func(row pgx.Row) error {
 		var seen, transaction string
 		if err := row.Scan(&seen, &transaction); err != nil {
