@@ -166,11 +166,7 @@ func (d Deps) principal(c *httpx.Call, bearer string) (identity.Principal, error
 		}
 		return p, err
 	}
-	who, err := d.People.Identify(c.Context(), bearer)
-	if err != nil {
-		return identity.Principal{}, err
-	}
-	p, err := d.People.Person(c.Context(), who)
+	_, p, err := d.People.SignIn(c.Context(), bearer)
 	if err == nil {
 		c.Note(slog.String("user", p.User.String()))
 	}

@@ -64,11 +64,8 @@ func (d Deps) principal(c *httpx.Call, bearer string) (identity.Principal, error
 	if !identity.IsIDToken(bearer) {
 		return d.Keys.APIKey(c.Context(), bearer)
 	}
-	who, err := d.People.Identify(c.Context(), bearer)
-	if err != nil {
-		return identity.Principal{}, err
-	}
-	return d.People.Person(c.Context(), who)
+	_, p, err := d.People.SignIn(c.Context(), bearer)
+	return p, err
 }
 
 // offline is a caller while the database is out: nobody can say what they are but the issuer of their token. Because is how the

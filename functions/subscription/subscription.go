@@ -156,15 +156,8 @@ func Routes(d Deps) []httpx.Route {
 
 // owner decides 401 and 403.
 func (d Deps) owner(c *httpx.Call) (identity.Principal, error) {
-	bearer, ok := c.Bearer()
-	if !ok {
-		return identity.Principal{}, fault.Unauthenticated("id_token_missing", "The request needs an ID token, sent once as Authorization: Bearer …")
-	}
-	who, err := d.People.Identify(c.Context(), bearer)
-	if err != nil {
-		return identity.Principal{}, err
-	}
-	p, err := d.People.Person(c.Context(), who)
+	bearer, _ := c.Bearer()
+	_, p, err := d.People.SignIn(c.Context(), bearer)
 	if err != nil {
 		return identity.Principal{}, err
 	}

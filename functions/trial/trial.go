@@ -97,15 +97,8 @@ func Routes(d Deps) []httpx.Route {
 
 func (d Deps) start(c *httpx.Call) (httpx.Reply, error) {
 	ctx := c.Context()
-	bearer, ok := c.Bearer()
-	if !ok {
-		return httpx.Reply{}, fault.Unauthenticated("id_token_missing", "The request needs an ID token, sent once as Authorization: Bearer …")
-	}
-	who, err := d.People.Identify(ctx, bearer)
-	if err != nil {
-		return httpx.Reply{}, err
-	}
-	p, err := d.People.Person(ctx, who)
+	bearer, _ := c.Bearer()
+	who, p, err := d.People.SignIn(ctx, bearer)
 	if err != nil {
 		return httpx.Reply{}, err
 	}

@@ -204,11 +204,8 @@ func (d Deps) principal(c *httpx.Call, bearer string) (identity.Principal, error
 	if !identity.IsIDToken(bearer) {
 		return d.Keys.APIKey(c.Context(), bearer)
 	}
-	who, err := d.People.Identify(c.Context(), bearer)
-	if err != nil {
-		return identity.Principal{}, err
-	}
-	return d.People.Person(c.Context(), who)
+	_, p, err := d.People.SignIn(c.Context(), bearer)
+	return p, err
 }
 
 func (d Deps) record(c *httpx.Call) (httpx.Reply, error) {

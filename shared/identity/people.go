@@ -36,9 +36,24 @@ func NewPeople(tokens *IDTokens, db *tenancy.DB) *People { return &People{db: db
 func IsIDToken(bearer string) bool { return strings.Count(bearer, ".") == 2 }
 
 // Identify answers who an ID token is of, member of a tenant or not. Its
-// refusals are those of IDTokens.Verify.
+// refusals are those of IDTokens.Verify; "" is fault.Unauthenticated id_token_missing.
 func (p *People) Identify(ctx context.Context, token string) (Identity, error) {
+	if token == "" {
+		return Identity{}, errNoToken
+	}
 	return p.tokens.Verify(ctx, token)
+}
+
+var errNoToken = fault.Unauthenticated("id_token_missing", "The request needs an ID token, sent once as Authorization: Bearer …")
+
+// SignIn is Identify, and then Person.
+func (p *People) SignIn(ctx context.Context, token string) (Identity, Principal, error) {
+	who, err := p.Identify(ctx, token)
+	if err != nil {
+		return Identity{}, Principal{}, err
+	}
+	person, err := p.Person(ctx, who)
+	return who, person, err
 }
 
 // Person answers the membership of an identity, as it is now. One that has none
