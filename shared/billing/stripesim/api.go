@@ -217,6 +217,15 @@ func (s *Sim) do(method string, path []string, p params) (any, error) {
 		return thing, nil
 	case "GET subscriptions":
 		return s.list(p, "subscription", "/v1/subscriptions", func(o object) bool { return match(o, p, "customer") }), nil
+	case "POST invoices/{id}/void":
+		if thing["status"] != "open" {
+			return nil, invalid("Only open invoices can be voided.")
+		}
+		thing["status"] = "void"
+		if sub := s.st.Things[str(thing["subscription"])]; sub != nil && sub["pending_update"] != nil && sub["latest_invoice"] == id {
+			s.expireUpdate(sub)
+		}
+		return thing, nil
 	case "GET invoices":
 		return s.list(p, "invoice", "/v1/invoices", func(o object) bool { return match(o, p, "subscription") && match(o, p, "customer") }), nil
 	case "GET charges":
