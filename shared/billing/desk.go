@@ -332,17 +332,17 @@ func (d *Desk) lowerAgain(ctx context.Context, s Subscribed, declined *stripe.Su
 func seatsOf(c Catalog, raw *stripe.Subscription) int {
 	var lines []Line
 	for _, item := range raw.Items.Data {
-		lines = append(lines, Line{item.Price.ID, item.Quantity})
+		lines = append(lines, Line{Price: item.Price.ID, Quantity: item.Quantity})
 	}
 	_, _, seats, _ := c.Reads(lines)
 	return seats
 }
 
-// itemsOf are the changes that make a subscription's items the lines.
+// itemsOf are the changes that make a subscription's items the lines. An item that was bought at a former price keeps it.
 func itemsOf(raw *stripe.Subscription, lines []Line) []*stripe.SubscriptionItemsParams {
 	var items []*stripe.SubscriptionItemsParams
 	for _, item := range raw.Items.Data {
-		i := slices.IndexFunc(lines, func(l Line) bool { return l.Price == item.Price.ID })
+		i := slices.IndexFunc(lines, func(l Line) bool { return l.is(item.Price.ID) })
 		switch {
 		case i < 0:
 			items = append(items, &stripe.SubscriptionItemsParams{ID: new(item.ID), Deleted: new(true)})
@@ -351,21 +351,22 @@ func itemsOf(raw *stripe.Subscription, lines []Line) []*stripe.SubscriptionItems
 		}
 	}
 	for _, line := range lines {
-		if !slices.ContainsFunc(raw.Items.Data, func(item *stripe.SubscriptionItem) bool { return item.Price.ID == line.Price }) {
+		if !slices.ContainsFunc(raw.Items.Data, func(item *stripe.SubscriptionItem) bool { return line.is(item.Price.ID) }) {
 			items = append(items, &stripe.SubscriptionItemsParams{Price: new(line.Price), Quantity: line.quantity()})
 		}
 	}
 	return items
 }
 
-// Cancel asks Stripe to end a subscription: at once, or with its period. Nothing is written here: settle it afterwards.
+// Cancel asks Stripe to end a subscription: at once, or with its period. At once, what Stripe has heard of use in the period is
+// billed then, and of what was paid ahead nothing is given back. Nothing is written here: settle it afterwards.
 func (d *Desk) Cancel(ctx context.Context, id string, atOnce bool) error {
 	ctx, cancel := context.WithTimeout(ctx, d.Stripe.timeout)
 	defer cancel()
 	var err error
 	if atOnce {
 		_, err = d.Stripe.api.Subscriptions.Cancel(id, &stripe.SubscriptionCancelParams{
-			Params: params(ctx, ""), InvoiceNow: new(true), // what was used is billed all the same
+			Params: params(ctx, ""), InvoiceNow: new(true), Prorate: new(false),
 		})
 		if isMissing(err) { // it has ended
 			err = nil

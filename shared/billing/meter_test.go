@@ -467,7 +467,7 @@ func TestACatalogueWithMeteredPricesReadsWhatItSells(t *testing.T) {
 	var c billing.Catalog
 	must(t, c.UnmarshalText([]byte(meteredCatalog)))
 	lines, err := c.Lines("team", billing.Monthly, 5)
-	if err != nil || fmt.Sprint(lines) != "[{price_base 1} {price_calls 0} {price_pages 0} {price_overdraft 0}]" {
+	if err != nil || fmt.Sprint(lines) != "[{price_base 1 []} {price_calls 0 []} {price_pages 0 []} {price_overdraft 0 []}]" {
 		t.Errorf("sells %v, %v", lines, err)
 	}
 	for _, bought := range [][]billing.Line{lines, lines[:2], lines[:1]} { // a price that came later is missing from older subscriptions

@@ -213,6 +213,9 @@ func (s *Sim) do(method string, path []string, p params) (any, error) {
 		if thing["status"] == "canceled" {
 			return nil, missing(id)
 		}
+		if p.text("invoice_now") == "true" {
+			s.settleUse(thing, p.text("prorate") == "true")
+		}
 		s.end(thing, s.now())
 		return thing, nil
 	case "GET subscriptions":
