@@ -27,6 +27,9 @@ GRANT SELECT (tenant_id, id, max_seats) ON app.licenses TO usher_meter;
 GRANT INSERT (tenant_id, license_id, metric, hour, quantity), UPDATE (quantity) ON app.usage_hours TO usher_meter;
 GRANT SELECT, INSERT (tenant_id, license_id, metric, month, quantity), UPDATE (quantity) ON app.usage_months TO usher_meter;
 
+-- What Stripe has of it is compared each night.
+GRANT SELECT (tenant_id, license_id, hour, quantity, customer, event_name, status, finished_at) ON app.usage_reports TO usher_expire;
+
 CREATE POLICY resolver_finds ON app.overdraft_counts FOR SELECT TO usher_resolver USING (true);
 GRANT SELECT ON app.overdraft_counts TO usher_resolver;
 GRANT SELECT (overdraft) ON app.open_sessions TO usher_resolver;
@@ -127,5 +130,6 @@ REVOKE SELECT (tenant_id, license_id, seat_no, overdraft, acquired_at, ended_at,
 REVOKE SELECT (tenant_id, id, max_seats) ON app.licenses FROM usher_meter;
 REVOKE INSERT (tenant_id, license_id, metric, hour, quantity), UPDATE (quantity) ON app.usage_hours FROM usher_meter;
 REVOKE SELECT, INSERT (tenant_id, license_id, metric, month, quantity), UPDATE (quantity) ON app.usage_months FROM usher_meter;
+REVOKE SELECT (tenant_id, license_id, hour, quantity, customer, event_name, status, finished_at) ON app.usage_reports FROM usher_expire;
 REVOKE SELECT (overdraft) ON app.open_sessions FROM usher_resolver;
 REVOKE SELECT (overdraft) ON app.ended_sessions FROM usher_resolver;

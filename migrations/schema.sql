@@ -5862,6 +5862,7 @@ GRANT SELECT ON TABLE app.usage_reports TO usher_meter;
 GRANT INSERT(tenant_id) ON TABLE app.usage_reports TO usher_meter;
 GRANT SELECT(tenant_id) ON TABLE app.usage_reports TO usher_usage;
 GRANT SELECT(tenant_id) ON TABLE app.usage_reports TO usher_resolver;
+GRANT SELECT(tenant_id) ON TABLE app.usage_reports TO usher_expire;
 
 -- ACL COLUMN usage_reports.id
 
@@ -5871,6 +5872,7 @@ GRANT INSERT(id) ON TABLE app.usage_reports TO usher_meter;
 
 GRANT INSERT(license_id) ON TABLE app.usage_reports TO usher_meter;
 GRANT SELECT(license_id) ON TABLE app.usage_reports TO usher_usage;
+GRANT SELECT(license_id) ON TABLE app.usage_reports TO usher_expire;
 
 -- ACL COLUMN usage_reports.metric
 
@@ -5881,25 +5883,30 @@ GRANT SELECT(metric) ON TABLE app.usage_reports TO usher_usage;
 
 GRANT INSERT(hour) ON TABLE app.usage_reports TO usher_meter;
 GRANT SELECT(hour) ON TABLE app.usage_reports TO usher_usage;
+GRANT SELECT(hour) ON TABLE app.usage_reports TO usher_expire;
 
 -- ACL COLUMN usage_reports.quantity
 
 GRANT INSERT(quantity) ON TABLE app.usage_reports TO usher_meter;
 GRANT SELECT(quantity) ON TABLE app.usage_reports TO usher_usage;
+GRANT SELECT(quantity) ON TABLE app.usage_reports TO usher_expire;
 
 -- ACL COLUMN usage_reports.customer
 
 GRANT INSERT(customer) ON TABLE app.usage_reports TO usher_meter;
+GRANT SELECT(customer) ON TABLE app.usage_reports TO usher_expire;
 
 -- ACL COLUMN usage_reports.event_name
 
 GRANT INSERT(event_name) ON TABLE app.usage_reports TO usher_meter;
+GRANT SELECT(event_name) ON TABLE app.usage_reports TO usher_expire;
 
 -- ACL COLUMN usage_reports.status
 
 GRANT UPDATE(status) ON TABLE app.usage_reports TO usher_meter;
 GRANT SELECT(status) ON TABLE app.usage_reports TO usher_usage;
 GRANT SELECT(status) ON TABLE app.usage_reports TO usher_resolver;
+GRANT SELECT(status) ON TABLE app.usage_reports TO usher_expire;
 
 -- ACL COLUMN usage_reports.attempts
 
@@ -5917,6 +5924,7 @@ GRANT UPDATE(sent_at) ON TABLE app.usage_reports TO usher_meter;
 -- ACL COLUMN usage_reports.finished_at
 
 GRANT UPDATE(finished_at) ON TABLE app.usage_reports TO usher_meter;
+GRANT SELECT(finished_at) ON TABLE app.usage_reports TO usher_expire;
 
 -- ACL COLUMN usage_reports.error
 

@@ -240,6 +240,10 @@ func (s *Sim) do(method string, path []string, p params) (any, error) {
 			since, _ := strconv.ParseInt(p.sub("created").text("gte"), 10, 64)
 			return num(o["created"]) >= since
 		}), nil
+	case "GET billing/meters":
+		return s.list(p, "billing.meter", "/v1/billing/meters", func(object) bool { return true }), nil
+	case "GET billing/meters/{id}/event_summaries":
+		return s.summarise(thing, p)
 	case "POST billing/meter_events":
 		return s.use(p)
 	case "POST refunds":
