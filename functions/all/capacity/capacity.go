@@ -85,7 +85,7 @@ const (
 	requestCPU     = 0.000024 // Cloud Run, request-based
 	requestGiB     = 0.0000025
 	millionAsked   = 0.40
-	sqlCore        = 0.0413 * hoursAMonth // Cloud SQL Enterprise; twice with a standby
+	sqlCore        = 0.0413 * hoursAMonth // Cloud SQL Enterprise
 	sqlGiB         = 0.007 * hoursAMonth
 	sqlDisk        = 0.17
 	redisBasicGB   = 0.049 * hoursAMonth // Memorystore, 1 to 4 GB
@@ -145,7 +145,8 @@ func (c Costs) Of(seats float64) Need {
 	} else {
 		n.Redis += n.Shards * 2 * shardMonth
 	}
-	n.Postgres = 2 * (n.PostgresCores*(sqlCore+3.75*sqlGiB) + n.DiskGB*sqlDisk)
+	// The primary, its standby in another zone, and the replica in another region.
+	n.Postgres = 3 * (n.PostgresCores*(sqlCore+3.75*sqlGiB) + n.DiskGB*sqlDisk)
 	gib := (beats + come*4) * answerBytes / (1 << 30)
 	n.Network = gib * (balancerGiB + outGiB)
 	n.Logs = beats * c.LogLineBytes / (1 << 30) * logGiB
