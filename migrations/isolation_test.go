@@ -61,6 +61,7 @@ var seeds = map[string]string{
 	"app.trials.hardware_hash":         `sha256(gen_random_uuid()::text::bytea)`,
 	"app.usage_events.session_id":      `gen_random_uuid()`,
 	"app.usage_months.month":           `date_trunc('month', now(), 'UTC') - (random() * 1000)::int * interval '1 month'`,
+	"app.overdraft_counts.counted_to":  `date_trunc('hour', now(), 'UTC') - (random() * 1000000)::int * interval '1 hour'`,
 	"app.usage_hours.hour":             `date_trunc('hour', now(), 'UTC') - (random() * 1000000)::int * interval '1 hour'`,
 }
 
