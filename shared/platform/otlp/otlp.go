@@ -23,8 +23,6 @@ import (
 
 	"github.com/google/uuid"
 	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/exemplar"
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -36,8 +34,8 @@ import (
 	"github.com/coditect/usher/shared/platform/config"
 )
 
-// Config says where telemetry goes. The variables are OpenTelemetry's own; OTEL_EXPORTER_OTLP_HEADERS and
-// OTEL_RESOURCE_ATTRIBUTES are read too, by its SDK.
+// Config says where telemetry goes. The variables are OpenTelemetry's own; OTEL_RESOURCE_ATTRIBUTES is read
+// too, by its SDK: who is measured, in name=value,name=value.
 type Config struct {
 	// Endpoint is the receiver's base URL, to which /v1/metrics and /v1/traces are added. Without it nothing is measured. At
 	// one of Google's the process shows who it runs as.
@@ -89,21 +87,16 @@ func Open(ctx context.Context, service, version string, getenv func(string) stri
 		log: log, started: time.Now(),
 	}
 	client := &http.Client{Timeout: p.timeout, Transport: transport(base.Hostname())}
-	metrics, err1 := otlpmetrichttp.New(ctx,
-		otlpmetrichttp.WithEndpointURL(base.JoinPath("v1/metrics").String()), otlpmetrichttp.WithHTTPClient(client),
-		otlpmetrichttp.WithRetry(otlpmetrichttp.RetryConfig{Enabled: false})) // the next push says it again
-	spans, err2 := otlptracehttp.New(ctx,
-		otlptracehttp.WithEndpointURL(base.JoinPath("v1/traces").String()), otlptracehttp.WithHTTPClient(client),
-		otlptracehttp.WithRetry(otlptracehttp.RetryConfig{Enabled: false}))
-	from, err3 := resource.New(ctx, resource.WithTelemetrySDK(), resource.WithFromEnv(), resource.WithAttributes(
+	to := func(path string) sender { return sender{client: client, url: base.JoinPath(path).String()} }
+	from, err := resource.New(ctx, resource.WithTelemetrySDK(), resource.WithFromEnv(), resource.WithAttributes(
 		semconv.ServiceNamespace("usher"), semconv.ServiceName(service), semconv.ServiceVersion(version), semconv.ServiceInstanceID(uuid.NewString())))
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return nil, err
+	if err != nil {
+		return nil, &config.Fault{Variable: "OTEL_RESOURCE_ATTRIBUTES", Problem: "is not name=value,name=value"}
 	}
 	p.metrics = sdkmetric.NewMeterProvider(sdkmetric.WithResource(from), sdkmetric.WithExemplarFilter(exemplar.AlwaysOffFilter),
-		sdkmetric.WithReader(sdkmetric.NewPeriodicReader(metrics, sdkmetric.WithInterval(never), sdkmetric.WithTimeout(p.timeout))))
+		sdkmetric.WithReader(sdkmetric.NewPeriodicReader(metricSender{to("v1/metrics")}, sdkmetric.WithInterval(never), sdkmetric.WithTimeout(p.timeout))))
 	p.traces = sdktrace.NewTracerProvider(sdktrace.WithResource(from), sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.NeverSample())),
-		sdktrace.WithBatcher(spans, sdktrace.WithBatchTimeout(never), sdktrace.WithExportTimeout(p.timeout),
+		sdktrace.WithBatcher(spanSender{to("v1/traces")}, sdktrace.WithBatchTimeout(never), sdktrace.WithExportTimeout(p.timeout),
 			sdktrace.WithMaxQueueSize(maxSpans), sdktrace.WithMaxExportBatchSize(maxSpans)))
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("telemetry", "error", err.Error()) }))
 	otel.SetMeterProvider(p.metrics)

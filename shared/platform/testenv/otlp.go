@@ -8,11 +8,10 @@ import (
 	"sync"
 	"testing"
 
+	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
 	metricspb "go.opentelemetry.io/proto/otlp/metrics/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
-
-	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
 )
 
 // Receiver is a receiver of OTLP over HTTP, which keeps the last that it was told of each metric, and every span.
