@@ -148,16 +148,21 @@ func (m *message) histogram(p metricdata.HistogramDataPoint[float64]) {
 	m.attributes(9, p.Attributes.ToSlice())
 }
 
-// spans is the ExportTraceServiceRequest that tells all of them, which are of one process and one scope.
+// spans is the ExportTraceServiceRequest that tells all of them, which are of one process. Beside ours there are those of Google's
+// clients, in other scopes.
 func spans(all []sdktrace.ReadOnlySpan) (request message) {
 	request.within(1, func(m *message) {
 		m.resource(all[0].Resource())
-		m.within(2, func(m *message) {
-			m.within(1, func(m *message) { m.text(1, all[0].InstrumentationScope().Name) })
-			for _, s := range all {
-				m.within(2, func(m *message) { m.span(s) })
-			}
-		})
+		for len(all) > 0 {
+			scope := all[0].InstrumentationScope().Name
+			m.within(2, func(m *message) {
+				m.within(1, func(m *message) { m.text(1, scope) })
+				for len(all) > 0 && all[0].InstrumentationScope().Name == scope {
+					m.within(2, func(m *message) { m.span(all[0]) })
+					all = all[1:]
+				}
+			})
+		}
 	})
 	return request
 }

@@ -32,6 +32,7 @@ import (
 	"golang.org/x/oauth2/google"
 
 	"github.com/coditect/usher/shared/platform/config"
+	"github.com/coditect/usher/shared/platform/telemetry"
 )
 
 // Config says where telemetry goes. The variables are OpenTelemetry's own; OTEL_RESOURCE_ATTRIBUTES is read
@@ -93,7 +94,7 @@ func Open(ctx context.Context, service, version string, getenv func(string) stri
 	if err != nil {
 		return nil, &config.Fault{Variable: "OTEL_RESOURCE_ATTRIBUTES", Problem: "is not name=value,name=value"}
 	}
-	p.metrics = sdkmetric.NewMeterProvider(sdkmetric.WithResource(from), sdkmetric.WithExemplarFilter(exemplar.AlwaysOffFilter),
+	p.metrics = sdkmetric.NewMeterProvider(sdkmetric.WithResource(from), sdkmetric.WithExemplarFilter(exemplar.AlwaysOffFilter), sdkmetric.WithView(ours),
 		sdkmetric.WithReader(sdkmetric.NewPeriodicReader(metricSender{to("v1/metrics")}, sdkmetric.WithInterval(never), sdkmetric.WithTimeout(p.timeout))))
 	p.traces = sdktrace.NewTracerProvider(sdktrace.WithResource(from), sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.NeverSample())),
 		sdktrace.WithBatcher(spanSender{to("v1/traces")}, sdktrace.WithBatchTimeout(never), sdktrace.WithExportTimeout(p.timeout),
@@ -102,6 +103,11 @@ func Open(ctx context.Context, service, version string, getenv func(string) stri
 	otel.SetMeterProvider(p.metrics)
 	otel.SetTracerProvider(p.traces)
 	return p, nil
+}
+
+// ours drops what libraries measure of their own accord, as Google's clients do: nobody asks for it, and nobody has bounded it.
+func ours(i sdkmetric.Instrument) (sdkmetric.Stream, bool) {
+	return sdkmetric.Stream{Aggregation: sdkmetric.AggregationDrop{}}, i.Scope.Name != telemetry.Scope
 }
 
 // transport is a connection of its own, on which Google's receivers are told who we are.

@@ -15,8 +15,8 @@ import (
 	"go.opentelemetry.io/otel/metric"
 )
 
-// scope is whose instruments these are.
-const scope = "github.com/coditect/usher"
+// Scope is whose instruments and spans these are, in OpenTelemetry's sense.
+const Scope = "github.com/coditect/usher"
 
 // MaxSeries is how many series one instrument of a process may have. What comes beyond them is counted in one more, whose
 // labels all say [Other]: a label that is not as bounded as was thought costs precision, not money.
@@ -138,7 +138,7 @@ type Counter struct {
 // NewCounter makes a counter. It is called once for each name, by a package's variables.
 func NewCounter(name, unit, help string, labels ...string) *Counter {
 	c := &Counter{Instrument: register("counter", name, unit, help, labels)}
-	c.counter = must(otel.Meter(scope).Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(help)))
+	c.counter = must(otel.Meter(Scope).Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(help)))
 	c.series = newSeries(&c.Instrument, func(set attribute.Set) []metric.AddOption { return []metric.AddOption{metric.WithAttributeSet(set)} })
 	return c
 }
@@ -162,7 +162,7 @@ type Histogram struct {
 // NewHistogram makes a histogram of durations. It is called once for each name, by a package's variables.
 func NewHistogram(name, help string, labels ...string) *Histogram {
 	h := &Histogram{Instrument: register("histogram", name, "s", help, labels)}
-	h.histogram = must(otel.Meter(scope).Float64Histogram(name, metric.WithUnit("s"), metric.WithDescription(help), metric.WithExplicitBucketBoundaries(seconds...)))
+	h.histogram = must(otel.Meter(Scope).Float64Histogram(name, metric.WithUnit("s"), metric.WithDescription(help), metric.WithExplicitBucketBoundaries(seconds...)))
 	h.series = newSeries(&h.Instrument, func(set attribute.Set) []metric.RecordOption {
 		return []metric.RecordOption{metric.WithAttributeSet(set)}
 	})
@@ -189,7 +189,7 @@ func NewGauge(name, unit, help string, labels ...string) *Gauge {
 		Instrument: register("gauge", name, unit, help, labels), points: map[values]float64{},
 		sources: map[int]func(func(float64, ...string)){},
 	}
-	must(otel.Meter(scope).Float64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(help), metric.WithFloat64Callback(g.observe)))
+	must(otel.Meter(Scope).Float64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(help), metric.WithFloat64Callback(g.observe)))
 	return g
 }
 

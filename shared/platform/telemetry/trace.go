@@ -21,7 +21,7 @@ func Serve(ctx context.Context, h http.Header, method, route string) (context.Co
 	if route != "" {
 		name += " " + route
 	}
-	ctx, span := otel.Tracer(scope).Start(ctx, name, trace.WithSpanKind(trace.SpanKindServer),
+	ctx, span := otel.Tracer(Scope).Start(ctx, name, trace.WithSpanKind(trace.SpanKindServer),
 		trace.WithAttributes(attribute.String("http.request.method", method), attribute.String("http.route", route)))
 	return ctx, ServerSpan{span}
 }
@@ -50,7 +50,7 @@ func Span(ctx context.Context, name string) (_ context.Context, end func(error))
 	if !trace.SpanFromContext(ctx).IsRecording() {
 		return ctx, func(error) {}
 	}
-	ctx, span := otel.Tracer(scope).Start(ctx, name, trace.WithSpanKind(trace.SpanKindClient))
+	ctx, span := otel.Tracer(Scope).Start(ctx, name, trace.WithSpanKind(trace.SpanKindClient))
 	return ctx, func(err error) {
 		if err != nil {
 			span.SetStatus(codes.Error, "failed")
