@@ -142,6 +142,7 @@ var rules = []rule{
 			"app.drop_history(integer) as usher_owner: usher_expire",
 			"app.sweep_licenses(uuid,uuid,integer) as usher_resolver: usher_sweep",
 			"app.sweep_outbox(integer) as usher_resolver: usher_sweep",
+			"app.waiting() as usher_resolver: usher_sweep",
 			"app.expire_idempotency_keys() as usher_resolver: usher_sweep",
 			"app.operator_tenants(uuid,integer) as usher_resolver: usher_operator",
 			"app.pending_checkpoints(uuid,integer) as usher_resolver: usher_incident",
