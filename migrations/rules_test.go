@@ -142,6 +142,7 @@ var rules = []rule{
 			"app.drop_history(integer) as usher_owner: usher_expire",
 			"app.sweep_licenses(uuid,uuid,integer) as usher_resolver: usher_sweep",
 			"app.sweep_outbox(integer) as usher_resolver: usher_sweep",
+			"app.waiting() as usher_resolver: usher_sweep",
 			"app.expire_idempotency_keys() as usher_resolver: usher_sweep",
 			"app.operator_tenants(uuid,integer) as usher_resolver: usher_operator",
 			"app.pending_checkpoints(uuid,integer) as usher_resolver: usher_incident",
@@ -447,6 +448,7 @@ func TestSchemaLetsNobodyMakeTemporaryTables(t *testing.T) {
 	t.Parallel()
 	db := testenv.PrivatePostgres(t)
 	for _, role := range testenv.Values[string](t, db.DB, `SELECT rolname::text FROM pg_roles WHERE rolcanlogin AND NOT rolsuper`) {
+		conn := db.Connect(t, role)
 		for statement, want := range map[string]string{
 			`CREATE TEMPORARY TABLE licenses (id uuid)`: "42501",
 			`CREATE TABLE app.notes (id uuid)`:          "42501",
@@ -456,7 +458,7 @@ func TestSchemaLetsNobodyMakeTemporaryTables(t *testing.T) {
 			`SET ROLE ` + localenv.Superuser:            "42501",
 			`SELECT * FROM public.goose_db_version`:     "42501",
 		} {
-			_, err := db.Connect(t, role).Exec(t.Context(), statement)
+			_, err := conn.Exec(t.Context(), statement)
 			if code(err) != want {
 				t.Errorf("%s: %s answers %v, want SQLSTATE %s", role, statement, err, want)
 			}

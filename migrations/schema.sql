@@ -1223,6 +1223,34 @@ ALTER FUNCTION app.tenant() OWNER TO usher_owner;
 
 COMMENT ON FUNCTION app.tenant() IS 'The tenant of this transaction, NULL when none was set (after a transaction the setting is the empty string). Policies read it as (select app.tenant()), so that the planner evaluates it once a statement.';
 
+-- FUNCTION waiting()
+
+CREATE FUNCTION app.waiting() RETURNS TABLE(queue text, waiting bigint, seconds double precision)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT 'pools', count(*), coalesce(extract(epoch FROM now() - min(o.created_at)), 0)
+      FROM app.outbox o WHERE o.topic IN ('license.changed', 'session.evicted')
+    UNION ALL
+    SELECT 'mails', count(*), coalesce(extract(epoch FROM now() - min(m.next_at)), 0)
+      FROM app.mails m WHERE m.status = 'pending' AND m.next_at <= now()
+    UNION ALL
+    SELECT 'events', count(*), coalesce(extract(epoch FROM now() - min(e.recorded_at)), 0)
+      FROM app.events e WHERE e.dispatched_at IS NULL
+    UNION ALL
+    SELECT 'webhooks', count(*), coalesce(extract(epoch FROM now() - min(d.next_at)), 0)
+      FROM app.webhook_deliveries d WHERE d.status = 'pending' AND d.next_at <= now()
+    UNION ALL
+    SELECT 'stripe_events', count(*), coalesce(extract(epoch FROM now() - min(s.received_at)), 0)
+      FROM app.stripe_events s WHERE s.status = 'failed'
+$$;
+
+ALTER FUNCTION app.waiting() OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION waiting()
+
+COMMENT ON FUNCTION app.waiting() IS 'Of each queue, how much is due and how long the longest has waited: pools that were not told, mails, events without their deliveries, deliveries, and events of Stripe''s that had no effect. Numbers, of all tenants together.';
+
 -- FUNCTION waiting_events(integer)
 
 CREATE FUNCTION app.waiting_events(p_limit integer) RETURNS TABLE(tenant_id uuid)
@@ -4258,6 +4286,11 @@ GRANT ALL ON FUNCTION app.sweep_licenses(p_after_tenant uuid, p_after_license uu
 
 REVOKE ALL ON FUNCTION app.sweep_outbox(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.sweep_outbox(p_limit integer) TO usher_sweep;
+
+-- ACL FUNCTION waiting()
+
+REVOKE ALL ON FUNCTION app.waiting() FROM PUBLIC;
+GRANT ALL ON FUNCTION app.waiting() TO usher_sweep;
 
 -- ACL FUNCTION waiting_events(p_limit integer)
 
