@@ -61,7 +61,8 @@ const meteredCatalog = `{"team": {"included_seats": 5, "currency": "usd", "month
 
 // withRecords are the same prices in Stripe's older form.
 var withRecords = []stripesim.Price{
-	prices[0], {ID: "price_calls", Amount: 2, Currency: "usd", Interval: "month", UsageRecords: true},
+	prices[0],
+	{ID: "price_calls", Amount: 2, Currency: "usd", Interval: "month", UsageRecords: true},
 	{ID: "price_pages", Amount: 3, Currency: "usd", Interval: "month", UsageRecords: true},
 	{ID: "price_overdraft", Amount: 7, Currency: "usd", Interval: "month", UsageRecords: true},
 }
@@ -125,7 +126,7 @@ func newMeteredBy(t *testing.T, buyers int, prices []stripesim.Price, catalog st
 			VALUES ($1, $2, 'editor', 'team', 5, 6, 60, 'device', 0, 0)`, b.tenant, b.license)
 		w.db.Exec(t, `INSERT INTO app.billing_customers (tenant_id, id, stripe_id) VALUES ($1, $1, $2)`, b.tenant, b.customer)
 		form := "mode=subscription&success_url=x&customer=" + b.customer
-		for i, p := range prices[:len(prices):len(prices)] {
+		for i, p := range prices {
 			if form += fmt.Sprintf("&line_items[%d][price]=%s", i, p.ID); p.Meter == "" && !p.UsageRecords {
 				form += fmt.Sprintf("&line_items[%d][quantity]=1", i)
 			}
