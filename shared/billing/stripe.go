@@ -259,7 +259,7 @@ func (s *Stripe) subscription(ctx context.Context, id string) (Subscription, err
 	if raw.Items != nil {
 		for _, item := range raw.Items.Data {
 			if item.Price != nil {
-				lines = append(lines, Line{item.Price.ID, item.Quantity})
+				lines = append(lines, Line{Price: item.Price.ID, Quantity: item.Quantity})
 			}
 		}
 	}
