@@ -57,6 +57,8 @@ type Deps struct {
 	Budgets  *budget.Budgets
 	Journal  *journal.Journal
 	Rotation *rotation.Rotation
+	// Checkpoints are of the Journal, and kept as long as the instance.
+	Checkpoints *journal.Checkpoints
 	// Roots sign exported incidents and checkpoints, in the name of Issuer.
 	Roots     *signing.Roots
 	Issuer    string

@@ -86,7 +86,7 @@ func (d Deps) watch(c *httpx.Call) (httpx.Reply, error) {
 	answer.Acted, errs[2] = d.finish(ctx, who)
 	answer.Frozen, errs[3] = d.reconcile(ctx, who)
 	answer.Journaled, errs[4] = d.flush(ctx, uuid.Nil)
-	answer.Checkpoints, errs[5] = journal.Checkpoints{DB: d.DB, Journal: d.Journal, Sign: d.Roots.Sign, Issuer: d.Issuer, Log: d.Log}.Run(ctx)
+	answer.Checkpoints, errs[5] = d.Checkpoints.Run(ctx)
 	rewritten, err := d.rewritten(ctx, who, answer.Checkpoints.Rewritten)
 	answer.Opened += rewritten
 	c.Note(slog.Any("watched", answer))
