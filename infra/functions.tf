@@ -156,7 +156,7 @@ locals {
     }
     incident = {
       # Operators by their tokens, and Cloud Scheduler for the watch.
-      caller   = "public", paths = ["/v1/incidents", "/v1/incidents/*", "/v1/switches"], armor = "incident", operators = false
+      caller   = "public", paths = ["/v1/incidents", "/v1/incidents/*", "/v1/switches", "/v1/checkpoints", "/v1/checkpoints/*"], armor = "incident", operators = false
       schedule = { cron = "* * * * *", path = "/tasks/watch", seconds = 60 }
       # It stops whatever must be stopped: pools are frozen, keys are revoked and replaced.
       postgres = ["usher_incident"], redis = ["pools", "budgets"], kms = ["encrypt", "sign", "admin"]

@@ -119,14 +119,15 @@ func (c *Checkpoints) due(ctx context.Context) ([]tenancy.ID, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if now := c.Now(); c.listed.IsZero() || now.Sub(c.listed) >= knownFor || now.Before(c.listed) {
-		all, err := c.Journal.Chains(ctx)
+		all := map[tenancy.ID]auditchain.Link{}
+		err := c.Journal.EachChain(ctx, func(tenant tenancy.ID) error {
+			all[tenant] = auditchain.Link{}
+			return nil
+		})
 		if err != nil {
 			return nil, err
 		}
-		c.known, c.listed = make(map[tenancy.ID]auditchain.Link, len(all)), now
-		for _, tenant := range all {
-			c.known[tenant] = auditchain.Link{}
-		}
+		c.known, c.listed = all, now
 	}
 	var look []tenancy.ID
 	for tenant, head := range heads {
@@ -314,9 +315,12 @@ type chainDocument struct {
 
 func chainPath(tenant string) string { return chains + "/" + tenant }
 
-// Chains answers the tenants that have checkpoints, whatever has become of them in the database. Errors: ErrOff, fault.Unavailable.
-func (j *Journal) Chains(ctx context.Context) (tenants []tenancy.ID, err error) {
-	err = j.all(ctx, chains, func(q firestore.Query) firestore.Query { return q }, func(found *firestore.DocumentSnapshot) error {
+// Chains answers up to limit of the tenants that have checkpoints, whatever has become of them in the database, from the one after
+// that id on. Errors: ErrOff, fault.Unavailable.
+func (j *Journal) Chains(ctx context.Context, after uuid.UUID, limit int) (tenants []tenancy.ID, err error) {
+	err = j.list(ctx, chains, func(q firestore.Query) firestore.Query {
+		return q.OrderBy(firestore.DocumentID, firestore.Asc).StartAfter(after.String()).Limit(limit)
+	}, func(found *firestore.DocumentSnapshot) error {
 		id, err := uuid.Parse(found.Ref.ID)
 		if err == nil {
 			tenants = append(tenants, tenancy.Verified(id))
@@ -324,6 +328,25 @@ func (j *Journal) Chains(ctx context.Context) (tenants []tenancy.ID, err error) 
 		return err
 	})
 	return tenants, err
+}
+
+// EachChain calls each with all of them. Errors: as Chains, and each's.
+func (j *Journal) EachChain(ctx context.Context, each func(tenancy.ID) error) error {
+	for after := uuid.Nil; ; {
+		some, err := j.Chains(ctx, after, PageSize)
+		if err != nil {
+			return err
+		}
+		for _, tenant := range some {
+			after = tenant.UUID()
+			if err := each(tenant); err != nil {
+				return err
+			}
+		}
+		if len(some) < PageSize {
+			return nil
+		}
+	}
 }
 
 // newestCheckpoint answers a tenant's last checkpoint; the zero Checkpoint when there is none.
@@ -339,7 +362,7 @@ func (j *Journal) newestCheckpoint(ctx context.Context, tenant tenancy.ID) (newe
 
 // Checkpoints answers up to limit of a tenant's checkpoints, in their order, from the one after the number on. None of their
 // signatures has been verified. Errors: ErrOff, fault.Unavailable.
-func (j *Journal) Checkpoints(ctx context.Context, tenant tenancy.ID, after int64, limit int) (all []auditchain.Checkpoint, err error) {
+func (j *Journal) Checkpoints(ctx context.Context, tenant uuid.UUID, after int64, limit int) (all []auditchain.Checkpoint, err error) {
 	err = j.list(ctx, checkpointsOf(tenant.String()), func(q firestore.Query) firestore.Query {
 		return q.Where("number", ">", after).OrderBy("number", firestore.Asc).Limit(limit)
 	}, func(found *firestore.DocumentSnapshot) error {

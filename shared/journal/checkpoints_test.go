@@ -119,7 +119,7 @@ func TestWhileFirestoreIsOutActsGoOnAndCheckpointsWait(t *testing.T) {
 	if got := w.seqs(t, w.a); got != "[1 5]" {
 		t.Errorf("checkpoints are %s", got)
 	}
-	points, err := w.journal.Checkpoints(t.Context(), w.a, 0, 10)
+	points, err := w.journal.Checkpoints(t.Context(), w.a.UUID(), 0, 10)
 	must(t, err)
 	if c, r := w.verify(t, w.a, points); c.First != nil || c.Compared != 2 || len(r.Problems) != 0 {
 		t.Errorf("verified is %+v, %+v", c, r)
@@ -142,7 +142,7 @@ func TestARewrittenChainDisagreesWithTheFirstCheckpointAfterIt(t *testing.T) {
 		w.run(t)
 		w.aMinuteLater(t)
 	}
-	points, err := w.journal.Checkpoints(t.Context(), w.a, 0, 10)
+	points, err := w.journal.Checkpoints(t.Context(), w.a.UUID(), 0, 10)
 	must(t, err)
 	testenv.RewriteAudit(t, w.DB, w.a.UUID(), 3)
 	comparison, result := w.verify(t, w.a, points)
@@ -168,7 +168,7 @@ func TestAChainThatWasCutDisagrees(t *testing.T) {
 	w := newWorld(t, testenv.Firestore(t))
 	w.acts(t, w.a, 5)
 	w.run(t)
-	points, err := w.journal.Checkpoints(t.Context(), w.a, 0, 10)
+	points, err := w.journal.Checkpoints(t.Context(), w.a.UUID(), 0, 10)
 	must(t, err)
 	w.Exec(t, `UPDATE app.audit_chains SET (seq, hash, at) = (SELECT seq, hash, at FROM app.audit_entries WHERE seq = 3) WHERE seq > 0`)
 	w.Exec(t, `DELETE FROM app.audit_entries WHERE seq > 3`)
@@ -189,7 +189,7 @@ func TestWhatWasDroppedBecauseItWasOldAgreesAndWhatWasYoungDoesNot(t *testing.T)
 	w.Exec(t, `UPDATE app.audit_chains SET (start_seq, start_hash) = (SELECT seq, hash FROM app.audit_entries WHERE seq = 4) WHERE seq > 0`)
 	w.Exec(t, `DELETE FROM app.audit_entries WHERE seq <= 4`)
 	problems := func() []string {
-		points, err := w.journal.Checkpoints(t.Context(), w.a, 0, 10)
+		points, err := w.journal.Checkpoints(t.Context(), w.a.UUID(), 0, 10)
 		must(t, err)
 		comparison, result := w.verify(t, w.a, points)
 		if len(result.Problems) != 0 || comparison.First != nil || comparison.Compared != 1 {
@@ -282,7 +282,7 @@ func TestEntriesThatShouldHaveACheckpointAndHaveNoneAreNamed(t *testing.T) {
 	w.acts(t, w.a, 2)
 	w.run(t)
 	w.acts(t, w.a, 2)
-	points, err := w.journal.Checkpoints(t.Context(), w.a, 0, 10)
+	points, err := w.journal.Checkpoints(t.Context(), w.a.UUID(), 0, 10)
 	must(t, err)
 	comparison, _ := w.verify(t, w.a, points)
 	if said := comparison.Problems(time.Now()); len(said) != 0 {

@@ -95,7 +95,7 @@ func runOf(t testing.TB, c *journal.Checkpoints) journal.Report {
 // seqs are those of a tenant's checkpoints.
 func (w *world) seqs(t testing.TB, tenant tenancy.ID) string {
 	t.Helper()
-	all, err := w.journal.Checkpoints(t.Context(), tenant, 0, 1000)
+	all, err := w.journal.Checkpoints(t.Context(), tenant.UUID(), 0, 1000)
 	must(t, err)
 	var seqs []int64
 	for i, c := range all {

@@ -138,18 +138,12 @@ func (v *verification) gone(ctx context.Context, seen map[uuid.UUID]bool) error 
 	if v.journal.Off() {
 		return nil
 	}
-	chains, err := v.journal.Chains(ctx)
-	if err != nil {
-		return err
-	}
-	for _, tenant := range chains {
-		if !seen[tenant.UUID()] {
-			if err := v.problem(tenant, told("the journal has checkpoints of this tenant, and the database has no such tenant any more")); err != nil {
-				return err
-			}
+	return v.journal.EachChain(ctx, func(tenant tenancy.ID) error {
+		if seen[tenant.UUID()] {
+			return nil
 		}
-	}
-	return nil
+		return v.problem(tenant, told("the journal has checkpoints of this tenant, and the database has no such tenant any more"))
+	})
 }
 
 func (v *verification) one(ctx context.Context, id uuid.UUID) error {
@@ -204,7 +198,7 @@ func (v *verification) checkpoints(ctx context.Context, tenant tenancy.ID) (all 
 		return nil, nil
 	}
 	for last := int64(0); ; {
-		some, err := v.journal.Checkpoints(ctx, tenant, last, checkpointPage)
+		some, err := v.journal.Checkpoints(ctx, tenant.UUID(), last, checkpointPage)
 		if err != nil {
 			return nil, err
 		}
