@@ -13,7 +13,7 @@ IMAGES    ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help run cli demo test check format lint drift licenses vulnerabilities bench microbench generate fix fuzz install clean \
-	infra pipeline images pipeline-dry-run deploy rollback prove model machine races history herd chaos cluster pooler money meter incidents firebase
+	infra pipeline images compatible pipeline-dry-run deploy rollback prove model machine races history herd chaos cluster pooler money meter incidents firebase
 
 help: ## List the targets
 	@bold= plain=; \
@@ -73,7 +73,10 @@ images: ## Build an image of each function and of the migrate job, or of those i
 	@go -C tools/deploy run ./images $(IMAGES)
 	@IMAGES='$(IMAGES)' go -C tools/deploy test -count=1 ./images
 
-pipeline-dry-run: install infra pipeline images ## Go through a release as far as one machine can: images with infra's variables, on private stores
+compatible: install ## Run the seat tests of the version before the migrations last changed, on the migrations of this one
+	@tools/compatible
+
+pipeline-dry-run: compatible install infra pipeline images ## Go through a release as far as one machine can: images with infra's variables, on private stores
 	@go test -count=1 -tags rehearsal ./functions/all/rehearsal
 
 deploy: ## Release this commit to PROJECT, which is environment ENV (dev, staging, prod): docs/deploy.md

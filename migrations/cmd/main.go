@@ -1,9 +1,10 @@
 // Command migrate is the job that brings a database to the shape this version of Usher needs.
 //
-//	migrate up       apply what is missing (the default)
-//	migrate down     take the newest migration back: development only
-//	migrate status   say what is applied
-//	migrate dump F   write the schema to file F, from a private database made for it: no DATABASE_URL needed
+//	migrate up                apply what is missing (the default), if what serves meanwhile survives it
+//	migrate up -serving N     the same, when the oldest that serves knows the migrations up to number N alone
+//	migrate down              take the newest migration back: development only
+//	migrate status            say what is applied
+//	migrate dump F            write the schema to file F, from a private database made for it: no DATABASE_URL needed
 //
 // The database is DATABASE_URL's; its user must be allowed to create roles.
 package main
@@ -11,6 +12,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -46,6 +48,14 @@ func run(ctx context.Context, args []string, url string) error {
 	}
 	switch verb {
 	case "up":
+		if len(args) > 1 {
+			flags := flag.NewFlagSet("up", flag.ContinueOnError)
+			serving := flags.Int64("serving", 0, "the newest migration that everything knows which serves meanwhile")
+			if err := flags.Parse(args[1:]); err != nil {
+				return err
+			}
+			return migrations.UpUnder(ctx, url, *serving, os.Stdout)
+		}
 		return migrations.Up(ctx, url, os.Stdout)
 	case "down":
 		return migrations.Down(ctx, url, os.Stdout)

@@ -169,6 +169,13 @@ func (w *World) Beside(t testing.TB, name string) *World {
 	return &other
 }
 
+// Moved is the same world, whose functions reach the database at another place: one that was restored.
+func (w *World) Moved(url func(role string) string) *World {
+	other := *w
+	other.url = url
+	return &other
+}
+
 // environment is what every function reads; DATABASE_URL is each function's own.
 func (w *World) environment() map[string]string {
 	pepper, mac := random(), random()

@@ -6,7 +6,7 @@
 //	release [flags] verify          watch errors for -for; roll back and fail when they are over 1 %
 //	release [flags] rollback        give what is tagged previous all traffic again
 //
-// FILE has a line for each image: its name and its reference, as command images prints them. Each verb may be repeated: what
+// It runs in this repository's tools/deploy, whose commit is what is released. FILE has a line for each image: its name and its reference, as command images prints them. Each verb may be repeated: what
 // is as it should be stays as it is.
 package main
 
@@ -42,6 +42,11 @@ func run(ctx context.Context, to target, watch time.Duration, args []string) err
 	if to.project == "" || len(args) == 0 {
 		return errors.New("a -project and one of migrate, candidate, shift, verify, rollback are needed")
 	}
+	schema, err := newestMigration("../../migrations")
+	if err != nil {
+		return err
+	}
+	to.schema = schema
 	cloud, err := open(ctx, to)
 	if err != nil {
 		return err

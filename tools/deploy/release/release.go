@@ -8,8 +8,10 @@ import (
 	"maps"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	monitoring "cloud.google.com/go/monitoring/apiv3/v2"
@@ -30,6 +32,10 @@ const (
 	tagPrevious  = "previous"  // what had it before the last release
 	tagFailed    = "failed"    // what was rolled back
 
+	// The labels of services: the newest migration that knows what has the traffic, and what had it before.
+	labelSchema   = "usher-schema"
+	labelPrevious = "usher-schema-previous"
+
 	serviceTimeout = 5 * time.Minute  // an instance may take a minute and a half until its stores answer
 	jobTimeout     = 35 * time.Minute // the job itself has 30
 
@@ -37,8 +43,8 @@ const (
 	leastRequests = 20   // below as many, one failure says nothing of a share
 )
 
-// target is where Usher runs.
-type target struct{ project, region string }
+// target is where Usher runs, and the newest migration of what is released there.
+type target struct{ project, region, schema string }
 
 // cloud is a project's Cloud Run and its measurements.
 type cloud struct {
@@ -68,10 +74,15 @@ func (c *cloud) parent() string { return "projects/" + c.project + "/locations/"
 
 func (c *cloud) say(format string, args ...any) { _, _ = fmt.Fprintf(c.says, format+"\n", args...) }
 
-// migrate runs the job with the image. Migrations are safe while the version before them serves.
+// migrate runs the job with the image. It is told which migrations the services know that serve meanwhile, and refuses what
+// they do not survive.
 func (c *cloud) migrate(ctx context.Context, image string) error {
 	ctx, cancel := context.WithTimeout(ctx, jobTimeout)
 	defer cancel()
+	services, err := c.all(ctx)
+	if err != nil {
+		return err
+	}
 	name := c.parent() + "/jobs/" + migrateJob
 	job, err := c.jobs.GetJob(ctx, &runpb.GetJobRequest{Name: name})
 	if err != nil {
@@ -85,7 +96,9 @@ func (c *cloud) migrate(ctx context.Context, image string) error {
 	if _, err := updated.Wait(ctx); err != nil {
 		return fmt.Errorf("give the job %s its image: %w", migrateJob, err)
 	}
-	started, err := c.jobs.RunJob(ctx, &runpb.RunJobRequest{Name: name})
+	started, err := c.jobs.RunJob(ctx, &runpb.RunJobRequest{Name: name, Overrides: &runpb.RunJobRequest_Overrides{
+		ContainerOverrides: []*runpb.RunJobRequest_Overrides_ContainerOverride{{Args: append([]string{"up"}, knownTo(services)...)}},
+	}})
 	if err != nil {
 		return fmt.Errorf("run the job %s: %w", migrateJob, err)
 	}
@@ -113,6 +126,44 @@ func (c *cloud) all(ctx context.Context) (map[string]*runpb.Service, error) {
 		}
 		found[path.Base(s.GetName())] = s
 	}
+}
+
+// knownTo says to the job what the service knows that knows least. The first release finds none that says: the database then
+// does.
+func knownTo(services map[string]*runpb.Service) []string {
+	least := int64(-1)
+	for _, s := range services {
+		n, err := strconv.ParseInt(s.GetLabels()[labelSchema], 10, 64)
+		if err != nil {
+			return nil
+		}
+		if least < 0 || n < least {
+			least = n
+		}
+	}
+	if least < 0 {
+		return nil
+	}
+	return []string{"-serving", strconv.FormatInt(least, 10)}
+}
+
+// label writes what a service says of itself.
+func label(s *runpb.Service, name, value string) {
+	if s.GetLabels() == nil {
+		s.Labels = map[string]string{}
+	}
+	s.Labels[name] = value
+}
+
+// newestMigration is the number of the newest in dir.
+func newestMigration(dir string) (string, error) {
+	names, err := filepath.Glob(filepath.Join(dir, "[0-9]*_*.sql"))
+	if err != nil || len(names) == 0 {
+		return "", fmt.Errorf("there are no migrations in %s: %w", dir, err)
+	}
+	digits, _, _ := strings.Cut(filepath.Base(slices.Max(names)), "_")
+	n, err := strconv.Atoi(digits)
+	return strconv.Itoa(n), err
 }
 
 // serving is the revision that has all traffic; empty when several share it.
@@ -206,9 +257,10 @@ func (c *cloud) candidateOf(ctx context.Context, name string, s *runpb.Service, 
 	same := s.GetTemplate().GetContainers()[0].GetImage() == image
 	if same && path.Base(s.GetLatestReadyRevision()) == current && s.GetLatestReadyRevision() == s.GetLatestCreatedRevision() {
 		c.say("%s is unchanged", name)
-		if tagged(s, tagCandidate) == current && tagged(s, tagPrevious) == "" {
+		if tagged(s, tagCandidate) == current && tagged(s, tagPrevious) == "" && s.GetLabels()[labelSchema] == c.schema {
 			return nil
 		}
+		label(s, labelSchema, c.schema) // what is built from this commit is what serves
 		// Not of this release: a rollback leaves it alone.
 		s.Traffic = []*runpb.TrafficTarget{to(current, 100, tagCandidate)}
 		_, err := c.update(ctx, s)
@@ -250,6 +302,8 @@ func (c *cloud) shift(ctx context.Context) error {
 			return false, nil // not of this release, or shifted by a run that did not come to its end
 		}
 		s.Traffic = []*runpb.TrafficTarget{to(next, 100, tagCandidate), to(current, 0, tagPrevious)}
+		label(s, labelPrevious, s.GetLabels()[labelSchema])
+		label(s, labelSchema, c.schema)
 		c.say("%s: %s takes over from %s", name, next, current)
 		return true, nil
 	})
@@ -268,6 +322,7 @@ func (c *cloud) rollback(ctx context.Context) error {
 			return false, nil
 		}
 		s.Traffic = []*runpb.TrafficTarget{to(before, 100, tagCandidate), to(current, 0, tagFailed)}
+		label(s, labelSchema, s.GetLabels()[labelPrevious])
 		c.say("%s: back from %s to %s", name, current, before)
 		return true, nil
 	})

@@ -38,7 +38,7 @@ type google struct {
 	versions map[string]int // writes of a service, its etag
 	made     map[string]map[string]bool
 	job      *runpb.Job
-	ran      []string // images that the job ran with
+	ran      []string // images and arguments that the job ran with
 	broken   map[string]bool
 	stuck    map[string]bool     // services that refuse to be written when traffic moves
 	answers  map[string][2]int64 // revision to all requests and failed ones
@@ -144,11 +144,12 @@ func (j jobs) UpdateJob(_ context.Context, r *runpb.UpdateJobRequest) (*longrunn
 	return done(r.GetJob())
 }
 
-func (j jobs) RunJob(context.Context, *runpb.RunJobRequest) (*longrunningpb.Operation, error) {
+func (j jobs) RunJob(_ context.Context, r *runpb.RunJobRequest) (*longrunningpb.Operation, error) {
 	j.g.mu.Lock()
 	defer j.g.mu.Unlock()
 	image := j.g.job.GetTemplate().GetTemplate().GetContainers()[0].GetImage()
-	j.g.ran = append(j.g.ran, image)
+	args := r.GetOverrides().GetContainerOverrides()[0].GetArgs()
+	j.g.ran = append(j.g.ran, image+" "+strings.Join(args, " "))
 	if j.g.broken[image] {
 		return done(&runpb.Execution{FailedCount: 1, LogUri: "https://console.cloud.google.com/logs"})
 	}
@@ -187,7 +188,7 @@ func reach(t *testing.T, g *google) (*cloud, *bytes.Buffer) {
 	}
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
-	c, err := open(t.Context(), target{"vendor", "europe-west1"}, option.WithEndpoint(listener.Addr().String()), option.WithoutAuthentication(),
+	c, err := open(t.Context(), target{"vendor", "europe-west1", "23"}, option.WithEndpoint(listener.Addr().String()), option.WithoutAuthentication(),
 		option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())))
 	if err != nil {
 		t.Fatal(err)
@@ -231,7 +232,7 @@ func TestAReleaseIsTriedWithoutTrafficThenServesAndCanBeTakenBack(t *testing.T) 
 	g := newGoogle("acquire", "keys")
 	c, says := reach(t, g)
 	must(t, c.migrate(t.Context(), images(2)["migrate"]))
-	if len(g.ran) != 1 || g.ran[0] != "migrate@sha256:2" {
+	if len(g.ran) != 1 || g.ran[0] != "migrate@sha256:2 up" {
 		t.Errorf("the job ran with %v", g.ran)
 	}
 	for range 2 { // repeated it changes nothing
@@ -246,6 +247,50 @@ func TestAReleaseIsTriedWithoutTrafficThenServesAndCanBeTakenBack(t *testing.T) 
 		must(t, c.shift(t.Context()))
 		g.has(t, "acquire", "acquire-2", "candidate=acquire-2")
 		g.has(t, "keys", "keys-1", "previous=")
+	}
+}
+
+func TestTheMigrateJobIsToldWhatTheOldestThatServesKnows(t *testing.T) {
+	t.Parallel()
+	g := newGoogle("acquire", "keys")
+	c, _ := reach(t, g)
+	told := func(want string) {
+		t.Helper()
+		must(t, c.migrate(t.Context(), "m"))
+		if got := g.ran[len(g.ran)-1]; got != "m up"+want {
+			t.Errorf("the job ran as %q", got)
+		}
+	}
+	told("")
+	must(t, c.candidate(t.Context(), images(2)))
+	told("") // acquire still says nothing
+	must(t, c.shift(t.Context()))
+	told(" -serving 23")
+	c.schema = "25"
+	must(t, c.candidate(t.Context(), images(3)))
+	told(" -serving 23")
+	must(t, c.shift(t.Context()))
+	told(" -serving 25")
+	must(t, c.rollback(t.Context()))
+	told(" -serving 23")
+	c.schema = "26"
+	must(t, c.candidate(t.Context(), images(2)))
+	told(" -serving 23")
+	// A function that the release leaves as it is knows what the release knows.
+	if known := g.services["keys"].GetLabels()[labelSchema]; known != "26" {
+		t.Errorf("keys says that it knows %s", known)
+	}
+	must(t, c.shift(t.Context()))
+	told(" -serving 26")
+}
+
+func TestTheNewestMigrationIsReadFromTheSources(t *testing.T) {
+	t.Parallel()
+	if n, err := newestMigration("../../../migrations"); err != nil || len(n) < 2 || n[0] == '0' {
+		t.Errorf("%q, %v", n, err)
+	}
+	if _, err := newestMigration(t.TempDir()); err == nil {
+		t.Error("a folder without migrations has a newest")
 	}
 }
 
