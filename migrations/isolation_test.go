@@ -49,6 +49,7 @@ var seeds = map[string]string{
 	"app.events.data":                  `'{}'`,
 	"app.webhooks.url":                 `'https://hooks.example'`,
 	"app.webhooks.events":              `'{*}'`,
+	"app.checkpoints.seq":              `1 + (random() * 1000000)::int`,
 	"app.seat_hours.hour":              `date_trunc('hour', now(), 'UTC') - (random() * 1000000)::int * interval '1 hour'`,
 	"app.billing_customers.stripe_id":  `gen_random_uuid()`,
 	"app.billing_customers.deleted_at": `now()`,

@@ -722,6 +722,23 @@ ALTER FUNCTION app.operator_tenants(p_after uuid, p_limit integer) OWNER TO ushe
 
 COMMENT ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) IS 'Customers, in the order in which they were made, after p_after (NULL: from the start); at most 101.';
 
+-- FUNCTION pending_checkpoints(uuid, integer)
+
+CREATE FUNCTION app.pending_checkpoints(p_after uuid, p_limit integer) RETURNS TABLE(tenant_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT c.tenant_id FROM app.audit_chains c
+     WHERE c.seq > coalesce((SELECT max(p.seq) FROM app.checkpoints p WHERE p.tenant_id = c.tenant_id), 0) AND c.tenant_id > p_after
+     ORDER BY c.tenant_id LIMIT least(p_limit, 1000)
+    $$;
+
+ALTER FUNCTION app.pending_checkpoints(p_after uuid, p_limit integer) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION pending_checkpoints(p_after uuid, p_limit integer)
+
+COMMENT ON FUNCTION app.pending_checkpoints(p_after uuid, p_limit integer) IS 'Tenants whose audit chain is longer than the journal is known to have it, after p_after.';
+
 -- FUNCTION seat_event_tenants(timestamp with time zone, timestamp with time zone, boolean)
 
 CREATE FUNCTION app.seat_event_tenants(p_from timestamp with time zone, p_to timestamp with time zone, p_all boolean) RETURNS TABLE(tenant_id uuid)
@@ -1351,6 +1368,22 @@ COMMENT ON COLUMN app.billing_customers.deleted_at IS 'When Stripe said that the
 -- COMMENT COLUMN billing_customers.offer_taken_at
 
 COMMENT ON COLUMN app.billing_customers.offer_taken_at IS 'When the customer took the offer that is made to whoever cancels: once.';
+
+-- TABLE checkpoints
+
+CREATE TABLE app.checkpoints (
+    tenant_id uuid NOT NULL,
+    seq bigint NOT NULL,
+    CONSTRAINT checkpoints_seq_check CHECK ((seq > 0))
+);
+
+ALTER TABLE ONLY app.checkpoints FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.checkpoints OWNER TO usher_owner;
+
+-- COMMENT TABLE checkpoints
+
+COMMENT ON TABLE app.checkpoints IS 'How far the journal is known to have each audit chain, so that it is not asked in vain. The checkpoints are in the journal: whoever writes here delays one, and alters none.';
 
 -- TABLE devices
 
@@ -2757,6 +2790,11 @@ ALTER TABLE ONLY app.audit_entries_default
 ALTER TABLE ONLY app.billing_customers
     ADD CONSTRAINT billing_customers_pkey PRIMARY KEY (tenant_id, id);
 
+-- CONSTRAINT checkpoints checkpoints_pkey
+
+ALTER TABLE ONLY app.checkpoints
+    ADD CONSTRAINT checkpoints_pkey PRIMARY KEY (tenant_id, seq);
+
 -- CONSTRAINT devices devices_pkey
 
 ALTER TABLE ONLY app.devices
@@ -3312,6 +3350,11 @@ ALTER TABLE app.audit_entries
 ALTER TABLE ONLY app.billing_customers
     ADD CONSTRAINT billing_customers_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
 
+-- FK CONSTRAINT checkpoints checkpoints_tenant_id_fkey
+
+ALTER TABLE ONLY app.checkpoints
+    ADD CONSTRAINT checkpoints_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
 -- FK CONSTRAINT devices devices_tenant_id_license_id_fkey
 
 ALTER TABLE ONLY app.devices
@@ -3507,6 +3550,10 @@ ALTER TABLE app.audit_entries_default ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE app.billing_customers ENABLE ROW LEVEL SECURITY;
 
+-- ROW SECURITY checkpoints
+
+ALTER TABLE app.checkpoints ENABLE ROW LEVEL SECURITY;
+
 -- ROW SECURITY devices
 
 ALTER TABLE app.devices ENABLE ROW LEVEL SECURITY;
@@ -3655,6 +3702,10 @@ CREATE POLICY resolver_finds ON app.webhooks FOR SELECT TO usher_resolver USING 
 
 CREATE POLICY resolver_lists ON app.audit_chains FOR SELECT TO usher_resolver USING (true);
 
+-- POLICY checkpoints resolver_lists
+
+CREATE POLICY resolver_lists ON app.checkpoints FOR SELECT TO usher_resolver USING (true);
+
 -- POLICY tenants resolver_lists
 
 CREATE POLICY resolver_lists ON app.tenants FOR SELECT TO usher_resolver USING (true);
@@ -3690,6 +3741,10 @@ CREATE POLICY tenant ON app.audit_entries_default USING ((tenant_id = ( SELECT a
 -- POLICY billing_customers tenant
 
 CREATE POLICY tenant ON app.billing_customers USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY checkpoints tenant
+
+CREATE POLICY tenant ON app.checkpoints USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
 
 -- POLICY devices tenant
 
@@ -4023,6 +4078,11 @@ GRANT ALL ON FUNCTION app.new_id() TO usher_notices;
 REVOKE ALL ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) TO usher_operator;
 
+-- ACL FUNCTION pending_checkpoints(p_after uuid, p_limit integer)
+
+REVOKE ALL ON FUNCTION app.pending_checkpoints(p_after uuid, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.pending_checkpoints(p_after uuid, p_limit integer) TO usher_checkpoints;
+
 -- ACL FUNCTION seat_event_tenants(p_from timestamp with time zone, p_to timestamp with time zone, p_all boolean)
 
 REVOKE ALL ON FUNCTION app.seat_event_tenants(p_from timestamp with time zone, p_to timestamp with time zone, p_all boolean) FROM PUBLIC;
@@ -4247,6 +4307,18 @@ GRANT SELECT(deleted_at) ON TABLE app.billing_customers TO usher_meter;
 -- ACL COLUMN billing_customers.offer_taken_at
 
 GRANT UPDATE(offer_taken_at) ON TABLE app.billing_customers TO usher_subscription;
+
+-- ACL TABLE checkpoints
+
+GRANT SELECT,INSERT,DELETE ON TABLE app.checkpoints TO usher_checkpoints;
+
+-- ACL COLUMN checkpoints.tenant_id
+
+GRANT SELECT(tenant_id) ON TABLE app.checkpoints TO usher_resolver;
+
+-- ACL COLUMN checkpoints.seq
+
+GRANT SELECT(seq) ON TABLE app.checkpoints TO usher_resolver;
 
 -- ACL TABLE devices
 
