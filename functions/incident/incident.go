@@ -233,7 +233,7 @@ func Routes(d Deps) []httpx.Route {
 		}
 		return r
 	}
-	return []httpx.Route{
+	return httpx.Watched(d.Budgets.Refused, []httpx.Route{
 		operators(httpx.Route{
 			Method: "GET", Path: "/v1/incidents", ID: "list_incidents",
 			Summary: "List the incidents, the newest first",
@@ -315,7 +315,7 @@ func Routes(d Deps) []httpx.Route {
 			Timeout:     taskDeadline,
 			Handle:      d.watch,
 		},
-	}
+	})
 }
 
 var (
