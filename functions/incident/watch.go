@@ -91,10 +91,19 @@ func (d Deps) watch(c *httpx.Call) (httpx.Reply, error) {
 	answer.Opened += rewritten
 	c.Note(slog.Any("watched", answer))
 	if err := errors.Join(append(errs[:], err)...); err != nil {
+		d.Log.ErrorContext(ctx, watchFailed, slog.Any("error", err))
 		return httpx.Reply{}, err
 	}
+	d.Log.InfoContext(ctx, watchRan)
 	return httpx.Reply{Body: answer}, nil
 }
+
+// The log says one of these of each run. They are what an alert goes by, when the one is there or the other is not: docs/incidents.md
+// names them.
+const (
+	watchRan    = "the watch ran"
+	watchFailed = "the watch failed"
+)
 
 // suspicion is something that is seen too often, of somebody.
 type suspicion struct {
