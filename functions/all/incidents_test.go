@@ -6,11 +6,13 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -21,14 +23,20 @@ import (
 	"github.com/coditect/usher/shared/tenancy"
 )
 
-// commandLine builds usher, and answers what types it for the holder of an API key: what it shows, and what it exits with.
-func (s *service) commandLine(t *testing.T, key string) func(args ...string) (string, int) {
+// build builds the command line, and answers where it is.
+func (*service) build(t *testing.T) string {
 	t.Helper()
-	dir := t.TempDir()
-	binary := filepath.Join(dir, "usher")
+	binary := filepath.Join(t.TempDir(), "usher")
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "github.com/coditect/usher/client/cmd/usher").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+	return binary
+}
+
+// commandLine answers what types usher for the holder of an API key: what it shows, and what it exits with.
+func (s *service) commandLine(t *testing.T, key string) func(args ...string) (string, int) {
+	t.Helper()
+	binary, dir := s.build(t), t.TempDir()
 	return func(args ...string) (string, int) {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), binary, args...)
@@ -58,6 +66,67 @@ func (s *service) rootsFile(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// The page is a script: of each part of it the incidents are opened, and then the commands are run, by a shell.
+func TestTheRunbooksCommandsWorkAsTheyStand(t *testing.T) {
+	t.Parallel()
+	s := start(t, journaled(testenv.Firestore(t)))
+	_, operator := s.sell(t, 2)
+	binary := s.build(t)
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, ".local"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, ".local", "demo.json"), []byte(`{"operator_api_key": "`+operator+`"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(s.rootsFile(t), filepath.Join(dir, "roots.pem")); err != nil {
+		t.Fatal(err)
+	}
+	tenant := testenv.Value[uuid.UUID](t, s.postgres, `SELECT id FROM app.tenants WHERE kind = 'customer'`)
+	for _, name := range []string{"taken", "honest"} {
+		s.postgres.Exec(t, `INSERT INTO app.users (tenant_id, id, email, role, status, issuer, subject) VALUES ($1, gen_random_uuid(), $2::text || '@x.test', 'owner', 'active', 'i', $2)`, tenant, name)
+	}
+	key := s.must(t, 201, operator, "POST", "/v1/api-keys?tenant_id="+tenant.String(), object{"name": "ci", "scopes": []string{"licenses:read"}}).ID
+	s.must(t, 200, s.token(schedulerClaims), "POST", "/tasks/watch", nil)
+	ids := strings.NewReplacer(
+		"APIKEY", key.String(), "LICENSE", testenv.Value[uuid.UUID](t, s.postgres, `SELECT id FROM app.licenses`).String(), "TENANT", tenant.String(), "http://127.0.0.1:8080", s.url,
+		"PERSON", testenv.Value[uuid.UUID](t, s.postgres, `SELECT id FROM app.users WHERE subject = 'taken'`).String(),
+		"KID", testenv.Value[string](t, s.postgres, `SELECT kid FROM app.signing_keys WHERE kind = 'receipt' AND not_before <= now()`),
+	)
+	parts := strings.Split(pages(t)["docs/incidents.md"], "\n## ")
+	block := regexp.MustCompile("(?s)```(json|sh)\n(.*?)```")
+	setUp, ran := "set -euo pipefail\n", 0
+	opened := s.must(t, 201, operator, "POST", "/v1/incidents", object{"severity": "P3", "kind": "drill", "summary": "A drill.", "actions": []string{}}).ID
+	for n, part := range parts {
+		title, _, _ := strings.Cut(part, "\n")
+		for i, b := range block.FindAllStringSubmatch(part, -1) {
+			text := ids.Replace(b[2])
+			switch {
+			case b[1] == "json":
+				var body object
+				if err := json.Unmarshal([]byte(text), &body); err != nil {
+					t.Fatal(err)
+				}
+				opened = s.must(t, 201, operator, "POST", "/v1/incidents", body).ID
+				continue
+			case n == 0 && i == 0: // what the others need
+				setUp += text
+				continue
+			}
+			ran += strings.Count(text, "\n")
+			cmd := exec.CommandContext(t.Context(), "bash", "-xc", setUp+strings.ReplaceAll(text, "INCIDENT", opened.String()))
+			cmd.Dir = dir
+			cmd.Env = []string{"PATH=" + filepath.Dir(binary) + ":" + os.Getenv("PATH"), "HOME=" + dir, "OWNER_URL=" + s.postgres.URL("postgres")}
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%s: %v\n%s", title, err, out)
+			}
+		}
+	}
+	if ran < 20 {
+		t.Errorf("%d commands were run", ran)
+	}
 }
 
 func journaled(firestore *testenv.FirestoreServer) map[string]string {
