@@ -12,7 +12,7 @@ PACKAGES  ?= ./...
 IMAGES    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run cli demo test check format lint drift licenses vulnerabilities bench microbench generate fix fuzz install clean \
+.PHONY: help run cli demo test check format lint drift licenses vulnerabilities bench capacity microbench generate fix fuzz install clean \
 	infra pipeline images compatible pipeline-dry-run deploy rollback prove model machine races history herd chaos cluster pooler money meter incidents firebase
 
 help: ## List the targets
@@ -87,6 +87,9 @@ rollback: ## Give what served in PROJECT before the last release its traffic aga
 
 bench: install ## Measure the hot path against a yardstick, and write docs/performance (five minutes; BENCH=quick: one, writes nothing)
 	@go run ./functions/all/cmd/bench $(BENCH)
+
+capacity: ## Count what a thousand, a million and a hundred million seats take, from what make bench measured, into docs/capacity
+	@go run ./functions/all/cmd/capacity
 
 microbench: install ## Run the benchmarks of single packages
 	@go test -run '^$$' -bench . -benchmem $(TESTFLAGS) $(PACKAGES)

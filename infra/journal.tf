@@ -2,7 +2,7 @@
 # change or delete one.
 resource "google_firestore_database" "journal" {
   name                              = "usher-journal"
-  location_id                       = var.region
+  location_id                       = coalesce(var.journal_location, var.region)
   type                              = "FIRESTORE_NATIVE"
   delete_protection_state           = "DELETE_PROTECTION_ENABLED"
   point_in_time_recovery_enablement = "POINT_IN_TIME_RECOVERY_ENABLED"

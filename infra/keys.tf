@@ -1,6 +1,6 @@
 resource "google_kms_key_ring" "usher" {
   name       = "usher"
-  location   = var.region
+  location   = coalesce(var.keys_location, var.region)
   depends_on = [google_project_service.needed]
 }
 

@@ -1,7 +1,7 @@
 resource "google_project_service" "needed" {
   for_each = toset([
-    "artifactregistry", "billingbudgets", "cloudbuild", "cloudkms", "cloudscheduler", "compute", "firestore", "iam", "monitoring", "pubsub", "redis", "run",
-    "secretmanager", "servicenetworking", "sqladmin",
+    "artifactregistry", "billingbudgets", "cloudbuild", "cloudkms", "cloudscheduler", "compute", "firestore", "iam", "logging", "monitoring", "pubsub", "redis", "run",
+    "secretmanager", "servicenetworking", "sqladmin", "telemetry",
   ])
   service            = "${each.key}.googleapis.com"
   disable_on_destroy = false

@@ -12,14 +12,33 @@ resource "google_service_account" "function" {
   display_name = "Function ${each.key}"
 }
 
+# Every function may tell what it measures, and nothing else in the project. There is no less of these roles.
+resource "google_project_iam_member" "telemetry" {
+  for_each = { for pair in setproduct(keys(local.functions), ["metricsWriter", "tracesWriter"]) : join("-", pair) => pair }
+  project  = var.project
+  role     = "roles/telemetry.${each.value[1]}"
+  member   = google_service_account.function[each.value[0]].member
+}
+
 locals {
   registry = "${var.region}-docker.pkg.dev/${var.project}/${google_artifact_registry_repository.usher.repository_id}"
   url      = "https://${var.domain}"
   own_urls = { for name, f in local.functions : name => "https://${name}-${var.project_number}.${var.region}.run.app" }
 
+  # Who is measured, beside what a function knows itself; Cloud Monitoring wants to know the project and the place.
+  measured = {
+    "gcp.project_id"              = var.project
+    "cloud.provider"              = "gcp"
+    "cloud.platform"              = "gcp_cloud_run"
+    "cloud.region"                = var.region
+    "deployment.environment.name" = var.environment
+  }
+
   # The environment that follows from a row, in clear.
   variables = { for name, f in local.functions : name => merge(
     { GOOGLE_CLOUD_PROJECT = var.project, DATABASE_MAX_CONNS = tostring(f.connections) },
+    # Telemetry goes to Google's own receiver of OTLP, in the name of the function's account.
+    { OTEL_EXPORTER_OTLP_ENDPOINT = "https://telemetry.googleapis.com", OTEL_RESOURCE_ATTRIBUTES = join(",", [for k, v in local.measured : "${k}=${v}"]) },
     # Behind the load balancer two proxies append to X-Forwarded-For, else one.
     { TRUSTED_HOPS = contains(keys(local.public), name) ? "2" : "1" },
     # Redis shows a certificate of its own authority: it is believed beside those of the image.

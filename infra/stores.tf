@@ -43,6 +43,33 @@ resource "google_sql_database_instance" "usher" {
   depends_on = [google_service_networking_connection.services]
 }
 
+# For the loss of the region: docs/operations/region-loss.md.
+resource "google_sql_database_instance" "standby" {
+  count                = var.standby_region == null ? 0 : 1
+  name                 = "usher-standby"
+  master_instance_name = google_sql_database_instance.usher.name
+  database_version     = google_sql_database_instance.usher.database_version
+  region               = var.standby_region
+  deletion_protection  = true
+  settings {
+    tier              = var.postgres_tier
+    edition           = "ENTERPRISE"
+    availability_type = "ZONAL"
+    disk_type         = "PD_SSD"
+    disk_autoresize   = true
+    ip_configuration {
+      ipv4_enabled    = false
+      private_network = google_compute_network.usher.id
+      ssl_mode        = "ENCRYPTED_ONLY"
+    }
+    # A replica may not have fewer than its primary.
+    database_flags {
+      name  = "max_connections"
+      value = tostring(var.postgres_max_connections)
+    }
+  }
+}
+
 resource "google_sql_database" "usher" {
   name     = "usher"
   instance = google_sql_database_instance.usher.name

@@ -74,6 +74,24 @@ variable "highly_available" {
   type        = bool
 }
 
+variable "keys_location" {
+  description = "Where Cloud KMS keeps the keys: a multi-region such as europe, and they outlive a region; null for the region. It can never be changed."
+  type        = string
+  default     = null
+}
+
+variable "journal_location" {
+  description = "Where Firestore keeps the journal: a multi-region such as eur3; null for the region. It can never be changed."
+  type        = string
+  default     = null
+}
+
+variable "standby_region" {
+  description = "Another region with a replica of PostgreSQL, which takes over when the first is lost; null for none."
+  type        = string
+  default     = null
+}
+
 variable "postgres_tier" {
   type    = string
   default = "db-custom-1-3840"

@@ -6,42 +6,66 @@ resource "google_monitoring_notification_channel" "mail" {
 }
 
 locals {
-  # Alerts on what Google measures of its own accord, each with what to do. Filters are of Cloud Monitoring, queries of PromQL.
+  queries = yamldecode(file("${path.module}/queries.yaml"))
+  runbook = "https://github.com/coditect/usher/blob/main/docs/operations/alerts.md"
+
+  # Alerts on what Google measures of its own accord, and on what is logged; those on what functions measure are in queries.yaml.
+  # The key is the heading in docs/operations/alerts.md that says what to do.
   alerts = {
-    "Errors over 1 %" = {
+    # What a function that does not live long enough to tell cannot tell.
+    "errors-of-cloud-run" = {
+      title = "Errors over 1 %, as Cloud Run counts them"
+      hold  = "300s"
       query = "sum(rate(run_googleapis_com:request_count{monitored_resource=\"cloud_run_revision\",response_code_class=\"5xx\"}[5m])) / sum(rate(run_googleapis_com:request_count{monitored_resource=\"cloud_run_revision\"}[5m])) > 0.01"
-      hold  = "300s"
-      text  = "See which function and code the logs name (severity ERROR), then docs/operations.md, «What happens when a store is out»."
     }
-    "validate is slow" = {
-      query = "histogram_quantile(0.99, sum by (le) (rate(run_googleapis_com:request_latencies_bucket{monitored_resource=\"cloud_run_revision\",service_name=\"validate\"}[5m]))) > 200"
+    "postgres-connections" = {
+      title = "PostgreSQL: connections over 90 %"
       hold  = "300s"
-      text  = "p99 is over its target of 200 ms. See whether instances, PostgreSQL or Redis are at their limits: docs/operations.md, «What to watch»."
-    }
-    "Sweep is late" = {
-      query = "sum(increase(run_googleapis_com:request_count{monitored_resource=\"cloud_run_revision\",service_name=\"sweep\",response_code_class=\"2xx\"}[5m])) < 1 or absent(run_googleapis_com:request_count{monitored_resource=\"cloud_run_revision\",service_name=\"sweep\"})"
-      hold  = "300s"
-      text  = "Seats still come free without it, but rows stay open and changed limits arrive late: docs/operations.md, «What happens when a store is out»."
-    }
-    "PostgreSQL: connections over 90 %" = {
       query = "sum(cloudsql_googleapis_com:database_postgresql_num_backends{monitored_resource=\"cloudsql_database\"}) > ${floor(var.postgres_max_connections * 0.9)}"
-      hold  = "300s"
-      text  = "Lower the maxima in infra/functions.tf, or raise the server with its max_connections."
     }
-    "Redis: memory over 75 %" = {
-      query = "max(redis_googleapis_com:stats_memory_usage_ratio{monitored_resource=\"redis_instance\",instance_id=~\".*pools\"}) > 0.75"
+    "redis-memory" = {
+      title = "Redis: memory over 75 %"
       hold  = "300s"
-      text  = "With noeviction a full Redis refuses to seat anybody. Raise redis_gb."
+      query = "max(redis_googleapis_com:stats_memory_usage_ratio{monitored_resource=\"redis_instance\",instance_id=~\".*pools\"}) > 0.75"
+    }
+    "key-set" = {
+      title = "The key set cannot be read from outside"
+      hold  = "300s"
+      query = "min(avg_over_time(monitoring_googleapis_com:uptime_check_check_passed{monitored_resource=\"uptime_url\"}[10m])) < 0.5"
+    }
+    "cannot-start" = {
+      title = "A function cannot start"
+      hold  = "0s"
+      query = "sum(increase(logging_googleapis_com:user_usher_cannot_start{monitored_resource=\"cloud_run_revision\"}[10m])) > 0"
+    }
+    "clock-of-redis" = {
+      title = "The clock of Redis went back"
+      hold  = "0s"
+      query = "sum(increase(logging_googleapis_com:user_usher_clock_of_redis{monitored_resource=\"cloud_run_revision\"}[10m])) > 0"
     }
   }
 }
 
+# What is logged and not measured: a process that cannot start pushes nothing.
+resource "google_logging_metric" "usher" {
+  for_each = {
+    cannot_start   = "cannot start"
+    clock_of_redis = "the clock of Redis went back: leases end later than they should"
+  }
+  name   = "usher_${each.key}"
+  filter = "resource.type=\"cloud_run_revision\" AND jsonPayload.message=\"${each.value}\""
+  metric_descriptor {
+    metric_kind = "DELTA"
+    value_type  = "INT64"
+  }
+}
+
 resource "google_monitoring_alert_policy" "usher" {
-  for_each     = local.alerts
-  display_name = each.key
+  for_each     = merge(local.alerts, local.queries.alerts)
+  display_name = each.value.title
   combiner     = "OR"
   conditions {
-    display_name = each.key
+    display_name = each.value.title
     condition_prometheus_query_language {
       query               = each.value.query
       duration            = each.value.hold
@@ -49,10 +73,33 @@ resource "google_monitoring_alert_policy" "usher" {
     }
   }
   documentation {
-    content   = each.value.text
+    content   = "What it means, what to look at first and what to do: [${each.key}](${local.runbook}#${each.key})"
     mime_type = "text/markdown"
   }
   notification_channels = [google_monitoring_notification_channel.mail.id]
+  depends_on            = [google_logging_metric.usher]
+}
+
+# The charts of queries.yaml, three in a row.
+resource "google_monitoring_dashboard" "usher" {
+  dashboard_json = jsonencode({
+    displayName = "Usher"
+    mosaicLayout = {
+      columns = 48
+      tiles = [for i, chart in local.queries.charts : {
+        xPos   = 16 * (i % 3)
+        yPos   = 16 * floor(i / 3)
+        width  = 16
+        height = 16
+        widget = {
+          title = chart.title
+          xyChart = {
+            dataSets = [{ plotType = "LINE", timeSeriesQuery = { prometheusQuery = chart.query } }]
+          }
+        }
+      }]
+    }
+  })
 }
 
 # From outside, through the load balancer: the key set is what every client depends on.

@@ -61,6 +61,7 @@ var seeds = map[string]string{
 	"app.trials.hardware_hash":         `sha256(gen_random_uuid()::text::bytea)`,
 	"app.usage_events.session_id":      `gen_random_uuid()`,
 	"app.usage_months.month":           `date_trunc('month', now(), 'UTC') - (random() * 1000)::int * interval '1 month'`,
+	"app.overdraft_counts.counted_to":  `date_trunc('hour', now(), 'UTC') - (random() * 1000000)::int * interval '1 hour'`,
 	"app.usage_hours.hour":             `date_trunc('hour', now(), 'UTC') - (random() * 1000000)::int * interval '1 hour'`,
 }
 
@@ -315,6 +316,8 @@ func (v *visitor) try(s setting, commit bool, sql string) outcome {
 	}
 	if commit {
 		script += "; COMMIT"
+	} else {
+		script += "; ROLLBACK"
 	}
 	var o outcome
 	results := v.conn.Exec(v.t.Context(), script)
@@ -335,7 +338,7 @@ func (v *visitor) try(s setting, commit bool, sql string) outcome {
 	if err != nil && o.code == "" {
 		v.t.Fatalf("%s: %s: %v", v.role, sql, err)
 	}
-	if err != nil || !commit {
+	if err != nil {
 		if _, err := v.conn.Exec(v.t.Context(), "ROLLBACK").ReadAll(); err != nil {
 			v.t.Fatal(err)
 		}
@@ -378,6 +381,9 @@ func (v *visitor) reads(r relation) {
 		what = r.Tenant
 	}
 	for _, lock := range []string{"", " FOR UPDATE", " FOR NO KEY UPDATE", " FOR SHARE", " FOR KEY SHARE"} {
+		if lock != "" && len(may.selects) == 0 {
+			break // refused for want of the same right
+		}
 		sql := "SELECT " + what + " FROM " + r.Name + lock
 		allowed := len(may.selects) > 0 && (lock == "" || len(may.updates) > 0)
 		for _, s := range v.settings(allowed) {
@@ -468,7 +474,10 @@ func (v *visitor) updates(r relation) {
 	v.t.Helper()
 	may := v.may[r.Name]
 	row := v.row(r, v.a, v.a)
-	for _, c := range r.Columns {
+	for i, c := range r.Columns {
+		if i > 0 && len(may.updates) == 0 {
+			break // the same want of a right refuses each
+		}
 		value, ok := row[c.Name]
 		if !ok {
 			if value, ok = values[c.Type]; !ok {

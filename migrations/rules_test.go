@@ -83,6 +83,7 @@ var rules = []rule{
 			"app.usage_hours r true",
 			"app.usage_reports r true",
 			"app.usage_events r true",
+			"app.overdraft_counts r true",
 			"app.usage_events d (recorded_at < (now() - '35 days'::interval))",
 		},
 	},
@@ -98,7 +99,7 @@ var rules = []rule{
 			columns("SELECT", "app.license_keys", "tenant_id license_id key_hash expires_at"),
 			columns("SELECT", "app.api_keys", "tenant_id id key_hash"),
 			columns("SELECT", "app.users", "tenant_id id issuer subject status founder token_hash"),
-			columns("SELECT", "app.open_sessions", "tenant_id license_id seat_no acquired_at evicted_at"),
+			columns("SELECT", "app.open_sessions", "tenant_id license_id seat_no acquired_at evicted_at overdraft"),
 			columns("SELECT", "app.billing_customers", "tenant_id stripe_id"),
 			columns("SELECT", "app.stripe_events", "tenant_id id status handled_at received_at attempts"),
 			columns("SELECT", "app.licenses", "tenant_id id status status_by expires_at grace_until on_trial"),
@@ -111,12 +112,12 @@ var rules = []rule{
 			columns("SELECT", "app.events", "tenant_id id recorded_at dispatched_at"),
 			columns("SELECT", "app.webhooks", "tenant_id id status events failing_since"),
 			columns("SELECT", "app.webhook_deliveries", "tenant_id id webhook_id status next_at finished_at"),
-			columns("SELECT", "app.ended_sessions", "tenant_id recorded_at"),
+			columns("SELECT", "app.ended_sessions", "tenant_id recorded_at overdraft"),
 			columns("SELECT", "app.seat_hours", "tenant_id denials denials_told"),
 			columns("SELECT", "app.usage_hours", "tenant_id hour quantity settled"),
 			columns("SELECT", "app.usage_reports", "tenant_id status next_at"),
 			columns("SELECT", "app.usage_events", "tenant_id id recorded_at"),
-			[]string{"SELECT app.license_notices", "DELETE app.stripe_events", "DELETE app.idempotency_keys", "DELETE app.mails", "DELETE app.events", "DELETE app.webhook_deliveries", "DELETE app.usage_events"},
+			[]string{"SELECT app.license_notices", "SELECT app.overdraft_counts", "DELETE app.stripe_events", "DELETE app.idempotency_keys", "DELETE app.mails", "DELETE app.events", "DELETE app.webhook_deliveries", "DELETE app.usage_events"},
 		),
 	},
 	{
@@ -141,6 +142,7 @@ var rules = []rule{
 			"app.drop_history(integer) as usher_owner: usher_expire",
 			"app.sweep_licenses(uuid,uuid,integer) as usher_resolver: usher_sweep",
 			"app.sweep_outbox(integer) as usher_resolver: usher_sweep",
+			"app.waiting() as usher_resolver: usher_sweep",
 			"app.expire_idempotency_keys() as usher_resolver: usher_sweep",
 			"app.operator_tenants(uuid,integer) as usher_resolver: usher_operator",
 			"app.audit_heads(uuid,integer) as usher_resolver: usher_incident",
@@ -157,6 +159,9 @@ var rules = []rule{
 			"app.seat_event_tenants(timestamp with time zone,timestamp with time zone,boolean) as usher_resolver: usher_deliver",
 			"app.denial_tenants(integer) as usher_resolver: usher_deliver",
 			"app.metered_tenants(integer) as usher_resolver: usher_meter",
+			"app.overdraft_tenants(integer) as usher_resolver: usher_meter",
+			"app.chained_tenants() as usher_resolver: nobody",
+			"app.drop_audit(integer) as usher_owner: usher_expire",
 			"app.expire_usage_events() as usher_resolver: usher_meter",
 			"app.license_changed() as usher_owner: nobody",
 			"app.borrow_withdrawn() as usher_owner: nobody",
@@ -444,6 +449,7 @@ func TestSchemaLetsNobodyMakeTemporaryTables(t *testing.T) {
 	t.Parallel()
 	db := testenv.PrivatePostgres(t)
 	for _, role := range testenv.Values[string](t, db.DB, `SELECT rolname::text FROM pg_roles WHERE rolcanlogin AND NOT rolsuper`) {
+		conn := db.Connect(t, role)
 		for statement, want := range map[string]string{
 			`CREATE TEMPORARY TABLE licenses (id uuid)`: "42501",
 			`CREATE TABLE app.notes (id uuid)`:          "42501",
@@ -453,7 +459,7 @@ func TestSchemaLetsNobodyMakeTemporaryTables(t *testing.T) {
 			`SET ROLE ` + localenv.Superuser:            "42501",
 			`SELECT * FROM public.goose_db_version`:     "42501",
 		} {
-			_, err := db.Connect(t, role).Exec(t.Context(), statement)
+			_, err := conn.Exec(t.Context(), statement)
 			if code(err) != want {
 				t.Errorf("%s: %s answers %v, want SQLSTATE %s", role, statement, err, want)
 			}

@@ -105,6 +105,19 @@ ALTER FUNCTION app.borrow_withdrawn() OWNER TO usher_owner;
 
 COMMENT ON FUNCTION app.borrow_withdrawn() IS 'A borrow that ends before its time, because it was returned or taken away, leaves a receipt that verifies offline: the revocation list says that it is void. Once for each session: what was evicted is on the list before its row is closed.';
 
+-- FUNCTION chained_tenants()
+
+CREATE FUNCTION app.chained_tenants() RETURNS TABLE(tenant_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ SELECT c.tenant_id FROM app.audit_chains c WHERE c.seq > 0 $$;
+
+ALTER FUNCTION app.chained_tenants() OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION chained_tenants()
+
+COMMENT ON FUNCTION app.chained_tenants() IS 'Tenants who have an audit log. For app.drop_audit, whose role sees one tenant at a time.';
+
 -- FUNCTION denial_tenants(integer)
 
 CREATE FUNCTION app.denial_tenants(p_limit integer) RETURNS TABLE(tenant_id uuid)
@@ -117,6 +130,59 @@ ALTER FUNCTION app.denial_tenants(p_limit integer) OWNER TO usher_resolver;
 -- COMMENT FUNCTION denial_tenants(p_limit integer)
 
 COMMENT ON FUNCTION app.denial_tenants(p_limit integer) IS 'Tenants in which somebody found no seat, and nobody was told.';
+
+-- FUNCTION drop_audit(integer)
+
+CREATE FUNCTION app.drop_audit(p_days integer) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '200ms'
+    AS $_$
+DECLARE
+    -- No caller can have younger entries dropped, so that none can make its own act unseen.
+    keep_from timestamptz := now() - make_interval(days => greatest(p_days, 90));
+    part record;
+    t uuid;
+    dropped int := 0;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtext('app.make_audit_partitions')) THEN
+        RETURN 0;
+    END IF;
+    FOR part IN
+        SELECT m.relname, m.ends FROM (
+            SELECT c.relname, (to_date(right(c.relname, 7) || '_01', 'YYYY_MM_DD') + interval '1 month') AT TIME ZONE 'UTC' AS ends
+              FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+             WHERE i.inhparent = 'app.audit_entries'::regclass AND c.relname ~ '^audit_entries_[0-9]{4}_[0-9]{2}$') m
+         WHERE m.ends <= keep_from ORDER BY m.relname
+    LOOP
+        BEGIN
+            -- Before any row of a chain: in this order acts take them, too.
+            LOCK TABLE app.audit_entries IN ACCESS EXCLUSIVE MODE;
+            FOR t IN SELECT c.tenant_id FROM app.chained_tenants() c LOOP
+                PERFORM set_config('app.current_tenant_id', t::text, true);
+                UPDATE app.audit_chains c SET start_seq = e.seq, start_hash = e.hash
+                  FROM (SELECT p.seq, p.hash FROM app.audit_entries p WHERE p.tenant_id = t AND p.at < part.ends
+                         ORDER BY p.at DESC, p.seq DESC LIMIT 1) e
+                 WHERE c.tenant_id = t AND c.start_seq < e.seq;
+                -- Older entries that have no month of their own are part of the same beginning.
+                DELETE FROM app.audit_entries_default p WHERE p.tenant_id = t AND p.at < part.ends;
+            END LOOP;
+            PERFORM set_config('app.current_tenant_id', '', true);
+            EXECUTE format('DROP TABLE app.%I', part.relname);
+            dropped := dropped + 1;
+        EXCEPTION WHEN lock_not_available THEN
+            RETURN dropped;
+        END;
+    END LOOP;
+    RETURN dropped;
+END
+$_$;
+
+ALTER FUNCTION app.drop_audit(p_days integer) OWNER TO usher_owner;
+
+-- COMMENT FUNCTION drop_audit(p_days integer)
+
+COMMENT ON FUNCTION app.drop_audit(p_days integer) IS 'Drops the months of the audit log that ended so many days ago, 90 at the least, unless it is too busy, and answers how many. With a month go older entries without one of their own, and each chain''s start moves to the last entry that was dropped.';
 
 -- FUNCTION drop_history(integer)
 
@@ -722,6 +788,27 @@ ALTER FUNCTION app.operator_tenants(p_after uuid, p_limit integer) OWNER TO ushe
 
 COMMENT ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) IS 'Customers, in the order in which they were made, after p_after (NULL: from the start); at most 101.';
 
+-- FUNCTION overdraft_tenants(integer)
+
+CREATE FUNCTION app.overdraft_tenants(p_limit integer) RETURNS TABLE(tenant_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT t.tenant_id FROM (
+        SELECT o.tenant_id FROM app.open_sessions o WHERE o.overdraft
+        UNION
+        SELECT e.tenant_id FROM app.ended_sessions e WHERE e.overdraft AND e.recorded_at > now() - interval '7 days') t
+      LEFT JOIN LATERAL (SELECT max(k.counted_to) AS counted_to FROM app.overdraft_counts k WHERE k.tenant_id = t.tenant_id) c ON true
+     WHERE c.counted_to IS NULL OR c.counted_to < date_trunc('hour', now() - interval '5 minutes', 'UTC')
+     ORDER BY c.counted_to NULLS FIRST LIMIT p_limit
+    $$;
+
+ALTER FUNCTION app.overdraft_tenants(p_limit integer) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION overdraft_tenants(p_limit integer)
+
+COMMENT ON FUNCTION app.overdraft_tenants(p_limit integer) IS 'Tenants who had seats beyond their own within a week, of whom an hour that is over for five minutes is not counted, the longest waiting first.';
+
 -- FUNCTION pending_checkpoints(uuid, integer)
 
 CREATE FUNCTION app.pending_checkpoints(p_after uuid, p_limit integer) RETURNS TABLE(tenant_id uuid)
@@ -1150,6 +1237,34 @@ ALTER FUNCTION app.tenant() OWNER TO usher_owner;
 -- COMMENT FUNCTION tenant()
 
 COMMENT ON FUNCTION app.tenant() IS 'The tenant of this transaction, NULL when none was set (after a transaction the setting is the empty string). Policies read it as (select app.tenant()), so that the planner evaluates it once a statement.';
+
+-- FUNCTION waiting()
+
+CREATE FUNCTION app.waiting() RETURNS TABLE(queue text, waiting bigint, seconds double precision)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT 'pools', count(*), coalesce(extract(epoch FROM now() - min(o.created_at)), 0)
+      FROM app.outbox o WHERE o.topic IN ('license.changed', 'session.evicted')
+    UNION ALL
+    SELECT 'mails', count(*), coalesce(extract(epoch FROM now() - min(m.next_at)), 0)
+      FROM app.mails m WHERE m.status = 'pending' AND m.next_at <= now()
+    UNION ALL
+    SELECT 'events', count(*), coalesce(extract(epoch FROM now() - min(e.recorded_at)), 0)
+      FROM app.events e WHERE e.dispatched_at IS NULL
+    UNION ALL
+    SELECT 'webhooks', count(*), coalesce(extract(epoch FROM now() - min(d.next_at)), 0)
+      FROM app.webhook_deliveries d WHERE d.status = 'pending' AND d.next_at <= now()
+    UNION ALL
+    SELECT 'stripe_events', count(*), coalesce(extract(epoch FROM now() - min(s.received_at)), 0)
+      FROM app.stripe_events s WHERE s.status = 'failed'
+$$;
+
+ALTER FUNCTION app.waiting() OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION waiting()
+
+COMMENT ON FUNCTION app.waiting() IS 'Of each queue, how much is due and how long the longest has waited: pools that were not told, mails, events without their deliveries, deliveries, and events of Stripe''s that had no effect. Numbers, of all tenants together.';
 
 -- FUNCTION waiting_events(integer)
 
@@ -1955,6 +2070,22 @@ ALTER TABLE app.outbox OWNER TO usher_owner;
 
 COMMENT ON TABLE app.outbox IS 'What must still be told to somebody outside this database, written in the transaction that made it true. license.changed and session.evicted go to the seat pool in Redis; what was told is deleted, and the sweep repeats the rest.';
 
+-- TABLE overdraft_counts
+
+CREATE TABLE app.overdraft_counts (
+    tenant_id uuid NOT NULL,
+    counted_to timestamp with time zone NOT NULL,
+    CONSTRAINT overdraft_counts_counted_to_check CHECK ((counted_to = date_trunc('hour'::text, counted_to, 'UTC'::text)))
+);
+
+ALTER TABLE ONLY app.overdraft_counts FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE app.overdraft_counts OWNER TO usher_owner;
+
+-- COMMENT TABLE overdraft_counts
+
+COMMENT ON TABLE app.overdraft_counts IS 'Up to which hour a tenant''s overdraft seats are counted in usage_hours, as overdraft_seat_hours. Counting an hour again counts no less and nothing twice. Whoever counts writes a row first, for which another waits, and deletes those before it.';
+
 -- TABLE plan_metrics
 
 CREATE TABLE app.plan_metrics (
@@ -1964,6 +2095,7 @@ CREATE TABLE app.plan_metrics (
     cap bigint,
     cap_type text,
     CONSTRAINT a_cap_has_a_type CHECK (((cap IS NULL) = (cap_type IS NULL))),
+    CONSTRAINT is_not_counted_here CHECK ((metric <> 'overdraft_seat_hours'::text)),
     CONSTRAINT plan_metrics_cap_check CHECK (((cap >= 1) AND (cap <= '1000000000000000'::bigint))),
     CONSTRAINT plan_metrics_cap_type_check CHECK ((cap_type = ANY (ARRAY['soft'::text, 'hard'::text]))),
     CONSTRAINT plan_metrics_metric_check CHECK ((metric ~ '^[a-z][a-z0-9_]{0,62}$'::text)),
@@ -2895,6 +3027,11 @@ ALTER TABLE ONLY app.open_sessions
 ALTER TABLE ONLY app.outbox
     ADD CONSTRAINT outbox_pkey PRIMARY KEY (tenant_id, id);
 
+-- CONSTRAINT overdraft_counts overdraft_counts_pkey
+
+ALTER TABLE ONLY app.overdraft_counts
+    ADD CONSTRAINT overdraft_counts_pkey PRIMARY KEY (tenant_id, counted_to);
+
 -- CONSTRAINT plan_metrics plan_metrics_pkey
 
 ALTER TABLE ONLY app.plan_metrics
@@ -3074,6 +3211,14 @@ CREATE INDEX ended_sessions_default_recorded_at_idx ON app.ended_sessions_defaul
 
 CREATE INDEX ended_sessions_default_tenant_id_license_id_id_idx ON app.ended_sessions_default USING btree (tenant_id, license_id, id);
 
+-- INDEX ended_sessions_overdraft
+
+CREATE INDEX ended_sessions_overdraft ON ONLY app.ended_sessions USING btree (tenant_id, recorded_at) WHERE overdraft;
+
+-- INDEX ended_sessions_default_tenant_id_recorded_at_idx
+
+CREATE INDEX ended_sessions_default_tenant_id_recorded_at_idx ON app.ended_sessions_default USING btree (tenant_id, recorded_at) WHERE overdraft;
+
 -- INDEX ended_sessions_default_tenant_id_status_id_idx
 
 CREATE INDEX ended_sessions_default_tenant_id_status_id_idx ON app.ended_sessions_default USING btree (tenant_id, status, id);
@@ -3133,6 +3278,10 @@ CREATE INDEX mails_over ON app.mails USING btree (finished_at) WHERE (status <> 
 -- INDEX open_sessions_by_license
 
 CREATE INDEX open_sessions_by_license ON app.open_sessions USING btree (tenant_id, license_id, id);
+
+-- INDEX open_sessions_overdraft
+
+CREATE INDEX open_sessions_overdraft ON app.open_sessions USING btree (tenant_id) WHERE overdraft;
 
 -- INDEX outbox_pending
 
@@ -3306,6 +3455,10 @@ ALTER INDEX app.ended_sessions_recorded ATTACH PARTITION app.ended_sessions_defa
 
 ALTER INDEX app.ended_sessions_by_license ATTACH PARTITION app.ended_sessions_default_tenant_id_license_id_id_idx;
 
+-- INDEX ATTACH ended_sessions_default_tenant_id_recorded_at_idx
+
+ALTER INDEX app.ended_sessions_overdraft ATTACH PARTITION app.ended_sessions_default_tenant_id_recorded_at_idx;
+
 -- INDEX ATTACH ended_sessions_default_tenant_id_status_id_idx
 
 ALTER INDEX app.ended_sessions_by_status ATTACH PARTITION app.ended_sessions_default_tenant_id_status_id_idx;
@@ -3424,6 +3577,11 @@ ALTER TABLE ONLY app.open_sessions
 
 ALTER TABLE ONLY app.outbox
     ADD CONSTRAINT outbox_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
+
+-- FK CONSTRAINT overdraft_counts overdraft_counts_tenant_id_fkey
+
+ALTER TABLE ONLY app.overdraft_counts
+    ADD CONSTRAINT overdraft_counts_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES app.tenants(id);
 
 -- FK CONSTRAINT plan_metrics plan_metrics_plan_code_fkey
 
@@ -3598,6 +3756,10 @@ ALTER TABLE app.open_sessions ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE app.outbox ENABLE ROW LEVEL SECURITY;
 
+-- ROW SECURITY overdraft_counts
+
+ALTER TABLE app.overdraft_counts ENABLE ROW LEVEL SECURITY;
+
 -- POLICY events resolver_expires
 
 CREATE POLICY resolver_expires ON app.events FOR DELETE TO usher_resolver USING ((dispatched_at < (now() - '7 days'::interval)));
@@ -3661,6 +3823,10 @@ CREATE POLICY resolver_finds ON app.open_sessions FOR SELECT TO usher_resolver U
 -- POLICY outbox resolver_finds
 
 CREATE POLICY resolver_finds ON app.outbox FOR SELECT TO usher_resolver USING (true);
+
+-- POLICY overdraft_counts resolver_finds
+
+CREATE POLICY resolver_finds ON app.overdraft_counts FOR SELECT TO usher_resolver USING (true);
 
 -- POLICY seat_hours resolver_finds
 
@@ -3789,6 +3955,10 @@ CREATE POLICY tenant ON app.open_sessions USING ((tenant_id = ( SELECT app.tenan
 -- POLICY outbox tenant
 
 CREATE POLICY tenant ON app.outbox USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
+
+-- POLICY overdraft_counts tenant
+
+CREATE POLICY tenant ON app.overdraft_counts USING ((tenant_id = ( SELECT app.tenant() AS tenant))) WITH CHECK ((tenant_id = ( SELECT app.tenant() AS tenant)));
 
 -- POLICY seat_hours tenant
 
@@ -3925,10 +4095,20 @@ GRANT ALL ON FUNCTION app.audit_record(p_action text, p_outcome text, p_actor te
 
 REVOKE ALL ON FUNCTION app.borrow_withdrawn() FROM PUBLIC;
 
+-- ACL FUNCTION chained_tenants()
+
+REVOKE ALL ON FUNCTION app.chained_tenants() FROM PUBLIC;
+GRANT ALL ON FUNCTION app.chained_tenants() TO usher_owner;
+
 -- ACL FUNCTION denial_tenants(p_limit integer)
 
 REVOKE ALL ON FUNCTION app.denial_tenants(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.denial_tenants(p_limit integer) TO usher_deliver;
+
+-- ACL FUNCTION drop_audit(p_days integer)
+
+REVOKE ALL ON FUNCTION app.drop_audit(p_days integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.drop_audit(p_days integer) TO usher_expire;
 
 -- ACL FUNCTION drop_history(p_days integer)
 
@@ -4078,6 +4258,11 @@ GRANT ALL ON FUNCTION app.new_id() TO usher_notices;
 REVOKE ALL ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.operator_tenants(p_after uuid, p_limit integer) TO usher_operator;
 
+-- ACL FUNCTION overdraft_tenants(p_limit integer)
+
+REVOKE ALL ON FUNCTION app.overdraft_tenants(p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.overdraft_tenants(p_limit integer) TO usher_meter;
+
 -- ACL FUNCTION pending_checkpoints(p_after uuid, p_limit integer)
 
 REVOKE ALL ON FUNCTION app.pending_checkpoints(p_after uuid, p_limit integer) FROM PUBLIC;
@@ -4128,6 +4313,11 @@ GRANT ALL ON FUNCTION app.sweep_licenses(p_after_tenant uuid, p_after_license uu
 
 REVOKE ALL ON FUNCTION app.sweep_outbox(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.sweep_outbox(p_limit integer) TO usher_sweep;
+
+-- ACL FUNCTION waiting()
+
+REVOKE ALL ON FUNCTION app.waiting() FROM PUBLIC;
+GRANT ALL ON FUNCTION app.waiting() TO usher_sweep;
 
 -- ACL FUNCTION waiting_events(p_limit integer)
 
@@ -4344,6 +4534,7 @@ GRANT INSERT ON TABLE app.ended_sessions TO usher_seats;
 GRANT SELECT(tenant_id) ON TABLE app.ended_sessions TO usher_deliver;
 GRANT SELECT(tenant_id) ON TABLE app.ended_sessions TO usher_resolver;
 GRANT SELECT(tenant_id) ON TABLE app.ended_sessions TO usher_usage;
+GRANT SELECT(tenant_id) ON TABLE app.ended_sessions TO usher_meter;
 
 -- ACL COLUMN ended_sessions.id
 
@@ -4353,14 +4544,18 @@ GRANT SELECT(id) ON TABLE app.ended_sessions TO usher_usage;
 -- ACL COLUMN ended_sessions.license_id
 
 GRANT SELECT(license_id) ON TABLE app.ended_sessions TO usher_deliver;
+GRANT SELECT(license_id) ON TABLE app.ended_sessions TO usher_meter;
 
 -- ACL COLUMN ended_sessions.seat_no
 
 GRANT SELECT(seat_no) ON TABLE app.ended_sessions TO usher_deliver;
+GRANT SELECT(seat_no) ON TABLE app.ended_sessions TO usher_meter;
 
 -- ACL COLUMN ended_sessions.overdraft
 
 GRANT SELECT(overdraft) ON TABLE app.ended_sessions TO usher_deliver;
+GRANT SELECT(overdraft) ON TABLE app.ended_sessions TO usher_meter;
+GRANT SELECT(overdraft) ON TABLE app.ended_sessions TO usher_resolver;
 
 -- ACL COLUMN ended_sessions.holder
 
@@ -4385,6 +4580,7 @@ GRANT SELECT(version) ON TABLE app.ended_sessions TO usher_deliver;
 -- ACL COLUMN ended_sessions.acquired_at
 
 GRANT SELECT(acquired_at) ON TABLE app.ended_sessions TO usher_deliver;
+GRANT SELECT(acquired_at) ON TABLE app.ended_sessions TO usher_meter;
 
 -- ACL COLUMN ended_sessions.status
 
@@ -4405,11 +4601,13 @@ GRANT SELECT(ended_by) ON TABLE app.ended_sessions TO usher_usage;
 
 GRANT SELECT(ended_at) ON TABLE app.ended_sessions TO usher_deliver;
 GRANT SELECT(ended_at) ON TABLE app.ended_sessions TO usher_usage;
+GRANT SELECT(ended_at) ON TABLE app.ended_sessions TO usher_meter;
 
 -- ACL COLUMN ended_sessions.recorded_at
 
 GRANT SELECT(recorded_at) ON TABLE app.ended_sessions TO usher_deliver;
 GRANT SELECT(recorded_at) ON TABLE app.ended_sessions TO usher_resolver;
+GRANT SELECT(recorded_at) ON TABLE app.ended_sessions TO usher_meter;
 
 -- ACL TABLE event_cursor
 
@@ -4649,6 +4847,7 @@ GRANT INSERT(tenant_id) ON TABLE app.licenses TO usher_register;
 GRANT INSERT(tenant_id) ON TABLE app.licenses TO usher_billing;
 GRANT INSERT(tenant_id) ON TABLE app.licenses TO usher_trial;
 GRANT SELECT(tenant_id) ON TABLE app.licenses TO usher_resolver;
+GRANT SELECT(tenant_id) ON TABLE app.licenses TO usher_meter;
 
 -- ACL COLUMN licenses.id
 
@@ -4657,6 +4856,7 @@ GRANT INSERT(id) ON TABLE app.licenses TO usher_register;
 GRANT INSERT(id) ON TABLE app.licenses TO usher_billing;
 GRANT INSERT(id) ON TABLE app.licenses TO usher_trial;
 GRANT SELECT(id) ON TABLE app.licenses TO usher_resolver;
+GRANT SELECT(id) ON TABLE app.licenses TO usher_meter;
 
 -- ACL COLUMN licenses.product_code
 
@@ -4698,6 +4898,7 @@ GRANT INSERT(max_seats),UPDATE(max_seats) ON TABLE app.licenses TO usher_admin;
 GRANT INSERT(max_seats) ON TABLE app.licenses TO usher_register;
 GRANT INSERT(max_seats),UPDATE(max_seats) ON TABLE app.licenses TO usher_billing;
 GRANT INSERT(max_seats) ON TABLE app.licenses TO usher_trial;
+GRANT SELECT(max_seats) ON TABLE app.licenses TO usher_meter;
 
 -- ACL COLUMN licenses.overdraft_seats
 
@@ -4887,6 +5088,7 @@ GRANT SELECT(tenant_id) ON TABLE app.open_sessions TO usher_facts;
 GRANT SELECT(tenant_id) ON TABLE app.open_sessions TO usher_resolver;
 GRANT SELECT(tenant_id) ON TABLE app.open_sessions TO usher_deliver;
 GRANT SELECT(tenant_id) ON TABLE app.open_sessions TO usher_usage;
+GRANT SELECT(tenant_id) ON TABLE app.open_sessions TO usher_meter;
 
 -- ACL COLUMN open_sessions.id
 
@@ -4898,11 +5100,13 @@ GRANT SELECT(id) ON TABLE app.open_sessions TO usher_usage;
 GRANT SELECT(license_id) ON TABLE app.open_sessions TO usher_facts;
 GRANT SELECT(license_id) ON TABLE app.open_sessions TO usher_resolver;
 GRANT SELECT(license_id) ON TABLE app.open_sessions TO usher_deliver;
+GRANT SELECT(license_id) ON TABLE app.open_sessions TO usher_meter;
 
 -- ACL COLUMN open_sessions.seat_no
 
 GRANT SELECT(seat_no) ON TABLE app.open_sessions TO usher_resolver;
 GRANT SELECT(seat_no) ON TABLE app.open_sessions TO usher_deliver;
+GRANT SELECT(seat_no) ON TABLE app.open_sessions TO usher_meter;
 
 -- ACL COLUMN open_sessions.fence_epoch
 
@@ -4915,6 +5119,8 @@ GRANT SELECT(fence_counter) ON TABLE app.open_sessions TO usher_usage;
 -- ACL COLUMN open_sessions.overdraft
 
 GRANT SELECT(overdraft) ON TABLE app.open_sessions TO usher_deliver;
+GRANT SELECT(overdraft) ON TABLE app.open_sessions TO usher_meter;
+GRANT SELECT(overdraft) ON TABLE app.open_sessions TO usher_resolver;
 
 -- ACL COLUMN open_sessions.holder
 
@@ -4940,6 +5146,7 @@ GRANT SELECT(version) ON TABLE app.open_sessions TO usher_deliver;
 
 GRANT SELECT(acquired_at) ON TABLE app.open_sessions TO usher_deliver;
 GRANT SELECT(acquired_at) ON TABLE app.open_sessions TO usher_resolver;
+GRANT SELECT(acquired_at) ON TABLE app.open_sessions TO usher_meter;
 
 -- ACL COLUMN open_sessions.borrowed_until
 
@@ -4955,6 +5162,7 @@ GRANT SELECT(evicted_at) ON TABLE app.open_sessions TO usher_deliver;
 GRANT SELECT(evicted_at) ON TABLE app.open_sessions TO usher_resolver;
 GRANT SELECT(evicted_at) ON TABLE app.open_sessions TO usher_usage;
 GRANT UPDATE(evicted_at) ON TABLE app.open_sessions TO usher_incident;
+GRANT SELECT(evicted_at) ON TABLE app.open_sessions TO usher_meter;
 
 -- ACL COLUMN open_sessions.evict_reason
 
@@ -4998,6 +5206,11 @@ GRANT SELECT(subject_id) ON TABLE app.outbox TO usher_resolver;
 -- ACL COLUMN outbox.created_at
 
 GRANT SELECT(created_at) ON TABLE app.outbox TO usher_resolver;
+
+-- ACL TABLE overdraft_counts
+
+GRANT SELECT,INSERT,DELETE ON TABLE app.overdraft_counts TO usher_meter;
+GRANT SELECT ON TABLE app.overdraft_counts TO usher_resolver;
 
 -- ACL TABLE plan_metrics
 
@@ -5634,24 +5847,29 @@ GRANT SELECT ON TABLE app.usage_hours TO usher_meter;
 
 GRANT INSERT(tenant_id) ON TABLE app.usage_hours TO usher_usage;
 GRANT SELECT(tenant_id) ON TABLE app.usage_hours TO usher_resolver;
+GRANT INSERT(tenant_id) ON TABLE app.usage_hours TO usher_meter;
 
 -- ACL COLUMN usage_hours.license_id
 
 GRANT INSERT(license_id) ON TABLE app.usage_hours TO usher_usage;
+GRANT INSERT(license_id) ON TABLE app.usage_hours TO usher_meter;
 
 -- ACL COLUMN usage_hours.metric
 
 GRANT INSERT(metric) ON TABLE app.usage_hours TO usher_usage;
+GRANT INSERT(metric) ON TABLE app.usage_hours TO usher_meter;
 
 -- ACL COLUMN usage_hours.hour
 
 GRANT INSERT(hour) ON TABLE app.usage_hours TO usher_usage;
 GRANT SELECT(hour) ON TABLE app.usage_hours TO usher_resolver;
+GRANT INSERT(hour) ON TABLE app.usage_hours TO usher_meter;
 
 -- ACL COLUMN usage_hours.quantity
 
 GRANT INSERT(quantity),UPDATE(quantity) ON TABLE app.usage_hours TO usher_usage;
 GRANT SELECT(quantity) ON TABLE app.usage_hours TO usher_resolver;
+GRANT INSERT(quantity),UPDATE(quantity) ON TABLE app.usage_hours TO usher_meter;
 
 -- ACL COLUMN usage_hours.settled
 
@@ -5661,26 +5879,32 @@ GRANT SELECT(settled) ON TABLE app.usage_hours TO usher_resolver;
 -- ACL TABLE usage_months
 
 GRANT SELECT ON TABLE app.usage_months TO usher_usage;
+GRANT SELECT ON TABLE app.usage_months TO usher_meter;
 
 -- ACL COLUMN usage_months.tenant_id
 
 GRANT INSERT(tenant_id) ON TABLE app.usage_months TO usher_usage;
+GRANT INSERT(tenant_id) ON TABLE app.usage_months TO usher_meter;
 
 -- ACL COLUMN usage_months.license_id
 
 GRANT INSERT(license_id) ON TABLE app.usage_months TO usher_usage;
+GRANT INSERT(license_id) ON TABLE app.usage_months TO usher_meter;
 
 -- ACL COLUMN usage_months.metric
 
 GRANT INSERT(metric) ON TABLE app.usage_months TO usher_usage;
+GRANT INSERT(metric) ON TABLE app.usage_months TO usher_meter;
 
 -- ACL COLUMN usage_months.month
 
 GRANT INSERT(month) ON TABLE app.usage_months TO usher_usage;
+GRANT INSERT(month) ON TABLE app.usage_months TO usher_meter;
 
 -- ACL COLUMN usage_months.quantity
 
 GRANT UPDATE(quantity) ON TABLE app.usage_months TO usher_usage;
+GRANT INSERT(quantity),UPDATE(quantity) ON TABLE app.usage_months TO usher_meter;
 
 -- ACL COLUMN usage_months.warned
 
@@ -5695,6 +5919,7 @@ GRANT SELECT ON TABLE app.usage_reports TO usher_meter;
 GRANT INSERT(tenant_id) ON TABLE app.usage_reports TO usher_meter;
 GRANT SELECT(tenant_id) ON TABLE app.usage_reports TO usher_usage;
 GRANT SELECT(tenant_id) ON TABLE app.usage_reports TO usher_resolver;
+GRANT SELECT(tenant_id) ON TABLE app.usage_reports TO usher_expire;
 
 -- ACL COLUMN usage_reports.id
 
@@ -5704,6 +5929,7 @@ GRANT INSERT(id) ON TABLE app.usage_reports TO usher_meter;
 
 GRANT INSERT(license_id) ON TABLE app.usage_reports TO usher_meter;
 GRANT SELECT(license_id) ON TABLE app.usage_reports TO usher_usage;
+GRANT SELECT(license_id) ON TABLE app.usage_reports TO usher_expire;
 
 -- ACL COLUMN usage_reports.metric
 
@@ -5714,25 +5940,30 @@ GRANT SELECT(metric) ON TABLE app.usage_reports TO usher_usage;
 
 GRANT INSERT(hour) ON TABLE app.usage_reports TO usher_meter;
 GRANT SELECT(hour) ON TABLE app.usage_reports TO usher_usage;
+GRANT SELECT(hour) ON TABLE app.usage_reports TO usher_expire;
 
 -- ACL COLUMN usage_reports.quantity
 
 GRANT INSERT(quantity) ON TABLE app.usage_reports TO usher_meter;
 GRANT SELECT(quantity) ON TABLE app.usage_reports TO usher_usage;
+GRANT SELECT(quantity) ON TABLE app.usage_reports TO usher_expire;
 
 -- ACL COLUMN usage_reports.customer
 
 GRANT INSERT(customer) ON TABLE app.usage_reports TO usher_meter;
+GRANT SELECT(customer) ON TABLE app.usage_reports TO usher_expire;
 
 -- ACL COLUMN usage_reports.event_name
 
 GRANT INSERT(event_name) ON TABLE app.usage_reports TO usher_meter;
+GRANT SELECT(event_name) ON TABLE app.usage_reports TO usher_expire;
 
 -- ACL COLUMN usage_reports.status
 
 GRANT UPDATE(status) ON TABLE app.usage_reports TO usher_meter;
 GRANT SELECT(status) ON TABLE app.usage_reports TO usher_usage;
 GRANT SELECT(status) ON TABLE app.usage_reports TO usher_resolver;
+GRANT SELECT(status) ON TABLE app.usage_reports TO usher_expire;
 
 -- ACL COLUMN usage_reports.attempts
 
@@ -5750,6 +5981,7 @@ GRANT UPDATE(sent_at) ON TABLE app.usage_reports TO usher_meter;
 -- ACL COLUMN usage_reports.finished_at
 
 GRANT UPDATE(finished_at) ON TABLE app.usage_reports TO usher_meter;
+GRANT SELECT(finished_at) ON TABLE app.usage_reports TO usher_expire;
 
 -- ACL COLUMN usage_reports.error
 

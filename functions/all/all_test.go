@@ -154,6 +154,7 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"STRIPE_TIMEOUT", "29713s", stripe},
 		{"STRIPE_CATALOG", `{"hunter2":{}}`, stripe},
 		{"RETENTION_SESSION_DAYS", "-29713", []string{"expire"}},
+		{"RETENTION_AUDIT_DAYS", "-29713", []string{"expire"}},
 		{"STRIPE_WEBHOOK_SECRETS", "hunter2", []string{"webhook"}},
 		{"BILLING_ORIGINS", "hunter2", []string{"checkout", "subscription"}},
 		{"IDENTITY_AUDIENCE", "", people},
@@ -208,14 +209,15 @@ func leaves(err error) []error {
 
 // service is every function on one port, on real stores, with every exchange held to the OpenAPI document.
 type service struct {
-	url      string
-	postgres *testenv.DB
-	redis    *testenv.RedisServer
-	env      all.Environment
-	token    func(claims map[string]any) string // of the local issuer
-	stripe   *stripesim.Sim
-	asked    asked // of Stripe
-	log      *testenv.LogCapture
+	operatorKey string // when operator was asked for
+	url         string
+	postgres    *testenv.DB
+	redis       *testenv.RedisServer
+	env         all.Environment
+	token       func(claims map[string]any) string // of the local issuer
+	stripe      *stripesim.Sim
+	asked       asked // of Stripe
+	log         *testenv.LogCapture
 }
 
 const (
@@ -354,6 +356,9 @@ type answer struct {
 // operator makes the operator, and answers its key.
 func (s *service) operator(t *testing.T) string {
 	t.Helper()
+	if s.operatorKey != "" {
+		return s.operatorKey
+	}
 	getenv := s.env("admin")
 	operator, err := admin.OpenOperator(t.Context(), getenv, s.log.Logger)
 	if err != nil {
@@ -368,7 +373,8 @@ func (s *service) operator(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return key.Reveal()
+	s.operatorKey = key.Reveal()
+	return s.operatorKey
 }
 
 // sell makes a tenant with a licence, as the operator would, and answers the licence's key and the operator's.

@@ -19,13 +19,15 @@ const (
 	stripeSecret  = "whsec_of_the_tests"
 	stripeCatalog = `{"team": {"included_seats": 5, "currency": "usd", "monthly": {
 		"base": {"id": "price_base", "amount": 29000}, "seat": {"id": "price_seat", "amount": 5000},
-		"metered": [{"id": "price_calls", "amount": 2, "metric": "calls", "event_name": "calls_used"}]}}, "enterprise": {"by_invoice": true}}`
+		"metered": [{"id": "price_calls", "amount": 2, "metric": "calls", "event_name": "calls_used"},
+		            {"id": "price_overdraft", "amount": 70, "metric": "overdraft_seat_hours", "event_name": "overdraft_used"}]}}, "enterprise": {"by_invoice": true}}`
 )
 
 var stripePrices = []stripesim.Price{
 	{ID: "price_base", Amount: 29000, Currency: "usd", Interval: "month"},
 	{ID: "price_seat", Amount: 5000, Currency: "usd", Interval: "month"},
 	{ID: "price_calls", Amount: 2, Currency: "usd", Interval: "month", Meter: "calls_used"},
+	{ID: "price_overdraft", Amount: 70, Currency: "usd", Interval: "month", Meter: "overdraft_used"},
 }
 
 // deliver sends Stripe's events from the nth on, and answers how many there are by then.
@@ -243,6 +245,23 @@ func TestWhatIsUsedIsOnTheInvoiceToTheUnit(t *testing.T) {
 		s.must(t, status, seat.SeatToken, "POST", "/v1/usage", object{"events": events})
 	}
 	use(202, event("a", "calls", 20, 30*time.Hour), event("b", "calls", 3, 5*time.Hour), event("c", "clicks", 10, 5*time.Hour), event("a", "calls", 20, 30*time.Hour))
+	// Two more sit than there are seats, within the overdraft, one of them since the day before yesterday, when it was bought.
+	operator := s.operator(t)
+	var acme struct {
+		TenantID uuid.UUID `json:"tenant_id"`
+	}
+	s.read(t, owner, "GET", "/v1/me", nil, &acme)
+	s.must(t, 200, operator, "PATCH", fmt.Sprintf("/v1/licenses/%s?tenant_id=%s", sub.LicenseID, acme.TenantID), object{"overdraft_seats": 2})
+	for _, device := range []string{"b", "c", "d", "e", "f", "g"} {
+		s.must(t, 201, "", "POST", "/v1/acquire", question(key, device))
+	}
+	hour := time.Now().UTC().Truncate(time.Hour)
+	s.postgres.Exec(t, `UPDATE app.open_sessions SET acquired_at = CASE WHEN seat_no = 6 THEN $1::timestamptz ELSE $2 END WHERE seat_no IN (6, 7)`,
+		hour.Add(-30*time.Hour).Add(59*time.Minute), hour.Add(-2*time.Hour).Add(time.Minute))
+	overdraft := int64(30 + 2)
+	if time.Since(hour) < 6*time.Minute { // the hour before is not counted yet
+		overdraft -= 2
+	}
 	use(402, event("d", "clicks", 1, time.Hour))
 	use(422, event("d", "nothing", 1, time.Hour))
 	scheduler := s.token(schedulerClaims)
@@ -261,8 +280,9 @@ func TestWhatIsUsedIsOnTheInvoiceToTheUnit(t *testing.T) {
 		}
 	}
 	s.read(t, owner, "GET", "/v1/usage?license_id="+sub.LicenseID.String(), nil, &shown)
-	if len(shown.Items) != 2 || shown.Items[0].Metric != "calls" || *shown.Items[0].Quota != 1000 || shown.Items[0].Billing == nil ||
-		shown.Items[0].Billing.Quantity != 27 || shown.Items[0].Billing.Reported != 27 || shown.Items[1].Billing.Reported != 0 {
+	if len(shown.Items) != 3 || shown.Items[0].Metric != "calls" || *shown.Items[0].Quota != 1000 || shown.Items[0].Billing == nil ||
+		shown.Items[0].Billing.Quantity != 27 || shown.Items[0].Billing.Reported != 27 || shown.Items[1].Billing.Reported != 0 ||
+		shown.Items[2].Metric != "overdraft_seat_hours" || shown.Items[2].Billing.Quantity != overdraft || shown.Items[2].Billing.Reported != overdraft {
 		t.Fatalf("shown are %+v", shown.Items)
 	}
 	s.stripe.Advance(31 * 24 * time.Hour)
@@ -272,7 +292,7 @@ func TestWhatIsUsedIsOnTheInvoiceToTheUnit(t *testing.T) {
 	for _, line := range lines {
 		billed[line.(object)["price"].(object)["id"]] = line.(object)["quantity"]
 	}
-	if fmt.Sprint(billed) != "map[price_base:1 price_calls:27]" {
+	if fmt.Sprint(billed) != fmt.Sprintf("map[price_base:1 price_calls:27 price_overdraft:%d]", overdraft) {
 		t.Errorf("the invoice asks for %v", billed)
 	}
 	s.read(t, owner, "GET", "/v1/subscription", nil, &sub)

@@ -51,9 +51,9 @@ type Deps struct {
 	Books     *billing.Books
 	Seats     *seat.Pools
 	Scheduler *identity.SchedulerVerifier
-	// SessionDays is for how many days sessions that ended are kept.
-	SessionDays int
-	Log         *slog.Logger
+	// SessionDays is for how many days sessions that ended are kept, AuditDays the same of the audit log.
+	SessionDays, AuditDays int
+	Log                    *slog.Logger
 }
 
 // Answer is the body of a 200.
@@ -65,8 +65,10 @@ type Answer struct {
 	Fallen   int                    `json:"fallen"`
 	Stripe   billing.Reconciliation `json:"stripe"`
 	// MonthsDropped are months of the session history, EventsDropped events of Stripe's, that were over long enough.
-	MonthsDropped int   `json:"months_dropped"`
-	EventsDropped int64 `json:"events_dropped"`
+	MonthsDropped int `json:"months_dropped"`
+	// AuditMonthsDropped are the same of the audit log.
+	AuditMonthsDropped int   `json:"audit_months_dropped"`
+	EventsDropped      int64 `json:"events_dropped"`
 }
 
 // New is the function on its own.
@@ -294,10 +296,13 @@ func (d Deps) drop(ctx context.Context, a *Answer) error {
 	err1 := d.DB.Across(ctx, "expire: retention of sessions", func(tx tenancy.Tx) error {
 		return tx.QueryRow(ctx, `SELECT app.drop_history($1)`, d.SessionDays).Scan(&a.MonthsDropped)
 	})
+	err3 := d.DB.Across(ctx, "expire: retention of the audit log", func(tx tenancy.Tx) error {
+		return tx.QueryRow(ctx, `SELECT app.drop_audit($1)`, d.AuditDays).Scan(&a.AuditMonthsDropped)
+	})
 	err2 := d.DB.Across(ctx, "expire: retention of events", func(tx tenancy.Tx) error {
 		return tx.QueryRow(ctx, `SELECT app.expire_stripe_events()`).Scan(&a.EventsDropped)
 	})
-	if err := errors.Join(err1, err2); err != nil {
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return fmt.Errorf("drop what is over: %w", err)
 	}
 	return nil

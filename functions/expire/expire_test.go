@@ -48,7 +48,9 @@ func newWorld(t *testing.T) *world {
 	w.db.Exec(t, `INSERT INTO app.users (tenant_id, id, email, role, status, issuer, subject, joined_at)
 		VALUES ($1, gen_random_uuid(), 'olivia@example.com', 'owner', 'active', 'x', 'olivia', now())`, tenant)
 	var err error
-	w.stripe, err = stripesim.New(stripesim.Options{Key: key, Prices: []stripesim.Price{{ID: "price_seat", Amount: 5800, Currency: "usd", Interval: "month"}}})
+	w.stripe, err = stripesim.New(stripesim.Options{Key: key, Prices: []stripesim.Price{
+		{ID: "price_seat", Amount: 5800, Currency: "usd", Interval: "month"}, {ID: "price_calls", Amount: 1, Currency: "usd", Interval: "month", Meter: "calls_used"},
+	}})
 	w.must(err)
 	server := httptest.NewServer(w.stripe)
 	t.Cleanup(server.Close)
@@ -204,6 +206,22 @@ func TestWithoutAnyEventWhatWasSoldAgreesWithStripeByTheMorning(t *testing.T) {
 	}
 	if a := w.run(200); a.Stripe.Compared != 1 || a.Stripe.Repaired != 0 {
 		t.Errorf("as it should be: did %+v", a)
+	}
+
+	// What Stripe took in and dropped later is noticed: its meter has less than was reported.
+	hour := time.Now().UTC().Truncate(time.Hour).Add(-5 * time.Hour)
+	for _, at := range []time.Time{hour, hour.Add(time.Hour)} {
+		w.api("/v1/billing/meter_events", fmt.Sprintf("event_name=calls_used&identifier=%d&timestamp=%[1]d&payload[stripe_customer_id]=%s&payload[value]=7", at.Add(59*time.Minute).Unix(), customer))
+		w.db.Exec(t, `INSERT INTO app.usage_hours (tenant_id, license_id, metric, hour, quantity, settled) SELECT $1, license_id, 'calls', $2, 7, 7 FROM app.subscriptions`, tenant, at)
+		w.db.Exec(t, `INSERT INTO app.usage_reports (tenant_id, id, license_id, metric, hour, quantity, customer, event_name, status, sent_at, finished_at)
+			SELECT $1, gen_random_uuid(), license_id, 'calls', $2, 7, $3, 'calls_used', 'acknowledged', now() - interval '3 hours', now() - interval '3 hours' FROM app.subscriptions`, tenant, at, customer)
+	}
+	if a := w.run(200); a.Stripe.MeterDifferences != 0 {
+		t.Errorf("meters that agree: did %+v", a)
+	}
+	w.stripe.Forget("calls_used", hour, hour.Add(time.Hour))
+	if a := w.run(200); a.Stripe.MeterDifferences != 1 || a.Stripe.Unsettled != 0 || !strings.Contains(w.log.Text(), `"at_stripe":7,"reported":14`) {
+		t.Errorf("a meter that lost an event: did %+v", a)
 	}
 
 	w.stripe.Refund(customer, 0)

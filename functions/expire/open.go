@@ -19,6 +19,8 @@ import (
 type Config struct {
 	// SessionDays is for how many days sessions that ended stay in the history; a month is dropped when all of it is older.
 	SessionDays int `env:"RETENTION_SESSION_DAYS" envDefault:"30"`
+	// AuditDays is for how many days, 90 at the least, entries of the audit log stay; a month is dropped when all of it is older.
+	AuditDays int `env:"RETENTION_AUDIT_DAYS" envDefault:"90"`
 }
 
 // Open puts the function together from its environment: DATABASE_*, REDIS_*, SEAT_*, LICENSE_KEY_PEPPERS,
@@ -28,6 +30,9 @@ func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*s
 	err1 := config.Load(&cfg, getenv)
 	if err1 == nil && (cfg.SessionDays < 1 || cfg.SessionDays > 3660) {
 		err1 = &config.Fault{Variable: "RETENTION_SESSION_DAYS", Problem: "is not from 1 to 3660"}
+	}
+	if err1 == nil && (cfg.AuditDays < 90 || cfg.AuditDays > 3660) {
+		err1 = &config.Fault{Variable: "RETENTION_AUDIT_DAYS", Problem: "is not from 90 to 3660"}
 	}
 	db, err2 := billing.OpenDB(ctx, getenv, log)
 	seats, err3 := seat.Open(getenv, db, log)
@@ -41,7 +46,7 @@ func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*s
 	return &serve.Function{
 		Name: "expire",
 		Routes: Routes(Deps{
-			DB: db, Registry: registry, Seats: seats, Scheduler: scheduler, SessionDays: cfg.SessionDays, Log: log,
+			DB: db, Registry: registry, Seats: seats, Scheduler: scheduler, SessionDays: cfg.SessionDays, AuditDays: cfg.AuditDays, Log: log,
 			Books: billing.NewBooks(billing.BooksDeps{DB: db, Stripe: stripe, Registry: registry, Notices: notices, Now: billing.StoreTime, Log: log}),
 		}),
 		// Redis is not asked: what it is to be told it is told by the sweep.

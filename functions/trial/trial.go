@@ -20,6 +20,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/coditect/usher/client/receipt"
 	"github.com/coditect/usher/shared/audit"
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/idempotency"
@@ -156,7 +157,7 @@ func (d Deps) make(c *httpx.Call, tx tenancy.Tx, p identity.Principal, email str
 	}
 	err = audit.Record(ctx, tx, audit.Entry{
 		Action: "trial.started", Actor: p.By(), Credential: "id_token", Address: c.Address(), Subject: subject,
-		RequestID: c.ID(), Details: map[string]string{"plan": l.Plan, "hardware_id": q.HardwareID},
+		RequestID: c.ID(), Details: map[string]string{"plan": l.Plan, "hardware_id": receipt.HashHardware(q.HardwareID)},
 	})
 	made := License{
 		ID: l.ID, TenantID: l.Tenant.UUID(), Product: l.Product, Plan: l.Plan, Status: l.Status, EffectiveStatus: l.EffectiveStatus(l.CreatedAt),

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/coditect/usher/client/receipt"
 	"github.com/coditect/usher/functions/trial"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/platform/httpx/httpxtest"
@@ -112,6 +113,9 @@ func TestATrialLastsFourteenDaysAndIsShownOnce(t *testing.T) {
 	}
 	if told := testenv.Values[string](t, w.db, `SELECT type FROM app.events ORDER BY id`); fmt.Sprint(told) != "[trial.started license.created]" {
 		t.Errorf("told is %v", told)
+	}
+	if kept := testenv.Value[string](t, w.db, `SELECT details::text FROM app.audit_entries WHERE action = 'trial.started'`); strings.Contains(kept, "laptop") || !strings.Contains(kept, receipt.HashHardware("laptop")) {
+		t.Errorf("the audit log keeps %s of the device, want its hash alone", kept)
 	}
 	w.log.Hides(t, a.LicenseKey, "laptop")
 }

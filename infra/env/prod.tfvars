@@ -3,6 +3,9 @@ domain           = "licences.example.com"
 mail_alerts_to   = "alerts@example.com"
 warm             = true
 highly_available = true
+keys_location    = "europe"
+journal_location = "eur3"
+standby_region   = "europe-west4"
 sites            = ["https://app.example.com"]
 mail             = { host = "smtp.example.com", username = "usher", from = "Usher <licences@example.com>" }
 stripe_catalog = {

@@ -29,6 +29,27 @@ run "more_instances_than_the_server_has_connections_for_are_refused" {
   expect_failures = [google_sql_database_instance.usher]
 }
 
+run "what_outlives_a_region_is_not_in_it" {
+  command = plan
+  variables {
+    keys_location    = "europe"
+    journal_location = "eur3"
+    standby_region   = "europe-west4"
+  }
+  assert {
+    condition     = google_kms_key_ring.usher.location == "europe" && google_firestore_database.journal.location_id == "eur3" && google_sql_database_instance.standby[0].region == "europe-west4"
+    error_message = "A lost region takes the keys, the journal or the standby with it."
+  }
+}
+
+run "without_a_second_region_everything_is_in_the_one" {
+  command = plan
+  assert {
+    condition     = google_kms_key_ring.usher.location == var.region && google_firestore_database.journal.location_id == var.region && length(google_sql_database_instance.standby) == 0
+    error_message = "Something is elsewhere."
+  }
+}
+
 run "an_environment_that_nobody_knows_is_refused" {
   command = plan
   variables {

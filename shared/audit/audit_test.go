@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -135,6 +136,84 @@ func TestAnActThatIsUndoneLeavesNoEntry(t *testing.T) {
 	if all := s.list(t, s.a, audit.Filter{}); len(all) != 2 || all[0].Seq != 2 || s.problems(t, s.a) != "" {
 		t.Errorf("listed are %+v", all)
 	}
+}
+
+// past has a tenant's entries happen in those months, counted back from now, each still chained to the one before.
+func (s *store) past(t testing.TB, tenant tenancy.ID, back ...int) {
+	t.Helper()
+	s.acts(t, tenant, len(back))
+	all := s.list(t, tenant, audit.Filter{})
+	slices.Reverse(all)
+	var previous auditchain.Hash
+	for i, e := range all {
+		e.At, e.Previous = s.month(back[i]).Add(time.Duration(i)*time.Hour), previous
+		e.Hash = auditchain.Sum(tenant.String(), &e)
+		previous = e.Hash
+		s.Exec(t, `UPDATE app.audit_entries SET at = $3, previous = $4, hash = $5 WHERE tenant_id = $1 AND seq = $2`, tenant.UUID(), e.Seq, e.At, e.Previous[:], e.Hash[:])
+		s.Exec(t, `UPDATE app.audit_chains SET at = $2, hash = $3 WHERE tenant_id = $1`, tenant.UUID(), e.At, e.Hash[:])
+	}
+}
+
+// month is when the month began that was so many ago.
+func (s *store) month(back int) time.Time {
+	year, month, _ := time.Now().UTC().Date()
+	return time.Date(year, month-time.Month(back), 1, 0, 0, 0, 0, time.UTC)
+}
+
+func TestMonthsOfTheLogAreDroppedAndWhatIsLeftIsVerified(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	for back := 1; back <= 6; back++ { // seven months ago there was none yet
+		m := s.month(back)
+		s.Exec(t, fmt.Sprintf(`CREATE TABLE app.audit_entries_%s PARTITION OF app.audit_entries FOR VALUES FROM ('%s') TO ('%s');
+			ALTER TABLE app.audit_entries_%[1]s OWNER TO usher_owner`, m.Format("2006_01"), m.Format(time.RFC3339), m.AddDate(0, 1, 0).Format(time.RFC3339)))
+	}
+	s.past(t, s.a, 7, 7, 6, 5, 5, 1, 0)
+	s.past(t, s.b, 5, 2)
+	before := s.list(t, s.a, audit.Filter{})
+	fifth := auditchain.Link{Seq: 5, Hash: before[2].Hash}
+	// However few days are asked for, 90 are kept: the newest three of these months stay, or two of them late in a month.
+	if dropped := retain(t, s, 1); dropped != 3 && dropped != 4 {
+		t.Errorf("dropped %d months", dropped)
+	}
+	if again := retain(t, s, 90); again != 0 {
+		t.Errorf("dropped %d more", again)
+	}
+	point := auditchain.Checkpoint{Number: 2, Seq: fifth.Seq, Hash: fifth.Hash, At: s.month(5)}
+	older := auditchain.Checkpoint{Number: 1, Seq: 2, Hash: auditchain.Hash{1}, At: s.month(7)} // of what nobody can say any more
+	verify := func(tenant tenancy.ID, points ...auditchain.Checkpoint) (*auditchain.Comparison, auditchain.Chain, auditchain.Result) {
+		t.Helper()
+		comparison, chain, result, err := audit.VerifyWith(t.Context(), s.admin, tenant, points)
+		must(t, err)
+		return comparison, chain, result
+	}
+	comparison, chain, result := verify(s.a, older, point)
+	if chain.Start != fifth || result.Entries != 2 || len(result.Problems) != 0 || comparison.First != nil || comparison.Compared != 1 {
+		t.Errorf("verified is %+v of %+v, compared %+v", result, chain, comparison)
+	}
+	point.Hash[0]++
+	if comparison, _, _ := verify(s.a, older, point); comparison.First == nil {
+		t.Error("a checkpoint of the entry that was dropped last is not compared")
+	}
+	if _, chain, result := verify(s.b); chain.Start.Seq != 1 || result.Entries != 1 || len(result.Problems) != 0 {
+		t.Errorf("verified of the other is %+v of %+v", result, chain)
+	}
+	// It goes on, and what was done to its beginning is found.
+	s.acts(t, s.a, 1)
+	if _, chain, result := verify(s.a); chain.Head.Seq != 8 || result.Entries != 3 || len(result.Problems) != 0 {
+		t.Errorf("verified is %+v of %+v", result, chain)
+	}
+	s.Exec(t, `UPDATE app.audit_chains SET start_seq = 6, start_hash = sha256('6') WHERE tenant_id = $1`, s.a.UUID())
+	if got := s.problems(t, s.a); got != "entry 6 was inserted; entry 7 was altered" {
+		t.Errorf("a beginning that was moved by hand: %q", got)
+	}
+}
+
+// retain drops what is older, and answers how many months that were.
+func retain(t testing.TB, s *store, days int) (dropped int) {
+	t.Helper()
+	must(t, s.Connect(t, "usher_expire").QueryRow(t.Context(), `SELECT app.drop_audit($1)`, days).Scan(&dropped))
+	return dropped
 }
 
 func TestVerificationNamesWhatASuperuserDid(t *testing.T) {

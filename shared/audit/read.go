@@ -111,17 +111,29 @@ func Verify(ctx context.Context, db *tenancy.DB, tenant tenancy.ID) (auditchain.
 
 // VerifyWith is Verify, and compares the chain with its checkpoints, which are in their order.
 func VerifyWith(ctx context.Context, db *tenancy.DB, tenant tenancy.ID, points []auditchain.Checkpoint) (*auditchain.Comparison, auditchain.Chain, auditchain.Result, error) {
-	var chain auditchain.Chain
-	err := db.AsReadOnly(ctx, tenant, func(tx tenancy.Tx) (err error) {
+	for {
+		chain, err := readChain(ctx, db, tenant)
+		if err != nil {
+			return nil, chain, auditchain.Result{}, err
+		}
+		comparison, all := auditchain.Compare(chain, points, entries(ctx, db, tenant, chain))
+		result, err := auditchain.Verify(chain, all)
+		if err != nil || result.Problems == nil && comparison.First == nil {
+			return comparison, chain, result, err
+		}
+		// What seems to be missing may have been dropped meanwhile because it is old.
+		if now, err := readChain(ctx, db, tenant); err != nil || now.Start == chain.Start {
+			return comparison, chain, result, err
+		}
+	}
+}
+
+func readChain(ctx context.Context, db *tenancy.DB, tenant tenancy.ID) (chain auditchain.Chain, err error) {
+	err = db.AsReadOnly(ctx, tenant, func(tx tenancy.Tx) (err error) {
 		chain, err = ReadChain(ctx, tx, tenant)
 		return err
 	})
-	if err != nil {
-		return nil, chain, auditchain.Result{}, err
-	}
-	comparison, all := auditchain.Compare(chain, points, entries(ctx, db, tenant, chain))
-	result, err := auditchain.Verify(chain, all)
-	return comparison, chain, result, err
+	return chain, err
 }
 
 // entries reads a chain in its order, up to the head that the chain had; and what stands beyond it, unless it was appended

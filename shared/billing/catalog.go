@@ -25,7 +25,12 @@ type Price struct {
 	ID string `json:"id"`
 	// Amount is for one unit and cycle, in minor units of the plan's currency.
 	Amount int64 `json:"amount"`
+	// Former are the ids of prices that this one has replaced. Nobody buys at them any more; who did keeps them.
+	Former []string `json:"former,omitempty"`
 }
+
+// is says whether the id is the price's, or that of one it has replaced.
+func (p *Price) is(id string) bool { return id == p.ID || slices.Contains(p.Former, id) }
 
 // MeteredPrice is a Price for what is used, billed when a period is over.
 type MeteredPrice struct {
@@ -44,9 +49,9 @@ type Offer struct {
 	Metered []MeteredPrice `json:"metered,omitempty"`
 }
 
-// metered is the price by that id.
+// metered says whether the id is one of a metered price.
 func (o *Offer) metered(price string) bool {
-	return slices.ContainsFunc(o.Metered, func(m MeteredPrice) bool { return m.ID == price })
+	return slices.ContainsFunc(o.Metered, func(m MeteredPrice) bool { return m.is(price) })
 }
 
 // Plan is how a plan of the catalogue is sold.
@@ -87,22 +92,31 @@ func (c *Catalog) UnmarshalText(text []byte) error {
 				if price == nil {
 					continue
 				}
-				if price.ID == "" || price.Amount <= 0 || used[price.ID] {
+				if price.Amount <= 0 || !price.claim(used) {
 					return fmt.Errorf("plan %s %s has a price without id or amount, or one that is used twice", code, cycle)
 				}
-				used[price.ID] = true
 			}
 			for i, m := range offer.Metered {
-				if m.ID == "" || m.Amount <= 0 || used[m.ID] || m.Metric == "" || m.EventName == "" || len(m.EventName) > 100 ||
+				if m.Amount <= 0 || !m.claim(used) || m.Metric == "" || m.EventName == "" || len(m.EventName) > 100 ||
 					slices.ContainsFunc(offer.Metered[:i], func(o MeteredPrice) bool { return o.Metric == m.Metric || o.EventName == m.EventName }) {
 					return fmt.Errorf("plan %s %s has a metered price without id, amount, metric or event name, or one that is used twice", code, cycle)
 				}
-				used[m.ID] = true
 			}
 		}
 	}
 	*c = read
 	return nil
+}
+
+// claim takes the price's ids for it alone; false when one is empty or was taken before.
+func (p *Price) claim(used map[string]bool) bool {
+	for _, id := range append([]string{p.ID}, p.Former...) {
+		if id == "" || used[id] {
+			return false
+		}
+		used[id] = true
+	}
+	return true
 }
 
 func (p Plan) offers() map[string]*Offer {
@@ -142,7 +156,12 @@ func (c Catalog) EventName(code, cycle, metric string) (name string, ok bool) {
 type Line struct {
 	Price    string
 	Quantity int64
+
+	former []string
 }
+
+// is says whether the id is that of the line's price, or of one that it has replaced.
+func (l Line) is(id string) bool { return id == l.Price || slices.Contains(l.former, id) }
 
 // Lines are what is bought. What is not sold so is a fault.Invalid that names the field.
 func (c Catalog) Lines(code, cycle string, seats int) ([]Line, error) {
@@ -171,13 +190,13 @@ func (c Catalog) Lines(code, cycle string, seats int) ([]Line, error) {
 	}
 	var lines []Line
 	if offer.Base != nil {
-		lines = append(lines, Line{offer.Base.ID, 1})
+		lines = append(lines, Line{offer.Base.ID, 1, offer.Base.Former})
 	}
 	if further := seats - included; offer.Seat != nil && further > 0 {
-		lines = append(lines, Line{offer.Seat.ID, int64(further)})
+		lines = append(lines, Line{offer.Seat.ID, int64(further), offer.Seat.Former})
 	}
 	for _, m := range offer.Metered {
-		lines = append(lines, Line{m.ID, 0})
+		lines = append(lines, Line{m.ID, 0, m.Former})
 	}
 	return lines, nil
 }
@@ -199,9 +218,9 @@ func (p Plan) reads(offer *Offer, lines []Line) (seats int, ok bool) {
 	base := offer.Base == nil
 	for _, line := range lines {
 		switch {
-		case offer.Base != nil && line.Price == offer.Base.ID && line.Quantity == 1:
+		case offer.Base != nil && offer.Base.is(line.Price) && line.Quantity == 1:
 			base = true
-		case offer.Seat != nil && line.Price == offer.Seat.ID && line.Quantity >= 0 && line.Quantity <= mostSeats:
+		case offer.Seat != nil && offer.Seat.is(line.Price) && line.Quantity >= 0 && line.Quantity <= mostSeats:
 			seats += int(line.Quantity)
 		case offer.metered(line.Price):
 		default:

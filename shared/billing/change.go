@@ -273,7 +273,7 @@ func Decide(now time.Time, s Subscription, kept Kept) Change {
 	default:
 		c.amend(s, kept, have)
 	}
-	blocked := st.Trouble != "" && (st.Trouble == TroublePaused || !now.Before(c.until(have)))
+	blocked := st.Trouble != "" && (st.Trouble == TroublePaused || c.over(now, have))
 	switch {
 	case blocked && !have.Suspended, blocked && have.Ours && have.Reason != st.Trouble:
 		c.Suspend = st.Trouble
@@ -285,19 +285,23 @@ func Decide(now time.Time, s Subscription, kept Kept) Change {
 	return c
 }
 
-// until is when the licence stops granting: as things stand, or as its own dates say where the operator has moved them.
-func (c *Change) until(have *KeptLicense) time.Time {
+// over says that the licence grants nothing any more: as things stand, and as its own dates say where the operator has moved
+// them. One without an end is never over.
+func (c *Change) over(now time.Time, have *KeptLicense) bool {
 	until := c.Standing.Until()
-	dates := []*time.Time{have.ExpiresAt, have.GraceUntil}
+	expires, grace := have.ExpiresAt, have.GraceUntil
 	if c.License != nil {
-		dates = []*time.Time{c.License.ExpiresAt, c.License.GraceUntil}
+		expires, grace = c.License.ExpiresAt, c.License.GraceUntil
 	}
-	for _, date := range dates {
+	if expires == nil {
+		return false
+	}
+	for _, date := range []*time.Time{expires, grace} {
 		if date != nil && date.After(until) {
 			until = *date
 		}
 	}
-	return until
+	return !now.Before(until)
 }
 
 // amend makes an existing licence what it is to be.
@@ -309,6 +313,9 @@ func (c *Change) amend(s Subscription, kept Kept, have *KeptLicense) {
 		expires = have.ExpiresAt.Add(st.Through.Sub(*kept.PaidThrough))
 	}
 	want := LicenseTerms{Plan: s.Plan, MaxSeats: s.Seats, ExpiresAt: &expires, GraceUntil: graceOf(expires, st)}
+	if have.ExpiresAt == nil && kept.PaidThrough != nil { // the operator took the end away that we had given it
+		want.ExpiresAt, want.GraceUntil = nil, nil
+	}
 	if want.Plan != have.Plan {
 		c.Notices = append(c.Notices, NoticePlanChanged)
 	}

@@ -88,6 +88,14 @@ func TestWhatTheOperatorDidToALicenceStays(t *testing.T) {
 			t.Errorf("on day %v it is to be suspended for %q, want %q", at, c.Suspend, want)
 		}
 	}
+	// Without an end it has none, whatever is paid or owed; plan and seats follow all the same.
+	endless := billing.Kept{PaidThrough: on(30), License: &billing.KeptLicense{Plan: "pro", MaxSeats: 2}}
+	for name, sub := range map[string]billing.Subscription{"paid": s, "owed": owed} {
+		c := billing.Decide(day(300), sub, endless)
+		if c.Suspend != "" || c.License == nil || c.License.ExpiresAt != nil || c.License.GraceUntil != nil || c.License.MaxSeats != 3 {
+			t.Errorf("%s: without an end it becomes %+v, suspended for %q", name, c.License, c.Suspend)
+		}
+	}
 	// Suspended by the operator, no payment lifts it; revoked, nothing is done to it.
 	kept := billing.Kept{PaidThrough: on(60), License: &billing.KeptLicense{Plan: "pro", MaxSeats: 3, ExpiresAt: on(60), GraceUntil: on(63), Suspended: true}}
 	if c := billing.Decide(day(31), s, kept); c.Reinstate || c.Suspend != "" {

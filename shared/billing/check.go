@@ -31,12 +31,18 @@ func (s *Stripe) CheckCatalog(ctx context.Context) ([]string, error) {
 				if part.price == nil {
 					continue
 				}
-				faults, err := s.checkPrice(ctx, plan.Currency, cycle, *part.price, part.meter)
-				if err != nil {
-					return nil, err
-				}
-				for _, f := range faults {
-					wrong = append(wrong, fmt.Sprintf("plan %s, %s, %s price %s: %s", code, cycle, part.name, part.price.ID, f))
+				for _, id := range append([]string{part.price.ID}, part.price.Former...) {
+					name := part.name
+					if id != part.price.ID {
+						name = "former " + name
+					}
+					faults, err := s.checkPrice(ctx, plan.Currency, cycle, id, *part.price, part.meter)
+					if err != nil {
+						return nil, err
+					}
+					for _, f := range faults {
+						wrong = append(wrong, fmt.Sprintf("plan %s, %s, %s price %s: %s", code, cycle, name, id, f))
+					}
 				}
 			}
 		}
@@ -44,14 +50,16 @@ func (s *Stripe) CheckCatalog(ctx context.Context) ([]string, error) {
 	return wrong, nil
 }
 
-func (s *Stripe) checkPrice(ctx context.Context, currency, cycle string, want Price, meter string) ([]string, error) {
+// checkPrice holds a price at Stripe against the catalogue's, or against one that replaced it: then it may have had another amount,
+// and be archived.
+func (s *Stripe) checkPrice(ctx context.Context, currency, cycle, id string, want Price, meter string) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	have, err := s.api.Prices.Get(want.ID, &stripe.PriceParams{Params: params(ctx, "")})
+	have, err := s.api.Prices.Get(id, &stripe.PriceParams{Params: params(ctx, "")})
 	if isMissing(err) {
 		return []string{"there is no such price"}, nil
 	} else if err != nil {
-		return nil, asked("read price "+want.ID, err)
+		return nil, asked("read price "+id, err)
 	}
 	var faults []string
 	differs := func(what string, have, want any) {
@@ -60,9 +68,11 @@ func (s *Stripe) checkPrice(ctx context.Context, currency, cycle string, want Pr
 		}
 	}
 	differs("currency", strings.ToLower(string(have.Currency)), currency)
-	differs("amount", have.UnitAmount, want.Amount)
-	if !have.Active {
-		faults = append(faults, "it is archived")
+	if id == want.ID {
+		differs("amount", have.UnitAmount, want.Amount)
+		if !have.Active {
+			faults = append(faults, "it is archived")
+		}
 	}
 	interval, count, usage := "once", int64(0), ""
 	if have.Recurring != nil {

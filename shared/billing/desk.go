@@ -263,19 +263,34 @@ func (d *Desk) Seats(ctx context.Context, s Subscribed, seats int) error {
 	if err != nil {
 		return asked("read subscription "+s.ID, err)
 	}
-	p := &stripe.SubscriptionParams{Params: params(ctx, ""), Items: itemsOf(raw, lines)}
-	now := max(seatsOf(d.Stripe.catalog, raw), held(raw))
-	switch {
-	case seats > now:
-		p.ProrationBehavior = new("always_invoice")
-		p.PaymentBehavior = new("pending_if_incomplete")
-	default:
-		p.ProrationBehavior = new("none")
-		p.Metadata = map[string]string{metaHeld: strconv.Itoa(now), metaHeldUntil: strconv.FormatInt(raw.CurrentPeriodEnd, 10), metaSeats: strconv.Itoa(seats)}
+	paid := seatsOf(d.Stripe.catalog, raw)
+	now := max(paid, held(raw))
+	if seats <= now {
+		_, err := d.lower(ctx, raw, lines, now, seats)
+		return err
 	}
-	changed, err := d.Stripe.api.Subscriptions.Update(s.ID, p)
+	if paid < now {
+		// Fewer were to be paid from the next period on. What is asked for now is beyond those that are paid for: Stripe
+		// would reckon from the fewer, and take the same money again.
+		before, err := d.Stripe.catalog.Lines(s.Plan, s.Cycle, now)
+		if err != nil {
+			return err
+		}
+		if raw, err = d.lower(ctx, raw, before, now, now); err != nil {
+			return err
+		}
+	}
+	changed, err := d.Stripe.api.Subscriptions.Update(s.ID, &stripe.SubscriptionParams{
+		Params: params(ctx, ""), Items: itemsOf(raw, lines), ProrationBehavior: new("always_invoice"), PaymentBehavior: new("pending_if_incomplete"),
+	})
+	declined := isDeclined(err) || err == nil && changed.PendingUpdate != nil
 	switch {
-	case isDeclined(err), err == nil && changed.PendingUpdate != nil:
+	case declined && paid < now:
+		if err := d.lowerAgain(ctx, s, changed, now, paid); err != nil {
+			return err
+		}
+		fallthrough
+	case declined:
 		return fault.Conflict("payment_failed", "The further seats could not be paid, so that nothing has changed. Check the payment method in the portal.")
 	case err != nil:
 		return asked("change the seats of "+s.ID, err)
@@ -283,20 +298,51 @@ func (d *Desk) Seats(ctx context.Context, s Subscribed, seats int) error {
 	return nil
 }
 
+// lower makes a subscription's items the lines, which buy so many seats from the next period on, and has those that are
+// held now hold until then. No money moves.
+func (d *Desk) lower(ctx context.Context, raw *stripe.Subscription, lines []Line, held, seats int) (*stripe.Subscription, error) {
+	lowered, err := d.Stripe.api.Subscriptions.Update(raw.ID, &stripe.SubscriptionParams{
+		Params: params(ctx, ""), Items: itemsOf(raw, lines), ProrationBehavior: new("none"), Metadata: map[string]string{
+			metaHeld: strconv.Itoa(held), metaHeldUntil: strconv.FormatInt(raw.CurrentPeriodEnd, 10), metaSeats: strconv.Itoa(seats),
+		},
+	})
+	return lowered, asked("change the seats of "+raw.ID, err)
+}
+
+// lowerAgain takes back a raise that was declined: its invoice is void, and from the next period on as many seats are paid as
+// before. Declined is the subscription that waits for the money, nil when Stripe has taken the raise back itself.
+func (d *Desk) lowerAgain(ctx context.Context, s Subscribed, declined *stripe.Subscription, held, seats int) error {
+	if declined != nil && declined.PendingUpdate != nil && declined.LatestInvoice != nil {
+		if _, err := d.Stripe.api.Invoices.VoidInvoice(declined.LatestInvoice.ID, &stripe.InvoiceVoidInvoiceParams{Params: params(ctx, "")}); err != nil {
+			return asked("void the invoice of seats that were declined", err)
+		}
+	}
+	lines, err := d.Stripe.catalog.Lines(s.Plan, s.Cycle, seats)
+	if err != nil {
+		return err
+	}
+	raw, err := d.Stripe.api.Subscriptions.Get(s.ID, &stripe.SubscriptionParams{Params: params(ctx, "")})
+	if err != nil {
+		return asked("read subscription "+s.ID, err)
+	}
+	_, err = d.lower(ctx, raw, lines, held, seats)
+	return err
+}
+
 func seatsOf(c Catalog, raw *stripe.Subscription) int {
 	var lines []Line
 	for _, item := range raw.Items.Data {
-		lines = append(lines, Line{item.Price.ID, item.Quantity})
+		lines = append(lines, Line{Price: item.Price.ID, Quantity: item.Quantity})
 	}
 	_, _, seats, _ := c.Reads(lines)
 	return seats
 }
 
-// itemsOf are the changes that make a subscription's items the lines.
+// itemsOf are the changes that make a subscription's items the lines. An item that was bought at a former price keeps it.
 func itemsOf(raw *stripe.Subscription, lines []Line) []*stripe.SubscriptionItemsParams {
 	var items []*stripe.SubscriptionItemsParams
 	for _, item := range raw.Items.Data {
-		i := slices.IndexFunc(lines, func(l Line) bool { return l.Price == item.Price.ID })
+		i := slices.IndexFunc(lines, func(l Line) bool { return l.is(item.Price.ID) })
 		switch {
 		case i < 0:
 			items = append(items, &stripe.SubscriptionItemsParams{ID: new(item.ID), Deleted: new(true)})
@@ -305,21 +351,22 @@ func itemsOf(raw *stripe.Subscription, lines []Line) []*stripe.SubscriptionItems
 		}
 	}
 	for _, line := range lines {
-		if !slices.ContainsFunc(raw.Items.Data, func(item *stripe.SubscriptionItem) bool { return item.Price.ID == line.Price }) {
+		if !slices.ContainsFunc(raw.Items.Data, func(item *stripe.SubscriptionItem) bool { return line.is(item.Price.ID) }) {
 			items = append(items, &stripe.SubscriptionItemsParams{Price: new(line.Price), Quantity: line.quantity()})
 		}
 	}
 	return items
 }
 
-// Cancel asks Stripe to end a subscription: at once, or with its period. Nothing is written here: settle it afterwards.
+// Cancel asks Stripe to end a subscription: at once, or with its period. At once, what Stripe has heard of use in the period is
+// billed then, and of what was paid ahead nothing is given back. Nothing is written here: settle it afterwards.
 func (d *Desk) Cancel(ctx context.Context, id string, atOnce bool) error {
 	ctx, cancel := context.WithTimeout(ctx, d.Stripe.timeout)
 	defer cancel()
 	var err error
 	if atOnce {
 		_, err = d.Stripe.api.Subscriptions.Cancel(id, &stripe.SubscriptionCancelParams{
-			Params: params(ctx, ""), InvoiceNow: new(true), // what was used is billed all the same
+			Params: params(ctx, ""), InvoiceNow: new(true), Prorate: new(false),
 		})
 		if isMissing(err) { // it has ended
 			err = nil

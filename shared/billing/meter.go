@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/coditect/usher/shared/fault"
+	"github.com/coditect/usher/shared/metering"
 	"github.com/coditect/usher/shared/tenancy"
 )
 
@@ -31,6 +32,8 @@ func NewMeter(d MeterDeps) *Meter { return &Meter{d} }
 
 // MeterReport is what a run did.
 type MeterReport struct {
+	// OverdraftHours are for how many licences and hours overdraft seats were counted.
+	OverdraftHours int64 `json:"overdraft_hours"`
 	// Reported are the reports that were made: each is one meter event, of a licence, a metric and an hour.
 	Reported int `json:"reported"`
 	// Unpriced are the sums of an hour that nobody pays for: the licence has no subscription, or its plan no price for the metric.
@@ -67,18 +70,14 @@ const (
 // left, wherever that ended. The error is fault.Unavailable when Stripe or the database did not answer.
 func (m *Meter) Run(ctx context.Context) (done MeterReport, err error) {
 	until := time.Now().Add(meterBudget)
+	if err := m.count(ctx, until, &done); err != nil {
+		return done, err
+	}
 	var faults []error
 	for time.Now().Before(until) && faults == nil {
-		var tenants []uuid.UUID
-		err := m.DB.Across(ctx, "meter: tenants with usage that Stripe is to be told", func(tx tenancy.Tx) error {
-			rows, err := tx.Query(ctx, `SELECT tenant_id FROM app.metered_tenants($1)`, meterTenants)
-			if err == nil {
-				tenants, err = pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
-			}
-			return err
-		})
+		tenants, err := m.tenants(ctx, "meter: tenants with usage that Stripe is to be told", `SELECT tenant_id FROM app.metered_tenants($1)`)
 		if err != nil {
-			return done, fmt.Errorf("look up tenants with usage: %w", err)
+			return done, err
 		}
 		if len(tenants) == 0 {
 			done.Complete = true
@@ -101,6 +100,46 @@ func (m *Meter) Run(ctx context.Context) (done MeterReport, err error) {
 	}
 	err = m.expire(ctx, until, &done)
 	return done, errors.Join(append(faults, err)...)
+}
+
+// count counts overdraft seats of hours that are over, so that they are reported as what is counted otherwise.
+func (m *Meter) count(ctx context.Context, until time.Time, done *MeterReport) error {
+	for time.Now().Before(until) {
+		tenants, err := m.tenants(ctx, "meter: tenants with overdraft seats", `SELECT tenant_id FROM app.overdraft_tenants($1)`)
+		if err != nil || len(tenants) == 0 {
+			return err
+		}
+		for _, id := range tenants {
+			tenant := tenancy.Verified(id)
+			err := m.DB.As(ctx, tenant, func(tx tenancy.Tx) error {
+				n, err := metering.CountOverdraft(ctx, tx, tenant)
+				done.OverdraftHours += n
+				return err
+			})
+			if err != nil {
+				return fmt.Errorf("count for tenant %s: %w", tenant, err)
+			}
+			if !time.Now().Before(until) {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// tenants looks across tenants for those who are due, as many as are taken together.
+func (m *Meter) tenants(ctx context.Context, why, query string) (tenants []uuid.UUID, err error) {
+	err = m.DB.Across(ctx, why, func(tx tenancy.Tx) error {
+		rows, err := tx.Query(ctx, query, meterTenants)
+		if err == nil {
+			tenants, err = pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", why, err)
+	}
+	return tenants, nil
 }
 
 // report does what is due for a tenant, and answers how much it was.

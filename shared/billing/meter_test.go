@@ -50,12 +50,14 @@ type metered struct {
 }
 
 var meteredPrices = append(slices.Clone(prices), stripesim.Price{ID: "price_calls", Amount: 2, Currency: "usd", Interval: "month", Meter: "calls_used"},
-	stripesim.Price{ID: "price_pages", Amount: 3, Currency: "usd", Interval: "month", Meter: "pages_used"})
+	stripesim.Price{ID: "price_pages", Amount: 3, Currency: "usd", Interval: "month", Meter: "pages_used"},
+	stripesim.Price{ID: "price_overdraft", Amount: 7, Currency: "usd", Interval: "month", Meter: "overdraft_seat_hours_used"})
 
 const meteredCatalog = `{"team": {"included_seats": 5, "currency": "usd", "monthly": {
 	"base": {"id": "price_base", "amount": 29000}, "metered": [
 	    {"id": "price_calls", "amount": 2, "metric": "calls", "event_name": "calls_used"},
-	    {"id": "price_pages", "amount": 3, "metric": "pages", "event_name": "pages_used"}]}}}`
+	    {"id": "price_pages", "amount": 3, "metric": "pages", "event_name": "pages_used"},
+	    {"id": "price_overdraft", "amount": 7, "metric": "overdraft_seat_hours", "event_name": "overdraft_seat_hours_used"}]}}}`
 
 func newMetered(t *testing.T, buyers int) *metered {
 	t.Helper()
@@ -132,6 +134,7 @@ func (w *metered) made(path, form string) string {
 
 // statements are the steps of a meter at PostgreSQL, each by what its first statement holds.
 var statements = map[string]string{
+	"look for overdraft": "overdraft_tenants", "count overdraft": "INTO app.overdraft_counts",
 	"look for tenants": "metered_tenants", "read hours": "FOR NO KEY UPDATE OF h", "make reports": "INSERT INTO app.usage_reports", "commit": "commit",
 	"claim reports": "status = 'doubtful'", "finish reports": "status = 'acknowledged'", "drop events": "expire_usage_events",
 }
@@ -208,6 +211,10 @@ func TestProofMeter(t *testing.T) {
 			order = append(order, i)
 		}
 	}
+	for which := range w.buyers {
+		want[fmt.Sprint(which, " ", metering.OverdraftSeatHours)] = w.overdraw(random, which, hours)
+	}
+	names = append(names, metering.OverdraftSeatHours)
 	random.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 	var accepted, duplicates atomic.Int64
 	deaths := 0
@@ -239,6 +246,7 @@ func TestProofMeter(t *testing.T) {
 		if !first && round%3 == 0 { // another one at the same time, for which Stripe may die, too
 			sending.Go(func() { _, _ = w.beside() })
 		}
+		w.db.Exec(t, `DELETE FROM app.overdraft_counts`) // as if it had died before it could write that they are counted
 		// Each step the first time it is come to, and later some other time.
 		nth := 1
 		if !first {
@@ -292,6 +300,32 @@ func TestProofMeter(t *testing.T) {
 		total, duplicates.Load(), deaths, len(w.steps), compared, w.sim.Uses())
 }
 
+// overdraw has a buyer's seats 6 to 8 taken, beyond its 5, at times within the hours before the last two, and answers how many
+// seats that is, hour by hour.
+func (w *metered) overdraw(random *rand.Rand, which, hours int) int64 {
+	b, now := w.buyers[which], time.Now().UTC().Truncate(time.Hour)
+	taken := map[string]bool{}
+	for seat := 6; seat <= 8; seat++ {
+		for at := now.Add(-time.Duration(hours) * time.Hour); ; {
+			begin := at.Add(time.Duration(random.IntN(200)) * time.Minute)
+			end := begin.Add(time.Duration(1+random.IntN(150)) * time.Minute)
+			if random.IntN(4) == 0 {
+				end = end.Truncate(time.Hour).Add(time.Hour) // to the end of an hour, and not into the next
+			}
+			if end.After(now.Add(-2 * time.Hour)) {
+				break
+			}
+			w.db.Exec(w.t, `INSERT INTO app.ended_sessions (tenant_id, id, license_id, seat_no, overdraft, holder, hardware_id, version, acquired_at, status, end_reason, ended_by, ended_at)
+				VALUES ($1, $2, $3, $4, true, 'device:x', 'x', '', $5, 'released', 'released', '', $6)`, b.tenant, uuid.Must(uuid.NewV7()), b.license, seat, begin, end)
+			for h := begin.Truncate(time.Hour); h.Before(end); h = h.Add(time.Hour) {
+				taken[fmt.Sprint(seat, h)] = true
+			}
+			at = end
+		}
+	}
+	return int64(len(taken))
+}
+
 // beside runs another meter at the same time.
 func (w *metered) beside() (billing.MeterReport, error) {
 	db, err := tenancy.OpenURL(w.t.Context(), w.db.URL("usher_meter"), tenancy.Config{Timeout: 9 * time.Second, MaxConns: 2}, w.log.Logger)
@@ -300,6 +334,47 @@ func (w *metered) beside() (billing.MeterReport, error) {
 	}
 	defer db.Close()
 	return billing.NewMeter(billing.MeterDeps{DB: db, Stripe: w.stripe, Log: w.log.Logger}).Run(w.t.Context())
+}
+
+func TestOverdraftSeatsAreCountedByTheHourAndNoneThatIsPaidOtherwise(t *testing.T) {
+	t.Parallel()
+	w := newMetered(t, 1)
+	b, now := w.buyers[0], time.Now().UTC().Truncate(time.Hour)
+	open := func(seat int, overdraft bool, since time.Duration) {
+		w.db.Exec(t, `INSERT INTO app.open_sessions (tenant_id, id, license_id, seat_no, fence_epoch, fence_counter, overdraft, holder, hardware_id, acquired_at)
+			VALUES ($1, gen_random_uuid(), $2, $3::int, 0, 0, $4, 'device:' || $3::int::text, 'x', $5)`, b.tenant, b.license, seat, overdraft, now.Add(-since))
+	}
+	counted := func(want int64) {
+		t.Helper()
+		_, err := w.run("", 0)
+		must(t, err)
+		hours := testenv.Value[int64](t, w.db, `SELECT coalesce(sum(quantity), 0)::bigint FROM app.usage_hours WHERE metric = 'overdraft_seat_hours'`)
+		months := testenv.Value[int64](t, w.db, `SELECT coalesce(sum(quantity), 0)::bigint FROM app.usage_months WHERE metric = 'overdraft_seat_hours'`)
+		told := w.sim.Used(b.customer, "overdraft_seat_hours_used", time.Unix(0, 0), time.Now())
+		if hours != want || months != want || told != want {
+			t.Errorf("counted are %d by the hour, %d by the month, and %d at Stripe, want %d", hours, months, told, want)
+		}
+	}
+	again := func() { w.db.Exec(t, `DELETE FROM app.overdraft_counts`) }
+	open(5, false, 4*time.Hour)                // its own
+	open(6, true, 4*time.Hour-time.Minute)     // beyond it in the hours before 3, 2 and, unless that ended just now, 1
+	open(7, false, 4*time.Hour)                // drains after a downgrade
+	open(8, true, -time.Minute)                // just now
+	open(9, true, 10*24*time.Hour-time.Minute) // evicted a day ago
+	w.db.Exec(t, `UPDATE app.open_sessions SET evicted_at = $1, evict_reason = 'x' WHERE seat_no = 9`, now.Add(-24*time.Hour))
+	notYet := int64(0) // an hour is counted five minutes after it
+	if time.Since(now) < 6*time.Minute {
+		notYet = 1
+	}
+	counted(4 - notYet + 6*24) // of the ten days the last week
+	again()
+	counted(4 - notYet + 6*24)
+	// The licence gets the seats: what was counted stays, and no more is.
+	w.db.Exec(t, fmt.Sprintf(`SELECT set_config('app.current_tenant_id', '%s', true); UPDATE app.licenses SET max_seats = 9`, b.tenant))
+	open(10, true, 3*time.Hour)
+	open(11, true, 3*time.Hour)
+	again()
+	counted(4 + 6*24 + 3 - 2*notYet)
 }
 
 func TestUsageThatStripeDoesNotTakeIsToldAgainOrLeftToAPerson(t *testing.T) {
@@ -392,7 +467,7 @@ func TestACatalogueWithMeteredPricesReadsWhatItSells(t *testing.T) {
 	var c billing.Catalog
 	must(t, c.UnmarshalText([]byte(meteredCatalog)))
 	lines, err := c.Lines("team", billing.Monthly, 5)
-	if err != nil || fmt.Sprint(lines) != "[{price_base 1} {price_calls 0} {price_pages 0}]" {
+	if err != nil || fmt.Sprint(lines) != "[{price_base 1 []} {price_calls 0 []} {price_pages 0 []} {price_overdraft 0 []}]" {
 		t.Errorf("sells %v, %v", lines, err)
 	}
 	for _, bought := range [][]billing.Line{lines, lines[:2], lines[:1]} { // a price that came later is missing from older subscriptions

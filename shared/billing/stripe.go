@@ -17,6 +17,7 @@ import (
 
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/platform/config"
+	"github.com/coditect/usher/shared/platform/telemetry"
 	"github.com/coditect/usher/shared/tenancy"
 )
 
@@ -69,7 +70,7 @@ func NewStripe(cfg Config) (*Stripe, error) {
 	}
 	backend := stripe.GetBackendWithConfig(stripe.APIBackend, &stripe.BackendConfig{
 		URL:           new(cfg.URL),
-		HTTPClient:    &http.Client{Timeout: cfg.Timeout},
+		HTTPClient:    &http.Client{Timeout: cfg.Timeout, Transport: measured{}},
 		LeveledLogger: &stripe.LeveledLogger{Level: stripe.LevelNull},
 		// What is safe to repeat is repeated by whoever asked, under the same key.
 		MaxNetworkRetries: stripe.Int64(0),
@@ -79,6 +80,29 @@ func NewStripe(cfg Config) (*Stripe, error) {
 		api: client.New(key, &stripe.Backends{API: backend, Connect: backend, Uploads: backend}), catalog: cfg.Catalog,
 		timeout: cfg.Timeout, live: live,
 	}, nil
+}
+
+var requests = telemetry.NewHistogram("usher.stripe.duration",
+	"Requests to Stripe, and how long each took to be answered: by the kind of thing asked for, and the status, 0 when there was none.",
+	"usher.resource", "http.request.method", "http.response.status_code")
+
+// measured is HTTP, with each request measured.
+type measured struct{}
+
+// RoundTrip sends one request.
+func (measured) RoundTrip(r *http.Request) (*http.Response, error) {
+	// Of /v1/customers/cus_123/… the kind of thing alone: ids are as many as customers.
+	kind, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/v1/"), "/")
+	ctx, end := telemetry.Span(r.Context(), "Stripe "+r.Method+" "+kind)
+	begun := time.Now()
+	resp, err := http.DefaultTransport.RoundTrip(r)
+	status := 0
+	if err == nil {
+		status = resp.StatusCode
+	}
+	end(err)
+	requests.Record(ctx, time.Since(begun).Seconds(), kind, r.Method, strconv.Itoa(status))
+	return resp, err
 }
 
 // OpenDB is tenancy.Open for a function that asks Stripe within its transactions: unless DATABASE_TIMEOUT says
@@ -235,7 +259,7 @@ func (s *Stripe) subscription(ctx context.Context, id string) (Subscription, err
 	if raw.Items != nil {
 		for _, item := range raw.Items.Data {
 			if item.Price != nil {
-				lines = append(lines, Line{item.Price.ID, item.Quantity})
+				lines = append(lines, Line{Price: item.Price.ID, Quantity: item.Quantity})
 			}
 		}
 	}

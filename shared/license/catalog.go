@@ -14,6 +14,7 @@ import (
 
 	"github.com/coditect/usher/client/receipt"
 	"github.com/coditect/usher/shared/fault"
+	"github.com/coditect/usher/shared/metering"
 	"github.com/coditect/usher/shared/tenancy"
 )
 
@@ -68,6 +69,9 @@ func metricFaults(metrics []Metric) []fault.Field {
 		at := fmt.Sprintf("metrics[%d]", i)
 		if !metricPattern.MatchString(m.Name) {
 			faults = append(faults, fault.Field{Field: at + ".metric", Code: "bad_format", Detail: "A metric is 1 to 63 lower-case letters, digits and underscores, the first a letter."})
+		}
+		if m.Name == metering.OverdraftSeatHours {
+			faults = append(faults, fault.Field{Field: at + ".metric", Code: "not_allowed", Detail: "Overdraft seats are counted of every licence. Leave this out."})
 		}
 		if slices.ContainsFunc(metrics[:i], func(o Metric) bool { return o.Name == m.Name }) {
 			faults = append(faults, fault.Field{Field: at + ".metric", Code: "not_allowed", Detail: "It is listed before."})

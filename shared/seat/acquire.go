@@ -78,7 +78,15 @@ var errAgain = errors.New("seat: lost a race")
 // second. It costs a script, a batch to PostgreSQL and a script; an error leaves at most a reservation behind, which
 // expires by itself, and asking again is always safe. Errors are fault.Unavailable (admissions_frozen while SetAdmissions says
 // so), ErrUnknownLicense, or Recheck's.
-func (p *Pools) Acquire(ctx context.Context, tenant tenancy.ID, license uuid.UUID, h Holder, ask Ask) (Grant, error) {
+func (p *Pools) Acquire(ctx context.Context, tenant tenancy.ID, license uuid.UUID, h Holder, ask Ask) (grant Grant, err error) {
+	begun := time.Now()
+	defer func() {
+		verdict := verdicts[grant.Verdict]
+		if err != nil {
+			verdict = "failed"
+		}
+		acquisitions.Record(ctx, time.Since(begun).Seconds(), verdict)
+	}()
 	l := pool{tenant: tenant, license: license}
 	for try := range tries {
 		if try > 0 {
@@ -86,7 +94,7 @@ func (p *Pools) Acquire(ctx context.Context, tenant tenancy.ID, license uuid.UUI
 				return Grant{}, err
 			}
 		}
-		grant, err := p.acquireOnce(ctx, l, h, ask, try == 0)
+		grant, err = p.acquireOnce(ctx, l, h, ask, try == 0)
 		if !errors.Is(err, errAgain) {
 			return grant, err
 		}

@@ -60,6 +60,8 @@ type Pools struct {
 	cfg      Config
 	log      *slog.Logger
 	rebuilds singleflight.Group // of this process, by pool
+	census   census
+	unwatch  func() // what measures the connections
 
 	admissions admissions
 }
@@ -123,7 +125,7 @@ func New(cfg Config, db *tenancy.DB, log *slog.Logger) (*Pools, error) {
 }
 
 func on(rdb redis.UniversalClient, cfg Config, db *tenancy.DB, log *slog.Logger) *Pools {
-	p := &Pools{rdb: rdb, db: db, cfg: cfg, log: log}
+	p := &Pools{rdb: rdb, db: db, cfg: cfg, log: log, unwatch: measureConnections(rdb, cfg.Connections)}
 	if !cfg.Cluster {
 		p.trips = &trips{rdb: rdb, within: cfg.Timeout}
 	}
@@ -131,7 +133,10 @@ func on(rdb redis.UniversalClient, cfg Config, db *tenancy.DB, log *slog.Logger)
 }
 
 // Close closes the connections to Redis.
-func (p *Pools) Close() error { return p.rdb.Close() }
+func (p *Pools) Close() error {
+	p.unwatch()
+	return p.rdb.Close()
+}
 
 // Ping reports whether Redis answers and may hold pools: it must never evict keys by itself, because a pool that lost
 // some of its keys would give seats away twice.

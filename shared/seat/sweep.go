@@ -74,10 +74,11 @@ func (p *Pools) Sweep(ctx context.Context) (Report, error) {
 	defer cancel()
 	report, unsettled := p.settle(ctx)
 	err := p.walk(ctx, &report)
+	p.measureSweep(ctx, report)
 	if ctx.Err() != nil {
 		return report, nil // the rest waits for the next sweep
 	}
-	return report, errors.Join(unsettled, err)
+	return report, errors.Join(unsettled, err, p.measureWaiting(ctx))
 }
 
 // fewAtATime does the work with so many workers as there are sweepers, and says whether there was time for all of it. The
@@ -315,14 +316,25 @@ func (p *Pools) tidy(ctx context.Context, l pool, acknowledged []gone, open []uu
 // sweepLicense compares one licence's open rows with its pool, a page of rows at a time. Rows are read first: an open
 // row's session was in the pool then or before, and what has left a pool comes back only with a rebuild, which has
 // another epoch.
-func (p *Pools) sweepLicense(ctx context.Context, l pool) (Report, error) {
-	report := Report{Licenses: 1}
+func (p *Pools) sweepLicense(ctx context.Context, l pool) (report Report, err error) {
+	report.Licenses = 1
 	var after uuid.UUID
+	var over int                 // seats beyond what was sold
 	seen := map[uuid.UUID]bool{} // the open rows
+	defer func() {
+		if err == nil {
+			p.census.found(place{l.tenant.UUID(), l.license}, max(len(seen)-report.Closed, 0), over)
+		}
+	}()
 	for {
 		row, open, err := p.openSessions(ctx, l, after)
 		if err != nil {
 			return report, err
+		}
+		if after == uuid.Nil {
+			if over, err = p.overAdmitted(ctx, l); err != nil {
+				return report, err
+			}
 		}
 		for _, id := range open {
 			seen[id] = true
@@ -399,6 +411,27 @@ func (p *Pools) openSessions(ctx context.Context, l pool, after uuid.UUID) (row 
 		return limits{}, nil, fmt.Errorf("read open sessions of license %s: %w", l.license, err)
 	}
 	return row, open, nil
+}
+
+// overAdmitted counts the seats of a licence that are taken beyond what was sold, by one statement, so that the row of the licence and
+// those of its sessions are of one moment. Seats above a number that was lowered may go on until they are drained, and a borrowed one
+// until it is due; what is evicted leaves within a few minutes.
+func (p *Pools) overAdmitted(ctx context.Context, l pool) (seats int, err error) {
+	err = p.db.Batch(ctx, l.tenant, func(b *tenancy.Batch) {
+		b.Queue(`SELECT count(*) FROM app.licenses l JOIN app.open_sessions o ON o.tenant_id = l.tenant_id AND o.license_id = l.id
+			 WHERE l.tenant_id = (SELECT app.tenant()) AND l.id = $1::uuid AND o.seat_no > l.max_seats + l.overdraft_seats
+			   AND o.evicted_at IS NULL AND coalesce(o.borrowed_until, '-infinity') < now() - interval '10 minutes'
+			   AND coalesce(l.drain_until, '-infinity') < now() - interval '10 minutes'`, l.license.String()).QueryRow(func(row pgx.Row) error {
+			return row.Scan(&seats)
+		})
+	})
+	if err != nil {
+		return 0, fmt.Errorf("count the seats of license %s beyond what was sold: %w", l.license, err)
+	}
+	if seats > 0 {
+		p.log.ErrorContext(ctx, "more seats are taken than were sold", "license", l.license, "seats", seats)
+	}
+	return seats, nil
 }
 
 // pooled is a confirmed session as its pool has it.

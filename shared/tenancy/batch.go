@@ -27,10 +27,12 @@ func (db *DB) Batch(ctx context.Context, id ID, fn func(b *Batch)) error {
 }
 
 // deliver sends a batch that sets its tenants itself.
-func (db *DB) deliver(ctx context.Context, fn func(b *Batch)) error {
+func (db *DB) deliver(ctx context.Context, fn func(b *Batch)) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, db.timeout)
 	defer cancel()
-	err := db.send(ctx, fn)
+	ctx, measured := measure(ctx)
+	defer func() { measured(err) }()
+	err = db.send(ctx, fn)
 	if isBroken(err) && !errors.Is(err, ErrInDoubt) && ctx.Err() == nil {
 		// Nothing was sent: the connection had died while it lay in the pool (the database was restarted).
 		db.pool.Reset()

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/coditect/usher/shared/platform/config"
+	"github.com/coditect/usher/shared/platform/telemetry"
 )
 
 // Config says how a function reaches PostgreSQL. The zero value of each field but URL means its default.
@@ -38,6 +39,27 @@ type DB struct {
 	log     *slog.Logger
 	timeout time.Duration
 	commits commits
+	unwatch func() // what measures the pool
+}
+
+var (
+	transactions = telemetry.NewHistogram("db.client.operation.duration",
+		"Transactions, and how long each took, from waiting for a connection to the commit.", "db.system.name", "usher.outcome")
+	connections = telemetry.NewGauge("db.client.connection.count", "{connection}",
+		"Connections of an instance, idle or used at the moment of the push.", "db.client.connection.pool.name", "db.client.connection.state")
+	mostConnections = telemetry.NewGauge("db.client.connection.max", "{connection}",
+		"The most connections that an instance opens.", "db.client.connection.pool.name")
+)
+
+// watch measures the pool of a login role, until it is told to stop.
+func watch(role string, pool *pgxpool.Pool) (stop func()) {
+	stop1 := connections.From(func(put func(float64, ...string)) {
+		s := pool.Stat()
+		put(float64(s.AcquiredConns()+s.ConstructingConns()), role, "used")
+		put(float64(s.IdleConns()), role, "idle")
+	})
+	stop2 := mostConnections.From(func(put func(float64, ...string)) { put(float64(pool.Stat().MaxConns()), role) })
+	return func() { stop1(); stop2() }
 }
 
 var execModes = map[string]pgx.QueryExecMode{
@@ -111,11 +133,14 @@ func open(ctx context.Context, variable, url string, c Config, log *slog.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("prepare the pool of PostgreSQL connections: %w", err)
 	}
-	return &DB{pool: p, log: log, timeout: cmp.Or(c.Timeout, 3*time.Second)}, nil
+	return &DB{pool: p, log: log, timeout: cmp.Or(c.Timeout, 3*time.Second), unwatch: watch(pool.ConnConfig.User, p)}, nil
 }
 
 // Close waits for the transactions that run, and closes the connections.
-func (db *DB) Close() { db.pool.Close() }
+func (db *DB) Close() {
+	db.unwatch()
+	db.pool.Close()
+}
 
 // Now is the time by the clock of PostgreSQL, which all instances share.
 func (db *DB) Now(ctx context.Context) (now time.Time, err error) {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/coditect/usher/shared/platform/telemetry"
 )
 
 // setTenant makes the transaction one tenant's. The setting is local: it ends with the transaction, so that nothing of
@@ -49,6 +51,8 @@ func (db *DB) Across(ctx context.Context, reason string, fn func(tx Tx) error) e
 func (db *DB) transact(ctx context.Context, tenant string, options pgx.TxOptions, fn func(tx Tx) error) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, db.timeout)
 	defer cancel()
+	ctx, measured := measure(ctx)
+	defer func() { measured(err) }()
 	tx, err := db.begin(ctx, tenant, options)
 	if err != nil {
 		return faultOf(fmt.Errorf("begin a transaction: %w", err))
@@ -65,6 +69,21 @@ func (db *DB) transact(ctx context.Context, tenant string, options pgx.TxOptions
 	}
 	done = true // Commit gives the connection back, whatever comes of it
 	return faultOf(commitError(tx.Commit(ctx)))
+}
+
+// measure begins to measure a transaction. The caller says how it ended: it failed when the database could not answer, and not
+// when whoever asked decided otherwise.
+func measure(ctx context.Context) (_ context.Context, measured func(error)) {
+	begun := time.Now()
+	ctx, end := telemetry.Span(ctx, "PostgreSQL transaction")
+	return ctx, func(err error) {
+		outcome := "ok"
+		if IsUnavailable(err) {
+			outcome = "failed"
+		}
+		end(err)
+		transactions.Record(ctx, time.Since(begun).Seconds(), "postgresql", outcome)
+	}
 }
 
 // begin starts a transaction and sets its tenant, in one round trip. A connection that died while it lay in the pool

@@ -52,7 +52,7 @@ func Run(ctx context.Context, size Size, progress func(format string, args ...an
 		return nil, err
 	}
 	for _, measure := range []func(context.Context, *Report) error{
-		s.heartbeats, s.sessions, s.acquires, s.starts, s.licenseCurve, s.seatCurve, s.rebuilding,
+		s.heartbeats, s.sessions, s.acquires, s.costs, s.starts, s.licenseCurve, s.seatCurve, s.rebuilding,
 	} {
 		if err := measure(ctx, r); err != nil {
 			return nil, err

@@ -49,6 +49,7 @@ func (s *stage) heartbeats(ctx context.Context, r *Report) error {
 	}
 
 	rate := min(of(a, perSecond).Median, of(b, perSecond).Median) / 2
+	s.rate = rate
 	s.progress("the same at %.0f requests a second, half of what the slower of the two can do", rate)
 	a, b, err = s.duel(contenders(inFlight))(open(ctx, inFlight, rate, s.size.Round))
 	if err != nil {

@@ -132,18 +132,36 @@ func (p *process) cpu() (time.Duration, error) {
 	if !canAccount {
 		return 0, nil
 	}
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	stat, err := statOf(p.cmd.Process.Pid)
 	if err != nil {
-		return 0, fmt.Errorf("read the CPU time of %s: %w", p.name, err)
+		return 0, fmt.Errorf("of %s: %w", p.name, err)
 	}
-	// "pid (name) state ppid …": utime and stime are the 14th and 15th, and the name may hold anything.
-	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
-	if len(fields) < 13 {
-		return 0, fmt.Errorf("read the CPU time of %s: %q", p.name, text)
+	return stat.own, nil
+}
+
+// stat is what Linux says of a process: CPU time in user and kernel together, also of its children that ended.
+type stat struct {
+	parent     int
+	own, ended time.Duration
+}
+
+func statOf(pid int) (stat, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return stat{}, fmt.Errorf("read the CPU time of a process: %w", err)
 	}
-	user, err1 := strconv.ParseInt(string(fields[11]), 10, 64)
-	system, err2 := strconv.ParseInt(string(fields[12]), 10, 64)
-	return time.Duration(user+system) * tick, errors.Join(err1, err2)
+	// "pid (name) state ppid …": utime, stime, cutime and cstime are the 14th to 17th, and the name may hold anything.
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(fields) < 15 {
+		return stat{}, fmt.Errorf("read the CPU time of a process: %q", text)
+	}
+	number := func(i int) int64 {
+		v, parseErr := strconv.ParseInt(fields[i], 10, 64)
+		err = errors.Join(err, parseErr)
+		return v
+	}
+	found := stat{int(number(1)), time.Duration(number(11)+number(12)) * tick, time.Duration(number(13)+number(14)) * tick}
+	return found, err
 }
 
 // memory is what is resident of the process now, and what was at most, in bytes; zeros where the system does not tell.

@@ -13,6 +13,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"github.com/coditect/usher/functions/all/capacity"
 )
 
 // Report is what was measured.
@@ -22,6 +24,7 @@ type Report struct {
 	Machine  string
 	Sections []*Section
 	Plots    []Plot
+	Costs    *capacity.Costs // nil where the system does not tell CPU times
 }
 
 // Section is figures that belong together.
@@ -215,7 +218,10 @@ func (r *Report) Write(dir string) error {
 			return fmt.Errorf("write the figures: %w", err)
 		}
 	}
-	return nil
+	if r.Costs == nil {
+		return nil
+	}
+	return writeCosts(dir, r.Costs)
 }
 
 func (r *Report) markdown() []byte {

@@ -111,7 +111,7 @@ func (s *stage) licenseCurve(ctx context.Context, r *Report) error {
 		if err != nil {
 			return fmt.Errorf("copy a licence: %w", err)
 		}
-		for chunk := range slices.Chunk(copies, 1000) {
+		for chunk := range slices.Chunk(copies, 200) {
 			prefix := "seat:{" + first.Tenant.String() + "/"
 			args := []any{"EVAL", cloneScript, 2, prefix + g.License.String(), prefix}
 			for _, id := range chunk {

@@ -44,6 +44,7 @@ type stage struct {
 	large   []sold       // licences with more seats than are asked for
 	bySeats map[int]sold // a licence of so many seats each
 	started int          // processes
+	rate    float64      // heartbeats a second: half of what there can be here
 	closes  []func() error
 }
 

@@ -213,10 +213,22 @@ func (s *Sim) do(method string, path []string, p params) (any, error) {
 		if thing["status"] == "canceled" {
 			return nil, missing(id)
 		}
+		if p.text("invoice_now") == "true" {
+			s.settleUse(thing, p.text("prorate") == "true")
+		}
 		s.end(thing, s.now())
 		return thing, nil
 	case "GET subscriptions":
 		return s.list(p, "subscription", "/v1/subscriptions", func(o object) bool { return match(o, p, "customer") }), nil
+	case "POST invoices/{id}/void":
+		if thing["status"] != "open" {
+			return nil, invalid("Only open invoices can be voided.")
+		}
+		thing["status"] = "void"
+		if sub := s.st.Things[str(thing["subscription"])]; sub != nil && sub["pending_update"] != nil && sub["latest_invoice"] == id {
+			s.expireUpdate(sub)
+		}
+		return thing, nil
 	case "GET invoices":
 		return s.list(p, "invoice", "/v1/invoices", func(o object) bool { return match(o, p, "subscription") && match(o, p, "customer") }), nil
 	case "GET charges":
@@ -228,6 +240,10 @@ func (s *Sim) do(method string, path []string, p params) (any, error) {
 			since, _ := strconv.ParseInt(p.sub("created").text("gte"), 10, 64)
 			return num(o["created"]) >= since
 		}), nil
+	case "GET billing/meters":
+		return s.list(p, "billing.meter", "/v1/billing/meters", func(object) bool { return true }), nil
+	case "GET billing/meters/{id}/event_summaries":
+		return s.summarise(thing, p)
 	case "POST billing/meter_events":
 		return s.use(p)
 	case "POST refunds":

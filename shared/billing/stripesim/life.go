@@ -148,6 +148,32 @@ func (s *Sim) bill(sub object, reason string) object {
 	return s.invoice(sub, reason, total, lines)
 }
 
+// settleUse bills what was used in a period that ends now; prorate gives back what was paid for its rest.
+func (s *Sim) settleUse(sub object, prorate bool) {
+	var lines []any
+	var total int64
+	from, to, now := num(sub["current_period_start"]), num(sub["current_period_end"]), s.now()
+	for _, item := range list(obj(sub["items"])["data"]) {
+		price := obj(obj(item)["price"])
+		quantity, amount := num(obj(item)["quantity"]), int64(0)
+		switch {
+		case isMetered(price):
+			quantity = s.usedWithin(str(sub["customer"]), str(obj(price["recurring"])["sim_event_name"]), from, now)
+			amount = num(price["unit_amount"]) * quantity
+			lines = append(lines, s.line(sub, amount, quantity, price, false, from, now))
+		case prorate:
+			amount = -num(price["unit_amount"]) * quantity * (to - now) / (to - from)
+			lines = append(lines, s.line(sub, amount, quantity, price, true, now, to))
+		}
+		total += amount
+	}
+	if total != 0 {
+		inv := s.invoice(sub, "subscription_update", total, lines)
+		s.emit("invoice.created", inv)
+		s.attempt(inv)
+	}
+}
+
 func (s *Sim) line(sub object, amount, quantity int64, price object, proration bool, from, to int64) object {
 	return object{
 		"id": s.id("il"), "object": "line_item", "type": "subscription", "amount": amount, "quantity": quantity, "price": price,

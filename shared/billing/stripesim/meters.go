@@ -53,6 +53,36 @@ func (s *Sim) use(p params) (any, error) {
 	}, nil
 }
 
+// summarise adds up a customer's meter events.
+func (s *Sim) summarise(meter object, p params) (any, error) {
+	from, err1 := strconv.ParseInt(p.text("start_time"), 10, 64)
+	to, err2 := strconv.ParseInt(p.text("end_time"), 10, 64)
+	switch {
+	case s.st.Things[p.text("customer")] == nil:
+		return nil, missing(p.text("customer"))
+	case err1 != nil || err2 != nil || from%60 != 0 || to%60 != 0 || from >= to:
+		return nil, invalid("start_time and end_time are needed, and must be aligned with minute boundaries")
+	}
+	data := []any{object{
+		"id": "mtrusg_" + str(meter["event_name"]), "object": "billing.meter_event_summary", "meter": meter["id"], "livemode": false,
+		"start_time": from, "end_time": to, "aggregated_value": s.usedWithin(p.text("customer"), str(meter["event_name"]), from, to),
+	}}
+	return object{"object": "list", "url": "/v1/billing/meters/" + str(meter["id"]) + "/event_summaries", "has_more": false, "data": data}, nil
+}
+
+// Forget drops the meter events of that name that lie within [from, to), as Stripe does with those that it finds wrong after it has
+// taken them in.
+func (s *Sim) Forget(event string, from, to time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, u := range s.st.Used {
+		if u.Event == event && u.At >= from.Unix() && u.At < to.Unix() {
+			delete(s.st.Used, id)
+		}
+	}
+	s.save()
+}
+
 func (s *Sim) usedWithin(customer, event string, from, to int64) (sum int64) {
 	for _, u := range s.st.Used {
 		if u.Customer == customer && u.Event == event && u.At >= from && u.At < to {

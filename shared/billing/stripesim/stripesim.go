@@ -134,6 +134,9 @@ func New(o Options) (*Sim, error) {
 		}
 		if p.Meter != "" {
 			s.meters[p.Meter] = true
+			if s.st.Things["mtr_"+p.Meter] == nil {
+				s.st.Order = append(s.st.Order, "mtr_"+p.Meter)
+			}
 			s.st.Things["mtr_"+p.Meter] = object{
 				"id": "mtr_" + p.Meter, "object": "billing.meter", "event_name": p.Meter, "status": "active", "livemode": false,
 				"default_aggregation": object{"formula": "sum"}, "value_settings": object{"event_payload_key": "value"},

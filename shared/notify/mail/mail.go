@@ -33,6 +33,7 @@ import (
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/notify"
 	"github.com/coditect/usher/shared/platform/config"
+	"github.com/coditect/usher/shared/platform/telemetry"
 	"github.com/coditect/usher/shared/tenancy"
 )
 
@@ -126,6 +127,9 @@ type Report struct {
 	GivenUp int64 `json:"given_up"`
 }
 
+var mails = telemetry.NewCounter("usher.mails", "{mail}",
+	"Mails: sent, postponed (the server did not take it now) or given_up.", "usher.outcome")
+
 // Run sends what is due. Until the given time it begins to send; the last is over within Config.Timeout after it. A server that
 // cannot be reached, or answers nobody, ends the run: what is left waits for the next.
 func (s *Sender) Run(ctx context.Context, until time.Time) (Report, error) {
@@ -168,7 +172,11 @@ func (s *Sender) Run(ctx context.Context, until time.Time) (Report, error) {
 		}
 		return nil
 	}()
-	return Report{sent.Load(), postponed.Load(), givenUp.Load()}, err
+	r := Report{sent.Load(), postponed.Load(), givenUp.Load()}
+	for outcome, n := range map[string]int64{"sent": r.Sent, "postponed": r.Postponed, "given_up": r.GivenUp} {
+		mails.Add(ctx, n, outcome)
+	}
+	return r, err
 }
 
 // outcome is what became of a mail.

@@ -20,6 +20,7 @@ import (
 	"github.com/coditect/usher/shared/audit"
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/notify"
+	"github.com/coditect/usher/shared/platform/telemetry"
 	"github.com/coditect/usher/shared/tenancy"
 )
 
@@ -75,6 +76,9 @@ type Report struct {
 	Disabled int64 `json:"disabled"`
 }
 
+var attempts = telemetry.NewCounter("usher.webhook.attempts", "{attempt}",
+	"Attempts to deliver an event to a webhook: delivered, postponed (it failed and is tried again) or given_up.", "usher.outcome")
+
 // Run reads seat events, makes deliveries of events, and makes the attempts that are due. Until the given time it begins
 // attempts; the last of them ends within GuardConfig.Timeout after it.
 func (s *Sender) Run(ctx context.Context, until time.Time) (Report, error) {
@@ -84,6 +88,9 @@ func (s *Sender) Run(ctx context.Context, until time.Time) (Report, error) {
 	made, err2 := s.dispatch(ctx, until)
 	r.Deliveries = made
 	err3 := s.deliver(ctx, until, &r)
+	for outcome, n := range map[string]int64{"delivered": r.Delivered, "postponed": r.Postponed, "given_up": r.GivenUp} {
+		attempts.Add(ctx, n, outcome)
+	}
 	return r, errors.Join(err1, err2, err3)
 }
 

@@ -153,7 +153,12 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &Call{w: w, r: r, id: requestID(r), route: e.routes[r.Method], hops: e.TrustedHops}
 	c.notes = c.first[:0]
 	w.Header()["X-Request-Id"] = []string{c.id}
-	c.ctx = telemetry.Extract(r.Context(), r.Header)
+	pattern := ""
+	if c.route != nil {
+		pattern = c.route.Path
+	}
+	var span telemetry.ServerSpan
+	c.ctx, span = telemetry.Serve(r.Context(), r.Header, r.Method, pattern)
 
 	var done outcome
 	switch {
@@ -168,7 +173,10 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.ctx = ctx
 		done = c.answer()
 	}
-	e.log(c, done, time.Since(start))
+	took := time.Since(start)
+	span.End(done.status, done.code)
+	e.measure(c, done, took)
+	e.log(c, done, took)
 	if done.abort {
 		panic(http.ErrAbortHandler)
 	}
@@ -238,6 +246,45 @@ func (c *Call) refuse(err error) outcome {
 		done.err = err
 	}
 	return done
+}
+
+var (
+	requests = telemetry.NewHistogram("http.server.request.duration",
+		"Requests, and how long each took, of all routes but /health and /health/ready.",
+		"usher.function", "http.request.method", "http.route", "http.response.status_code")
+	problems = telemetry.NewCounter("usher.problems", "{problem}",
+		"Answers that were a problem document, by its code.",
+		"usher.function", "error.type", "http.response.status_code")
+)
+
+// measure counts the request. What has no route is the service's: a path that nobody serves is not a label.
+func (e *endpoint) measure(c *Call, done outcome, took time.Duration) {
+	if done.abort {
+		return
+	}
+	function, method, pattern := e.Name, "_OTHER", ""
+	if c.route != nil {
+		if c.route.level == slog.LevelDebug {
+			return // the platform's, to see whether we live
+		}
+		function, method, pattern = c.route.Tag, c.route.Method, c.route.Path
+	}
+	status := statusText(done.status)
+	requests.Record(c.ctx, took.Seconds(), function, method, pattern, status)
+	if done.code != "" {
+		problems.Add(c.ctx, 1, function, done.code, status)
+	}
+}
+
+// statusText is the status in digits, without garbage for those that are answered all day.
+func statusText(status int) string {
+	switch status {
+	case http.StatusOK:
+		return "200"
+	case http.StatusCreated:
+		return "201"
+	}
+	return strconv.Itoa(status)
 }
 
 // log writes the request's one line: never the body, the query or the Authorization header.

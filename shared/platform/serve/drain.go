@@ -7,12 +7,17 @@ import (
 
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/platform/httpx"
+	"github.com/coditect/usher/shared/platform/otlp"
 )
 
 // drain counts the requests in flight. The framework's server cannot be shut down, so the handler does what a server's
 // Shutdown would: it takes no new requests and waits for those it has.
+//
+// It also says when telemetry is pushed: beside a request that somebody waits for, and before the answer of one that nobody does.
 type drain struct {
-	next http.Handler
+	next      http.Handler
+	push      *otlp.Pusher
+	scheduled map[string]bool // paths that the scheduler calls
 
 	mu       sync.Mutex
 	inFlight int
@@ -32,7 +37,14 @@ func (d *drain) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer d.leave()
+	scheduled := d.scheduled[r.URL.Path]
+	if !scheduled {
+		d.push.Tick()
+	}
 	d.next.ServeHTTP(w, r)
+	if scheduled {
+		d.push.Flush(r.Context())
+	}
 	// The server sends what it has buffered only after the handler has returned, when the request is no longer counted
 	// and the process may end. An error means that the client has gone.
 	_ = http.NewResponseController(w).Flush()

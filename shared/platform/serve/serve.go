@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/coditect/usher/shared/platform/config"
 	"github.com/coditect/usher/shared/platform/httpx"
+	"github.com/coditect/usher/shared/platform/otlp"
 	"github.com/coditect/usher/shared/platform/telemetry"
 )
 
@@ -72,6 +74,9 @@ func (c *Config) version() string {
 // seconds, and letting go of the stores takes a moment too.
 const Grace = 9 * time.Second
 
+// last is how much longer telemetry may take to leave when the requests in flight took all of Grace.
+const last = 500 * time.Millisecond
+
 // The ways a process ends.
 const (
 	exitOK     = 0
@@ -100,8 +105,9 @@ func run(name string, open func(context.Context, func(string) string, *slog.Logg
 	if err := errors.Join(err, emulators(environ)); err != nil {
 		return refuse(log, err)
 	}
-	f, err := open(ctx, getenv, log)
-	if err != nil {
+	push, err1 := otlp.Open(ctx, name, cfg.version(), getenv, log)
+	f, err2 := open(ctx, getenv, log)
+	if err := errors.Join(err1, err2); err != nil {
 		return refuse(log, err)
 	}
 	if f.Close != nil {
@@ -115,7 +121,7 @@ func run(name string, open func(context.Context, func(string) string, *slog.Logg
 		log.Error("cannot start", "error", err)
 		return exitFault
 	}
-	d := &drain{next: handler(f, log, &cfg)}
+	d := &drain{next: handler(f, log, &cfg), push: push, scheduled: scheduled(f.Routes)}
 	functions.HTTP(name, d.ServeHTTP)
 	failed := make(chan error, 1)
 	go func() { failed <- funcframework.StartHostPort(cfg.Host, strconv.Itoa(int(cfg.Port))) }()
@@ -129,12 +135,30 @@ func run(name string, open func(context.Context, func(string) string, *slog.Logg
 	}
 	stop() // a second signal ends the process at once
 	log.Info("stopping")
-	if !d.wait(Grace) {
+	ended, cancel := context.WithTimeout(context.Background(), Grace+last)
+	defer cancel()
+	onTime := d.wait(Grace)
+	push.Close(ended)
+	if !onTime {
 		log.Error("requests were still in flight when the time to stop had passed")
 		return exitFault
 	}
 	log.Info("stopped")
 	return exitOK
+}
+
+// scheduled are the paths that only the scheduler calls.
+func scheduled(routes []httpx.Route) map[string]bool {
+	paths := map[string]bool{}
+	for _, r := range routes {
+		if slices.Equal(r.Credentials, []httpx.Credential{httpx.SchedulerToken}) {
+			paths[r.Path] = true
+		}
+	}
+	if len(routes) == 1 && paths[routes[0].Path] {
+		paths["/"] = true // where httpx serves it, too
+	}
+	return paths
 }
 
 // emulators names every switch that turns an SDK to an emulator, which takes anybody's word for who they are. A deployed

@@ -3,6 +3,7 @@ package serve_test
 import (
 	"bufio"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	"github.com/coditect/usher/shared/platform/config"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/platform/serve"
+	"github.com/coditect/usher/shared/platform/testenv"
 )
 
 // The tests run Main as it runs in production: in a process of its own, which is this test binary again.
@@ -48,14 +50,14 @@ func open(_ context.Context, getenv func(string) string, log *slog.Logger) (*ser
 	}
 	return &serve.Function{
 		Name:   "greet",
-		Routes: []httpx.Route{route(cfg.Word, cfg.Delay, log)},
+		Routes: []httpx.Route{route(cfg.Word, cfg.Delay, log), scheduled(log)},
 		Close:  func() { log.Info("closed") },
 	}, nil
 }
 
 func route(word string, delay time.Duration, log *slog.Logger) httpx.Route {
 	return httpx.Route{
-		Method: "POST", Path: "/v1/greet", ID: "greet",
+		Method: "POST", Path: "/v1/greet", ID: "greet", Tag: "greet",
 		Handle: func(c *httpx.Call) (httpx.Reply, error) {
 			log.Info("greeting")
 			select { // the delay is what the test is about: a request that takes its time
@@ -66,6 +68,12 @@ func route(word string, delay time.Duration, log *slog.Logger) httpx.Route {
 			}
 		},
 	}
+}
+
+func scheduled(log *slog.Logger) httpx.Route {
+	r := route("done", 0, log)
+	r.Path, r.ID, r.Credentials = "/tasks/greet", "greet_all", []httpx.Credential{httpx.SchedulerToken}
+	return r
 }
 
 // process is Main in a process of its own.
@@ -176,7 +184,7 @@ func TestServesAndEndsInOrder(t *testing.T) {
 		err    error
 	}
 	results := make(chan result, 2)
-	for _, path := range []string{"/", "/v1/greet"} {
+	for _, path := range []string{"/v1/greet", "/v1/greet"} {
 		go func() {
 			status, body, err := p.post(path)
 			results <- result{status, body, err}
@@ -214,7 +222,7 @@ func TestEveryAnswerArrivesWhenTheProcessEndsAtOnce(t *testing.T) {
 	results := make(chan error, 50)
 	for range cap(results) {
 		go func() {
-			status, body, err := p.post("/")
+			status, body, err := p.post("/v1/greet")
 			if err == nil && status != 200 {
 				err = fmt.Errorf("answered %d %s", status, body)
 			}
@@ -239,7 +247,7 @@ func TestEndsWhenRequestsDoNot(t *testing.T) {
 	t.Parallel()
 	p := start(t, "GREETING=hello", "DELAY=1h")
 	p.ready(t)
-	go func() { _, _, _ = p.post("/") }()
+	go func() { _, _, _ = p.post("/v1/greet") }()
 	eventually(t, "a request in flight", p, func() bool { return strings.Contains(p.logged(), `"greeting"`) })
 	begin := time.Now()
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -262,6 +270,7 @@ func TestWrongConfigurationIsToldAtOnce(t *testing.T) {
 		"emulators":              {[]string{"GREETING=x", "FIREBASE_AUTH_EMULATOR_HOST=s3cr3t:9099", "FIRESTORE_EMULATOR_HOST=s3cr3t"}, 2, []string{"FIREBASE_AUTH_EMULATOR_HOST turns to an emulator", "FIRESTORE_EMULATOR_HOST turns to an emulator"}},
 		"another target":         {[]string{"GREETING=x", "FUNCTION_TARGET=acquire"}, 2, []string{"FUNCTION_TARGET names another function"}},
 		"open fails":             {[]string{"GREETING=x", "FAIL=true"}, 1, []string{"the store is of another version"}},
+		"a receiver's address":   {[]string{"GREETING=x", "OTEL_EXPORTER_OTLP_ENDPOINT=s3cr3t"}, 2, []string{"OTEL_EXPORTER_OTLP_ENDPOINT is no"}},
 		"unknown address":        {[]string{"GREETING=x", "HOST=192.0.2.1"}, 1, []string{"the server stopped"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -314,5 +323,97 @@ func TestHandlerReadsTheEnvironment(t *testing.T) {
 	}
 	if _, err := serve.Handler(f, slog.New(slog.DiscardHandler), func(string) string { return "x" }); err == nil {
 		t.Error("TRUSTED_HOPS of x was taken")
+	}
+}
+
+func TestTelemetryLeavesBesideARequestAndWhenTheProcessEnds(t *testing.T) {
+	t.Parallel()
+	r := testenv.NewReceiver(t)
+	p := start(t, "GREETING=hello", "VERSION=v7", "OTEL_EXPORTER_OTLP_ENDPOINT="+r.URL, "OTEL_METRIC_EXPORT_INTERVAL=1")
+	p.ready(t)
+	greet := func(traceparent string) {
+		t.Helper()
+		req, err := http.NewRequest("POST", p.url+"/v1/greet", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Traceparent", traceparent)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatal(resp, err)
+		}
+		_ = resp.Body.Close()
+	}
+	const trace = "0af7651916cd43dd8448eb211c80319c"
+	greet("00-" + trace + "-b7ad6b7169203331-00")
+	greet("00-" + trace + "-b7ad6b7169203331-01")
+	told := func() float64 {
+		return r.Sum("http.server.request.duration", "usher.function", "greet", "http.request.method", "POST", "http.route", "/v1/greet", "http.response.status_code", "200")
+	}
+	eventually(t, "what was measured is pushed beside requests", p, func() bool {
+		if told() > 0 {
+			return true
+		}
+		greet("")
+		return false
+	})
+	before := r.Sum("http.server.request.duration")
+	greet("")
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := p.exit(t); code != 0 {
+		t.Fatalf("exit code %d; logged:\n%s", code, p.logged())
+	}
+	if told() <= before {
+		t.Errorf("%v requests were told before the last one, %v at the end", before, told())
+	}
+	if r.From("service.name") != "greet" || r.From("service.version") != "v7" || r.From("service.namespace") != "usher" || r.From("service.instance.id") == "" {
+		t.Error("it is not told who measured")
+	}
+	spans := r.Spans()
+	if len(spans) != 1 || hex.EncodeToString(spans[0].GetTraceId()) != trace || spans[0].GetName() != "POST /v1/greet" {
+		t.Errorf("of two requests, one of them sampled, there are the spans %v", spans)
+	}
+}
+
+func TestTelemetryOfScheduledWorkLeavesBeforeItsAnswer(t *testing.T) {
+	t.Parallel()
+	r := testenv.NewReceiver(t)
+	p := start(t, "GREETING=hello", "OTEL_EXPORTER_OTLP_ENDPOINT="+r.URL)
+	p.ready(t)
+	for n := range 2 {
+		if status, body, err := p.post("/tasks/greet"); err != nil || status != http.StatusOK {
+			t.Fatal(status, body, err)
+		}
+		if got := r.Sum("http.server.request.duration", "http.route", "/tasks/greet"); got != float64(n+1) {
+			t.Errorf("%v runs were told after %d", got, n+1)
+		}
+	}
+}
+
+func TestAReceiverThatIsOutCostsNobodyTheirAnswer(t *testing.T) {
+	t.Parallel()
+	hangs := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // or the server does not notice that the client has gone
+		<-r.Context().Done()
+	}))
+	t.Cleanup(hangs.Close)
+	p := start(t, "GREETING=hello", "OTEL_EXPORTER_OTLP_ENDPOINT="+hangs.URL, "OTEL_METRIC_EXPORT_INTERVAL=1", "OTEL_EXPORTER_OTLP_TIMEOUT=2000")
+	p.ready(t)
+	begin := time.Now()
+	for range 5 {
+		if status, body, err := p.post("/v1/greet"); err != nil || status != http.StatusOK {
+			t.Fatal(status, body, err)
+		}
+	}
+	if took := time.Since(begin); took > time.Second {
+		t.Errorf("five answers took %v", took)
+	}
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := p.exit(t); code != 0 || !strings.Contains(p.logged(), "telemetry was not delivered") {
+		t.Errorf("exit code %d; logged:\n%s", code, p.logged())
 	}
 }

@@ -32,7 +32,10 @@ import (
 
 	"github.com/coditect/usher/shared/platform/cloud"
 	"github.com/coditect/usher/shared/platform/config"
+	"github.com/coditect/usher/shared/platform/telemetry"
 )
+
+var calls = telemetry.NewHistogram("usher.kms.duration", "Calls of Cloud KMS with their repetitions, and how long each took.", "usher.deed", "usher.outcome")
 
 // Config says which keys of Cloud KMS are ours.
 type Config struct {
@@ -136,10 +139,14 @@ func (v *Vault) dial(ctx context.Context) (*kms.KeyManagementClient, error) {
 func (v *Vault) call(ctx context.Context, deed, object string, fn func(ctx context.Context, c *kms.KeyManagementClient) error) error {
 	ctx, cancel := context.WithTimeout(ctx, v.cfg.Timeout)
 	defer cancel()
+	ctx, end := telemetry.Span(ctx, "KMS "+deed)
+	begun := time.Now()
 	client, err := v.dial(context.WithoutCancel(ctx)) // the client outlives this call
 	if err == nil {
 		err = fn(ctx, client)
 	}
+	end(err)
+	calls.Record(ctx, time.Since(begun).Seconds(), deed, telemetry.Outcome(err))
 	if err != nil {
 		return fmt.Errorf("%s %s in Cloud KMS: %w", deed, object, err)
 	}

@@ -36,7 +36,6 @@ func page(t *testing.T, n int, dir string, variables ...string) string {
 	}
 	// The files are written and read in dir, the commands of ours are run at the root.
 	script := regexp.MustCompile(`\b(roles\.sql|usher\.dump)\b`).ReplaceAllString(string(blocks[n][1]), dir+"/$1")
-	//nolint:gosec // the commands of our own page
 	command := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", script)
 	command.Dir = testenv.Root(t)
 	command.Env = append(os.Environ(), "PATH="+filepath.Dir(pgDump)+":"+os.Getenv("PATH"))
