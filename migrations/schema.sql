@@ -22,6 +22,21 @@ ALTER FUNCTION app.audit_field(p_value text) OWNER TO usher_owner;
 
 COMMENT ON FUNCTION app.audit_field(p_value text) IS 'A value as the hash of an entry reads it: its length in four bytes, the highest first, and its UTF-8.';
 
+-- FUNCTION audit_heads(uuid, integer)
+
+CREATE FUNCTION app.audit_heads(p_after uuid, p_limit integer) RETURNS TABLE(tenant_id uuid, seq bigint, hash bytea)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT c.tenant_id, c.seq, c.hash FROM app.audit_chains c WHERE c.seq > 0 AND c.tenant_id > p_after ORDER BY c.tenant_id LIMIT least(p_limit, 1000)
+    $$;
+
+ALTER FUNCTION app.audit_heads(p_after uuid, p_limit integer) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION audit_heads(p_after uuid, p_limit integer)
+
+COMMENT ON FUNCTION app.audit_heads(p_after uuid, p_limit integer) IS 'The last entry of each tenant''s audit chain, of the tenants after p_after.';
+
 -- FUNCTION audit_record(text, text, text, boolean, text, text, text, text, jsonb, interval)
 
 CREATE FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) RETURNS bigint
@@ -4059,6 +4074,11 @@ REVOKE USAGE ON SCHEMA public FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION app.audit_field(p_value text) FROM PUBLIC;
 
+-- ACL FUNCTION audit_heads(p_after uuid, p_limit integer)
+
+REVOKE ALL ON FUNCTION app.audit_heads(p_after uuid, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.audit_heads(p_after uuid, p_limit integer) TO usher_checkpoints;
+
 -- ACL FUNCTION audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval)
 
 REVOKE ALL ON FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) FROM PUBLIC;
@@ -4418,6 +4438,10 @@ GRANT SELECT(tenant_id) ON TABLE app.audit_chains TO usher_resolver;
 -- ACL COLUMN audit_chains.seq
 
 GRANT SELECT(seq) ON TABLE app.audit_chains TO usher_resolver;
+
+-- ACL COLUMN audit_chains.hash
+
+GRANT SELECT(hash) ON TABLE app.audit_chains TO usher_resolver;
 
 -- ACL TABLE audit_entries
 
