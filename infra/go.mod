@@ -5,7 +5,6 @@ go 1.26.8
 require (
 	github.com/hashicorp/terraform-plugin-go v0.31.0
 	github.com/prometheus/prometheus v0.316.0
-	gopkg.in/yaml.v3 v3.0.1
 )
 
 require (
@@ -89,6 +88,7 @@ require (
 	go.uber.org/goleak v1.3.0 // indirect
 	go.yaml.in/yaml/v2 v2.4.4 // indirect
 	go.yaml.in/yaml/v3 v3.0.5 // indirect
+	go.yaml.in/yaml/v4 v4.0.0 // indirect
 	golang.org/x/crypto v0.58.0 // indirect
 	golang.org/x/exp v0.0.0-20261014143641-f0251eb4aa3e // indirect
 	golang.org/x/net v0.61.0 // indirect

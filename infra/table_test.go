@@ -392,7 +392,7 @@ func TestABinaryLinksTheCodeOfItsDoorsAndOfNoOther(t *testing.T) {
 		doors := table[name].doors()
 		for door, sdk := range sdks {
 			if name == "usage" && door == "redis" {
-				continue // counts in memory, by shared/budget, which also has the code for Redis; no address of one is given
+				continue // asks shared/seat for the row of a session, and shared/budget counts in memory: both also have the code for Redis. No address of one is given
 			}
 			declared := slices.ContainsFunc(doors, func(d string) bool {
 				return strings.Fields(d)[0] == door || door == "journal" && d == "entries"
