@@ -88,7 +88,7 @@ locals {
     }
     register = {
       caller   = "public", paths = ["/v1/register"], armor = "public", schedule = null, operators = false
-      postgres = ["usher_register"], redis = [], kms = []
+      postgres = ["usher_register"], redis = ["budgets"], kms = []
       secrets  = ["license-key-peppers"], writes = [], settings = ["people", "journal"]
       cpu      = "1", memory = "256Mi", always_cpu = false
       # Once for each customer. Few instances also bound what somebody who registers in bulk can do.
@@ -97,7 +97,7 @@ locals {
     }
     trial = {
       caller   = "public", paths = ["/v1/trial"], armor = "public", schedule = null, operators = false
-      postgres = ["usher_trial"], redis = [], kms = []
+      postgres = ["usher_trial"], redis = ["budgets"], kms = []
       secrets  = ["license-key-peppers"], writes = [], settings = ["people", "journal"]
       cpu      = "1", memory = "256Mi", always_cpu = false
       # As register: once for each customer.
@@ -106,8 +106,8 @@ locals {
     }
     usage = {
       caller = "public", paths = ["/v1/usage"], armor = "public", schedule = null, operators = false
-      # Redis is not asked: counting goes on without it.
-      postgres = ["usher_usage"], redis = [], kms = []
+      # Redis hears of refused credentials alone: counting goes on without it.
+      postgres = ["usher_usage"], redis = ["budgets"], kms = []
       secrets  = ["seat-token-keys", "api-key-peppers"], writes = [], settings = ["people"]
       cpu      = "1", memory = "256Mi", always_cpu = false
       # Up to 500 events each, and those of one licence wait for each other at the month's row.
@@ -126,7 +126,7 @@ locals {
     }
     checkout = {
       caller   = "public", paths = ["/v1/checkout"], armor = "public", schedule = null, operators = false
-      postgres = ["usher_checkout"], redis = [], kms = []
+      postgres = ["usher_checkout"], redis = ["budgets"], kms = []
       secrets  = ["stripe-api-key"], writes = [], settings = ["people", "catalog", "sites", "journal"]
       cpu      = "1", memory = "256Mi", always_cpu = false
       # Each may hold a connection for the 4 s that Stripe is given: more at once would only queue for it.
@@ -137,7 +137,7 @@ locals {
     subscription = {
       caller = "public", paths = ["/v1/subscription", "/v1/subscription/*"], armor = "public", schedule = null, operators = false
       # Tells the pools at once when seats were added or a subscription ended.
-      postgres = ["usher_subscription"], redis = ["pools"], kms = []
+      postgres = ["usher_subscription"], redis = ["pools", "budgets"], kms = []
       secrets  = ["license-key-peppers", "notify-keys", "stripe-api-key"], writes = [], settings = ["people", "catalog", "sites", "journal"]
       cpu      = "1", memory = "256Mi", always_cpu = false
       # As checkout.
@@ -147,7 +147,7 @@ locals {
     webhook = {
       caller = "stripe", paths = ["/v1/stripe/*"], armor = "stripe", schedule = null, operators = false
       # People and API keys: operators have events handled again.
-      postgres = ["usher_webhook"], redis = ["pools"], kms = []
+      postgres = ["usher_webhook"], redis = ["pools", "budgets"], kms = []
       secrets  = ["license-key-peppers", "api-key-peppers", "notify-keys", "stripe-api-key", "stripe-webhook-secrets"], writes = [], settings = ["people", "catalog", "journal"]
       cpu      = "1", memory = "256Mi", always_cpu = false
       # Events come by the handful, and each holds a connection while Stripe is asked; what waits too long Stripe sends again.
@@ -156,7 +156,7 @@ locals {
     }
     incident = {
       # Operators by their tokens, and Cloud Scheduler for the watch.
-      caller   = "public", paths = ["/v1/incidents", "/v1/incidents/*", "/v1/switches"], armor = "incident", operators = false
+      caller   = "public", paths = ["/v1/incidents", "/v1/incidents/*", "/v1/switches", "/v1/checkpoints", "/v1/checkpoints/*"], armor = "incident", operators = false
       schedule = { cron = "* * * * *", path = "/tasks/watch", seconds = 60 }
       # It stops whatever must be stopped: pools are frozen, keys are revoked and replaced.
       postgres = ["usher_incident"], redis = ["pools", "budgets"], kms = ["encrypt", "sign", "admin"]
@@ -215,7 +215,7 @@ locals {
       caller = "scheduler", paths = [], operators = true
       # Daily; receipt keys are made 50 h ahead, so two days may be missed. At 03:17, when nobody else's jobs start.
       schedule = { cron = "17 3 * * *", path = "/tasks/rotate", seconds = 60 }
-      postgres = ["usher_rotate"], redis = [], kms = ["encrypt", "sign", "admin"]
+      postgres = ["usher_rotate"], redis = ["budgets"], kms = ["encrypt", "sign", "admin"]
       secrets  = ["api-key-peppers", "seat-token-keys"], writes = ["seat-token-keys"], settings = ["journal"]
       cpu      = "1", memory = "256Mi", always_cpu = false
       # A scheduled run and an operator's revocation may meet, and wait for each other in the database.

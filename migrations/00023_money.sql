@@ -3,8 +3,6 @@ SET LOCAL ROLE usher_owner;
 
 -- Seats beyond a licence's own are counted by the hour, and billed where the plan has a price for them.
 
-ALTER TABLE app.plan_metrics ADD CONSTRAINT is_not_counted_here CHECK (metric <> 'overdraft_seat_hours');
-
 CREATE TABLE app.overdraft_counts (
     tenant_id  uuid        NOT NULL REFERENCES app.tenants (id),
     counted_to timestamptz NOT NULL CHECK (counted_to = date_trunc('hour', counted_to, 'UTC')),
@@ -19,21 +17,28 @@ CREATE POLICY tenant ON app.overdraft_counts
     USING (tenant_id = (SELECT app.tenant())) WITH CHECK (tenant_id = (SELECT app.tenant()));
 GRANT SELECT, INSERT, DELETE ON app.overdraft_counts TO usher_meter;
 
-CREATE INDEX open_sessions_overdraft ON app.open_sessions (tenant_id) WHERE overdraft;
-CREATE INDEX ended_sessions_overdraft ON app.ended_sessions (tenant_id, recorded_at) WHERE overdraft;
 GRANT SELECT (tenant_id, license_id, seat_no, overdraft, acquired_at, evicted_at) ON app.open_sessions TO usher_meter;
 GRANT SELECT (tenant_id, license_id, seat_no, overdraft, acquired_at, ended_at, recorded_at) ON app.ended_sessions TO usher_meter;
 GRANT SELECT (tenant_id, id, max_seats) ON app.licenses TO usher_meter;
 GRANT INSERT (tenant_id, license_id, metric, hour, quantity), UPDATE (quantity) ON app.usage_hours TO usher_meter;
 GRANT SELECT, INSERT (tenant_id, license_id, metric, month, quantity), UPDATE (quantity) ON app.usage_months TO usher_meter;
 
+-- Prices of Stripe's older form hear of usage by usage records.
+ALTER TABLE app.usage_reports ADD COLUMN subscription_id text, ADD COLUMN told_at timestamptz;
+COMMENT ON COLUMN app.usage_reports.subscription_id IS
+    'For a price of the older form: the subscription whose usage record is set; event_name is the price then. NULL: it is a meter event.';
+COMMENT ON COLUMN app.usage_reports.told_at IS
+    'Of a usage record: the second under which Stripe has it. It is fixed before it is first sent: of one second Stripe is told the sum of all '
+    'reports that have it, so that telling it again changes nothing.';
+GRANT INSERT (subscription_id), UPDATE (told_at) ON app.usage_reports TO usher_meter;
+GRANT SELECT (period_start) ON app.subscriptions TO usher_meter;
+
 -- What Stripe has of it is compared each night.
-GRANT SELECT (tenant_id, license_id, hour, quantity, customer, event_name, status, finished_at) ON app.usage_reports TO usher_expire;
+GRANT SELECT (tenant_id, license_id, hour, quantity, customer, event_name, status, finished_at, subscription_id) ON app.usage_reports TO usher_expire;
 
 CREATE POLICY resolver_finds ON app.overdraft_counts FOR SELECT TO usher_resolver USING (true);
 GRANT SELECT ON app.overdraft_counts TO usher_resolver;
-GRANT SELECT (overdraft) ON app.open_sessions TO usher_resolver;
-GRANT SELECT (overdraft) ON app.ended_sessions TO usher_resolver;
+GRANT SELECT (overdraft_seats) ON app.licenses TO usher_resolver;
 RESET ROLE;
 GRANT CREATE ON SCHEMA app TO usher_resolver;
 SET LOCAL ROLE usher_resolver;
@@ -42,16 +47,16 @@ CREATE FUNCTION app.overdraft_tenants(p_limit int) RETURNS TABLE (tenant_id uuid
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
     SELECT t.tenant_id FROM (
-        SELECT o.tenant_id FROM app.open_sessions o WHERE o.overdraft
+        SELECT l.tenant_id FROM app.licenses l WHERE l.overdraft_seats > 0
         UNION
-        SELECT e.tenant_id FROM app.ended_sessions e WHERE e.overdraft AND e.recorded_at > now() - interval '7 days') t
+        SELECT k.tenant_id FROM app.overdraft_counts k) t
       LEFT JOIN LATERAL (SELECT max(k.counted_to) AS counted_to FROM app.overdraft_counts k WHERE k.tenant_id = t.tenant_id) c ON true
      WHERE c.counted_to IS NULL OR c.counted_to < date_trunc('hour', now() - interval '5 minutes', 'UTC')
      ORDER BY c.counted_to NULLS FIRST LIMIT p_limit
     $$;
 -- +goose StatementEnd
 COMMENT ON FUNCTION app.overdraft_tenants(int) IS
-    'Tenants who had seats beyond their own within a week, of whom an hour that is over for five minutes is not counted, the longest waiting first.';
+    'Tenants who have seats beyond their own, or had, and of whom an hour that is over for five minutes is not counted, the longest waiting first.';
 GRANT EXECUTE ON FUNCTION app.overdraft_tenants(int) TO usher_meter;
 
 -- The audit log is kept for a time.
@@ -122,14 +127,12 @@ DROP FUNCTION app.drop_audit(int);
 DROP FUNCTION app.chained_tenants();
 DROP FUNCTION app.overdraft_tenants(int);
 DROP TABLE app.overdraft_counts;
-DROP INDEX app.ended_sessions_overdraft;
-DROP INDEX app.open_sessions_overdraft;
-ALTER TABLE app.plan_metrics DROP CONSTRAINT is_not_counted_here;
 REVOKE SELECT (tenant_id, license_id, seat_no, overdraft, acquired_at, evicted_at) ON app.open_sessions FROM usher_meter;
 REVOKE SELECT (tenant_id, license_id, seat_no, overdraft, acquired_at, ended_at, recorded_at) ON app.ended_sessions FROM usher_meter;
 REVOKE SELECT (tenant_id, id, max_seats) ON app.licenses FROM usher_meter;
 REVOKE INSERT (tenant_id, license_id, metric, hour, quantity), UPDATE (quantity) ON app.usage_hours FROM usher_meter;
 REVOKE SELECT, INSERT (tenant_id, license_id, metric, month, quantity), UPDATE (quantity) ON app.usage_months FROM usher_meter;
-REVOKE SELECT (tenant_id, license_id, hour, quantity, customer, event_name, status, finished_at) ON app.usage_reports FROM usher_expire;
-REVOKE SELECT (overdraft) ON app.open_sessions FROM usher_resolver;
-REVOKE SELECT (overdraft) ON app.ended_sessions FROM usher_resolver;
+REVOKE SELECT (tenant_id, license_id, hour, quantity, customer, event_name, status, finished_at, subscription_id) ON app.usage_reports FROM usher_expire;
+ALTER TABLE app.usage_reports DROP COLUMN subscription_id, DROP COLUMN told_at;
+REVOKE SELECT (period_start) ON app.subscriptions FROM usher_meter;
+REVOKE SELECT (overdraft_seats) ON app.licenses FROM usher_resolver;

@@ -22,6 +22,21 @@ ALTER FUNCTION app.audit_field(p_value text) OWNER TO usher_owner;
 
 COMMENT ON FUNCTION app.audit_field(p_value text) IS 'A value as the hash of an entry reads it: its length in four bytes, the highest first, and its UTF-8.';
 
+-- FUNCTION audit_heads(uuid, integer)
+
+CREATE FUNCTION app.audit_heads(p_after uuid, p_limit integer) RETURNS TABLE(tenant_id uuid, seq bigint, hash bytea)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT c.tenant_id, c.seq, c.hash FROM app.audit_chains c WHERE c.seq > 0 AND c.tenant_id > p_after ORDER BY c.tenant_id LIMIT least(p_limit, 1000)
+    $$;
+
+ALTER FUNCTION app.audit_heads(p_after uuid, p_limit integer) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION audit_heads(p_after uuid, p_limit integer)
+
+COMMENT ON FUNCTION app.audit_heads(p_after uuid, p_limit integer) IS 'The last entry of each tenant''s audit chain, of the tenants after p_after.';
+
 -- FUNCTION audit_record(text, text, text, boolean, text, text, text, text, jsonb, interval)
 
 CREATE FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) RETURNS bigint
@@ -780,9 +795,9 @@ CREATE FUNCTION app.overdraft_tenants(p_limit integer) RETURNS TABLE(tenant_id u
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     SELECT t.tenant_id FROM (
-        SELECT o.tenant_id FROM app.open_sessions o WHERE o.overdraft
+        SELECT l.tenant_id FROM app.licenses l WHERE l.overdraft_seats > 0
         UNION
-        SELECT e.tenant_id FROM app.ended_sessions e WHERE e.overdraft AND e.recorded_at > now() - interval '7 days') t
+        SELECT k.tenant_id FROM app.overdraft_counts k) t
       LEFT JOIN LATERAL (SELECT max(k.counted_to) AS counted_to FROM app.overdraft_counts k WHERE k.tenant_id = t.tenant_id) c ON true
      WHERE c.counted_to IS NULL OR c.counted_to < date_trunc('hour', now() - interval '5 minutes', 'UTC')
      ORDER BY c.counted_to NULLS FIRST LIMIT p_limit
@@ -792,7 +807,7 @@ ALTER FUNCTION app.overdraft_tenants(p_limit integer) OWNER TO usher_resolver;
 
 -- COMMENT FUNCTION overdraft_tenants(p_limit integer)
 
-COMMENT ON FUNCTION app.overdraft_tenants(p_limit integer) IS 'Tenants who had seats beyond their own within a week, of whom an hour that is over for five minutes is not counted, the longest waiting first.';
+COMMENT ON FUNCTION app.overdraft_tenants(p_limit integer) IS 'Tenants who have seats beyond their own, or had, and of whom an hour that is over for five minutes is not counted, the longest waiting first.';
 
 -- FUNCTION pending_checkpoints(uuid, integer)
 
@@ -2080,7 +2095,6 @@ CREATE TABLE app.plan_metrics (
     cap bigint,
     cap_type text,
     CONSTRAINT a_cap_has_a_type CHECK (((cap IS NULL) = (cap_type IS NULL))),
-    CONSTRAINT is_not_counted_here CHECK ((metric <> 'overdraft_seat_hours'::text)),
     CONSTRAINT plan_metrics_cap_check CHECK (((cap >= 1) AND (cap <= '1000000000000000'::bigint))),
     CONSTRAINT plan_metrics_cap_type_check CHECK ((cap_type = ANY (ARRAY['soft'::text, 'hard'::text]))),
     CONSTRAINT plan_metrics_metric_check CHECK ((metric ~ '^[a-z][a-z0-9_]{0,62}$'::text)),
@@ -2684,6 +2698,8 @@ CREATE TABLE app.usage_reports (
     finished_at timestamp with time zone,
     error text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    subscription_id text,
+    told_at timestamp with time zone,
     CONSTRAINT usage_reports_customer_check CHECK (((char_length(customer) >= 1) AND (char_length(customer) <= 255))),
     CONSTRAINT usage_reports_error_check CHECK ((char_length(error) <= 500)),
     CONSTRAINT usage_reports_event_name_check CHECK (((char_length(event_name) >= 1) AND (char_length(event_name) <= 100))),
@@ -2712,6 +2728,14 @@ COMMENT ON COLUMN app.usage_reports.next_at IS 'Not before. Who sends it moves t
 -- COMMENT COLUMN usage_reports.sent_at
 
 COMMENT ON COLUMN app.usage_reports.sent_at IS 'When it may first have come to Stripe, which knows its identifier for a day from then on.';
+
+-- COMMENT COLUMN usage_reports.subscription_id
+
+COMMENT ON COLUMN app.usage_reports.subscription_id IS 'For a price of the older form: the subscription whose usage record is set; event_name is the price then. NULL: it is a meter event.';
+
+-- COMMENT COLUMN usage_reports.told_at
+
+COMMENT ON COLUMN app.usage_reports.told_at IS 'Of a usage record: the second under which Stripe has it. It is fixed before it is first sent: of one second Stripe is told the sum of all reports that have it, so that telling it again changes nothing.';
 
 -- TABLE users
 
@@ -3196,14 +3220,6 @@ CREATE INDEX ended_sessions_default_recorded_at_idx ON app.ended_sessions_defaul
 
 CREATE INDEX ended_sessions_default_tenant_id_license_id_id_idx ON app.ended_sessions_default USING btree (tenant_id, license_id, id);
 
--- INDEX ended_sessions_overdraft
-
-CREATE INDEX ended_sessions_overdraft ON ONLY app.ended_sessions USING btree (tenant_id, recorded_at) WHERE overdraft;
-
--- INDEX ended_sessions_default_tenant_id_recorded_at_idx
-
-CREATE INDEX ended_sessions_default_tenant_id_recorded_at_idx ON app.ended_sessions_default USING btree (tenant_id, recorded_at) WHERE overdraft;
-
 -- INDEX ended_sessions_default_tenant_id_status_id_idx
 
 CREATE INDEX ended_sessions_default_tenant_id_status_id_idx ON app.ended_sessions_default USING btree (tenant_id, status, id);
@@ -3263,10 +3279,6 @@ CREATE INDEX mails_over ON app.mails USING btree (finished_at) WHERE (status <> 
 -- INDEX open_sessions_by_license
 
 CREATE INDEX open_sessions_by_license ON app.open_sessions USING btree (tenant_id, license_id, id);
-
--- INDEX open_sessions_overdraft
-
-CREATE INDEX open_sessions_overdraft ON app.open_sessions USING btree (tenant_id) WHERE overdraft;
 
 -- INDEX outbox_pending
 
@@ -3439,10 +3451,6 @@ ALTER INDEX app.ended_sessions_recorded ATTACH PARTITION app.ended_sessions_defa
 -- INDEX ATTACH ended_sessions_default_tenant_id_license_id_id_idx
 
 ALTER INDEX app.ended_sessions_by_license ATTACH PARTITION app.ended_sessions_default_tenant_id_license_id_id_idx;
-
--- INDEX ATTACH ended_sessions_default_tenant_id_recorded_at_idx
-
-ALTER INDEX app.ended_sessions_overdraft ATTACH PARTITION app.ended_sessions_default_tenant_id_recorded_at_idx;
 
 -- INDEX ATTACH ended_sessions_default_tenant_id_status_id_idx
 
@@ -4066,6 +4074,11 @@ REVOKE USAGE ON SCHEMA public FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION app.audit_field(p_value text) FROM PUBLIC;
 
+-- ACL FUNCTION audit_heads(p_after uuid, p_limit integer)
+
+REVOKE ALL ON FUNCTION app.audit_heads(p_after uuid, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.audit_heads(p_after uuid, p_limit integer) TO usher_checkpoints;
+
 -- ACL FUNCTION audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval)
 
 REVOKE ALL ON FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) FROM PUBLIC;
@@ -4426,6 +4439,10 @@ GRANT SELECT(tenant_id) ON TABLE app.audit_chains TO usher_resolver;
 
 GRANT SELECT(seq) ON TABLE app.audit_chains TO usher_resolver;
 
+-- ACL COLUMN audit_chains.hash
+
+GRANT SELECT(hash) ON TABLE app.audit_chains TO usher_resolver;
+
 -- ACL TABLE audit_entries
 
 GRANT SELECT ON TABLE app.audit_entries TO usher_admin;
@@ -4531,7 +4548,6 @@ GRANT SELECT(seat_no) ON TABLE app.ended_sessions TO usher_meter;
 
 GRANT SELECT(overdraft) ON TABLE app.ended_sessions TO usher_deliver;
 GRANT SELECT(overdraft) ON TABLE app.ended_sessions TO usher_meter;
-GRANT SELECT(overdraft) ON TABLE app.ended_sessions TO usher_resolver;
 
 -- ACL COLUMN ended_sessions.holder
 
@@ -4882,6 +4898,7 @@ GRANT INSERT(overdraft_seats),UPDATE(overdraft_seats) ON TABLE app.licenses TO u
 GRANT INSERT(overdraft_seats) ON TABLE app.licenses TO usher_register;
 GRANT INSERT(overdraft_seats),UPDATE(overdraft_seats) ON TABLE app.licenses TO usher_billing;
 GRANT INSERT(overdraft_seats) ON TABLE app.licenses TO usher_trial;
+GRANT SELECT(overdraft_seats) ON TABLE app.licenses TO usher_resolver;
 
 -- ACL COLUMN licenses.ttl_seconds
 
@@ -5096,7 +5113,6 @@ GRANT SELECT(fence_counter) ON TABLE app.open_sessions TO usher_usage;
 
 GRANT SELECT(overdraft) ON TABLE app.open_sessions TO usher_deliver;
 GRANT SELECT(overdraft) ON TABLE app.open_sessions TO usher_meter;
-GRANT SELECT(overdraft) ON TABLE app.open_sessions TO usher_resolver;
 
 -- ACL COLUMN open_sessions.holder
 
@@ -5602,6 +5618,7 @@ GRANT INSERT(next_seats),UPDATE(next_seats) ON TABLE app.subscriptions TO usher_
 
 GRANT INSERT(period_start),UPDATE(period_start) ON TABLE app.subscriptions TO usher_billing;
 GRANT SELECT(period_start) ON TABLE app.subscriptions TO usher_usage;
+GRANT SELECT(period_start) ON TABLE app.subscriptions TO usher_meter;
 
 -- ACL COLUMN subscriptions.period_end
 
@@ -5962,6 +5979,15 @@ GRANT SELECT(finished_at) ON TABLE app.usage_reports TO usher_expire;
 -- ACL COLUMN usage_reports.error
 
 GRANT UPDATE(error) ON TABLE app.usage_reports TO usher_meter;
+
+-- ACL COLUMN usage_reports.subscription_id
+
+GRANT INSERT(subscription_id) ON TABLE app.usage_reports TO usher_meter;
+GRANT SELECT(subscription_id) ON TABLE app.usage_reports TO usher_expire;
+
+-- ACL COLUMN usage_reports.told_at
+
+GRANT UPDATE(told_at) ON TABLE app.usage_reports TO usher_meter;
 
 -- ACL COLUMN users.tenant_id
 

@@ -39,6 +39,13 @@ func (d Disagreement) String() string {
 	return fmt.Sprintf("checkpoint %d of %s disagrees at entry %d: %s", d.Checkpoint.Number, d.Checkpoint.At.UTC().Format(time.RFC3339), d.Checkpoint.Seq, what)
 }
 
+const (
+	// Kept is for how long entries are kept at least.
+	Kept = 90 * 24 * time.Hour
+	// Due is how old an entry may be without a checkpoint. One is written each minute; what is more is for a watch that is late.
+	Due = 10 * time.Minute
+)
+
 // Comparison compares a chain with its checkpoints while the chain is verified.
 type Comparison struct {
 	// Compared is how many checkpoints there were an entry for, or should have been. Those of entries that were dropped because
@@ -46,6 +53,26 @@ type Comparison struct {
 	Compared int
 	// First is the first checkpoint that disagrees; nil when none does.
 	First *Disagreement
+	// Dropped is the last checkpoint of an entry that is not kept any more; nil when there is none.
+	Dropped *Checkpoint
+	// Uncovered is when the first entry beyond the last checkpoint was written; the zero Time when there is none. From is its number.
+	Uncovered time.Time
+	From      int64
+}
+
+// Problems are what does not agree, as of now, in words: the first checkpoint that disagrees, entries that were dropped before
+// they were old, and entries that should have a checkpoint by now and have none, which whoever rewrote them may have seen to.
+func (c *Comparison) Problems(now time.Time) (all []string) {
+	if c.First != nil {
+		all = append(all, c.First.String())
+	}
+	if d := c.Dropped; d != nil && now.Sub(d.At) < Kept {
+		all = append(all, fmt.Sprintf("checkpoint %d of %s: the entry %d was dropped before it was old", d.Number, d.At.UTC().Format(time.RFC3339), d.Seq))
+	}
+	if !c.Uncovered.IsZero() && now.Sub(c.Uncovered) > Due {
+		all = append(all, fmt.Sprintf("entry %d of %s and what follows have no checkpoint: the watch does not write them, or somebody kept it from it", c.From, c.Uncovered.UTC().Format(time.RFC3339)))
+	}
+	return all
 }
 
 // Compare passes entries on, in the order of the chain, and compares them with the checkpoints, which are in theirs. The
@@ -60,9 +87,15 @@ func Compare(chain Chain, points []Checkpoint, entries iter.Seq2[Entry, error]) 
 	}
 	return c, func(yield func(Entry, error) bool) {
 		rest := points
+		last := int64(0)
+		if len(points) > 0 {
+			last = points[len(points)-1].Seq
+		}
 		for len(rest) > 0 && rest[0].Seq <= chain.Start.Seq {
 			if rest[0].Seq == chain.Start.Seq {
 				judge(rest[0], chain.Start.Hash)
+			} else {
+				c.Dropped = &rest[0]
 			}
 			rest = rest[1:]
 		}
@@ -79,6 +112,9 @@ func Compare(chain Chain, points []Checkpoint, entries iter.Seq2[Entry, error]) 
 			for len(rest) > 0 && rest[0].Seq == e.Seq {
 				judge(rest[0], Sum(chain.Tenant, &e))
 				rest = rest[1:]
+			}
+			if e.Seq > last && c.From == 0 {
+				c.Uncovered, c.From = e.At, e.Seq
 			}
 			if !yield(e, nil) {
 				return

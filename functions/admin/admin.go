@@ -137,5 +137,5 @@ func Routes(d Deps) []httpx.Route {
 			routes = append(routes, route)
 		}
 	}
-	return routes
+	return httpx.Watched(d.Budgets.Refused, routes)
 }

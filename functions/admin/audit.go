@@ -12,7 +12,6 @@ import (
 
 	"github.com/coditect/usher/client/auditchain"
 	"github.com/coditect/usher/shared/audit"
-	"github.com/coditect/usher/shared/budget"
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/notify"
@@ -99,9 +98,6 @@ const refusalsRest = time.Hour
 // refuseCredential records that a credential was refused, in the chain of the tenant that it was made for. One that nobody
 // has is in the log of requests alone: there is no tenant to tell, and no end to them.
 func (d Deps) refuseCredential(c *httpx.Call, because error) {
-	if f := fault.As(because); f != nil && f.Kind == fault.KindUnauthenticated {
-		d.Budgets.See(c.Context(), budget.BadCredentials, budget.Address(c.Address()))
-	}
 	if r, ok := errors.AsType[*identity.Refused](because); ok {
 		d.recordRefusal(c, identity.Principal{Tenant: r.Tenant, APIKey: r.APIKey, User: r.User, Operator: r.Operator}, "credential.used", because)
 	}

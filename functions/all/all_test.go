@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -233,7 +234,7 @@ const (
 
 var schedulerClaims = object{"aud": audience, "email": scheduler, "email_verified": true}
 
-func start(t *testing.T) *service {
+func start(t *testing.T, more ...map[string]string) *service {
 	t.Helper()
 	s := &service{postgres: testenv.Postgres(t), redis: testenv.Redis(t), log: testenv.Logs(t)}
 	issuer := testenv.Issuer(t)
@@ -268,6 +269,9 @@ func start(t *testing.T) *service {
 		"IDENTITY_ISSUER": issuer.URL(), "IDENTITY_AUDIENCE": people,
 		"LICENSE_MIN_TTL_SECONDS": "2", "SEAT_POLL": "1s",
 		"SEAT_RESERVATION": "5s", "SEAT_CONNECTION_LIFE": "5s", "SEAT_CLOCK_ALLOWANCE": allowance.String(),
+	}
+	for _, m := range more {
+		maps.Copy(settings, m)
 	}
 	s.env = func(function string) func(string) string {
 		return func(variable string) string {

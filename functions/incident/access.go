@@ -5,7 +5,6 @@ import (
 	"net/netip"
 
 	"github.com/coditect/usher/shared/audit"
-	"github.com/coditect/usher/shared/budget"
 	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/platform/httpx"
@@ -44,9 +43,6 @@ func (d Deps) caller(c *httpx.Call, need identity.Need) (caller, error) {
 	p, err := d.principal(c, bearer)
 	if f := fault.As(err); f != nil && f.Kind == fault.KindUnavailable && identity.IsIDToken(bearer) {
 		return d.offline(c, bearer, who, err)
-	}
-	if f := fault.As(err); f != nil && f.Kind == fault.KindUnauthenticated {
-		d.Budgets.See(c.Context(), budget.BadCredentials, budget.Address(c.Address()))
 	}
 	if err != nil {
 		return caller{}, err

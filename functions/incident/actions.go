@@ -102,14 +102,7 @@ func (a *deed) settle(ctx context.Context, tx tenancy.Tx, outcome, detail, actio
 		 WHERE incident_id = $1 AND action = $2 AND outcome = 'pending'
 		RETURNING at`, a.incident.ID, a.action, outcome, detail).Scan(&now)
 	if errors.Is(err, pgx.ErrNoRows) {
-		var was string
-		if err := tx.QueryRow(ctx, `SELECT outcome FROM app.incident_actions WHERE incident_id = $1 AND action = $2`, a.incident.ID, a.action).Scan(&was); err != nil {
-			return fmt.Errorf("read the outcome of %s: %w", a.action, err)
-		}
-		if was == done {
-			return nil // another run was faster, and did the same
-		}
-		return errResolved // and nothing of it is done here
+		return a.wanted(ctx, tx) // another run was faster, and did the same
 	}
 	if err != nil {
 		return fmt.Errorf("keep the outcome of %s: %w", a.action, err)
@@ -125,6 +118,20 @@ func (a *deed) settle(ctx context.Context, tx tenancy.Tx, outcome, detail, actio
 		return err
 	}
 	return a.record(ctx, tx, a.who, e, action, subject)
+}
+
+// wanted is nil while the action is pending, or is done by another run; and errResolved when the incident was resolved before: then
+// nothing of it is to be done in this transaction. Until the transaction ends nobody resolves it.
+func (a *deed) wanted(ctx context.Context, tx tenancy.Tx) error {
+	var is string
+	err := tx.QueryRow(ctx, `SELECT outcome FROM app.incident_actions WHERE incident_id = $1 AND action = $2 FOR SHARE`, a.incident.ID, a.action).Scan(&is)
+	if err != nil {
+		return fmt.Errorf("read the outcome of %s: %w", a.action, err)
+	}
+	if is == failed {
+		return errResolved
+	}
+	return nil
 }
 
 func (a *deed) do(ctx context.Context) error {
@@ -332,7 +339,7 @@ func (a *deed) revokeLicenses(ctx context.Context) error {
 				}
 			}
 			if !last {
-				return nil
+				return a.wanted(ctx, tx)
 			}
 			return a.settle(ctx, tx, done, count(len(ids), "licence is", "licences are")+" revoked.", "license.revoked", a.subject(), nil)
 		})

@@ -8,6 +8,8 @@
 //	POST /v1/incidents/{id}/resolve   {resolution, unfreeze?}
 //	GET  /v1/incidents/{id}/export    one signed file
 //	GET  /v1/switches   PUT           {freeze_admissions, read_only, frozen_tenants[], reason}
+//	GET  /v1/checkpoints              ?tenant_id=   of its audit chain, from the journal
+//	GET  /v1/checkpoints/tenants      who has any
 //	POST /tasks/watch                 Authorization: Bearer <OIDC token of the scheduler>; body {} or none
 //
 // All but the last are the operator's: its API keys with the scopes incidents:read and incidents:write, its people from viewer
@@ -16,7 +18,7 @@
 //	401  api_key_invalid, id_token_… (docs/people.md), scheduler_token_invalid
 //	403  forbidden, email_not_verified, membership_missing, membership_revoked
 //	404  not_found
-//	409  journal_off: switches are kept in the journal; switches_changed, idempotency_in_flight
+//	409  journal_off: switches and checkpoints are kept in the journal; switches_changed, idempotency_in_flight
 //	422  invalid_request, idempotency_key_reused
 //	503  store_unavailable
 //
@@ -57,6 +59,8 @@ type Deps struct {
 	Budgets  *budget.Budgets
 	Journal  *journal.Journal
 	Rotation *rotation.Rotation
+	// Checkpoints are of the Journal, and kept as long as the instance.
+	Checkpoints *journal.Checkpoints
 	// Roots sign exported incidents and checkpoints, in the name of Issuer.
 	Roots     *signing.Roots
 	Issuer    string
@@ -229,7 +233,7 @@ func Routes(d Deps) []httpx.Route {
 		}
 		return r
 	}
-	return []httpx.Route{
+	return httpx.Watched(d.Budgets.Refused, []httpx.Route{
 		operators(httpx.Route{
 			Method: "GET", Path: "/v1/incidents", ID: "list_incidents",
 			Summary: "List the incidents, the newest first",
@@ -286,6 +290,22 @@ func Routes(d Deps) []httpx.Route {
 			Problems:    []int{http.StatusConflict},
 			Timeout:     actDeadline,
 		}, writes, d.setSwitches),
+		operators(httpx.Route{
+			Method: "GET", Path: "/v1/checkpoints", ID: "list_checkpoints",
+			Summary:     "List the checkpoints of a tenant's audit chain, the oldest first",
+			Description: "From the journal, each signed by a root. Whoever keeps the roots' public keys compares the chain of GET /v1/audit with them, and need not believe the service.",
+			Query:       CheckpointQuery{},
+			Replies:     []httpx.Doc{{Status: http.StatusOK, Body: CheckpointPage{}}},
+			Problems:    []int{http.StatusConflict},
+		}, reads, d.listCheckpoints),
+		operators(httpx.Route{
+			Method: "GET", Path: "/v1/checkpoints/tenants", ID: "list_checkpointed_tenants",
+			Summary:     "List the tenants that have checkpoints",
+			Description: "From the journal: those too that are not in the database any more.",
+			Query:       CheckpointedQuery{},
+			Replies:     []httpx.Doc{{Status: http.StatusOK, Body: CheckpointedPage{}}},
+			Problems:    []int{http.StatusConflict},
+		}, reads, d.listCheckpointed),
 		{
 			Method: "POST", Path: "/tasks/watch", ID: "watch", Tag: "incident",
 			Summary:     "See what deserves an incident, and finish what waits",
@@ -295,7 +315,7 @@ func Routes(d Deps) []httpx.Route {
 			Timeout:     taskDeadline,
 			Handle:      d.watch,
 		},
-	}
+	})
 }
 
 var (

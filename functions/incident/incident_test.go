@@ -297,6 +297,47 @@ func TestKeysAreRevokedAndReplacedFromOneCall(t *testing.T) {
 	w.Verify(t, w.Seating(t).Sit(t, l, "b").Receipt, time.Now())
 }
 
+func TestWhatAnIncidentWasResolvedBeforeIsNotDone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, functiontest.Options{})
+	w.Seats(t, 1, time.Minute)
+	// So many that they are revoked in three transactions.
+	w.DB.Exec(t, `
+		CREATE TEMP TABLE more AS SELECT l.* FROM app.licenses l, generate_series(1, 100);
+		UPDATE more SET id = gen_random_uuid();
+		INSERT INTO app.licenses SELECT * FROM more`)
+	first := testenv.Value[uuid.UUID](t, w.DB, `SELECT id FROM app.licenses ORDER BY id LIMIT 1`)
+	owner := w.DB.Owner(t)
+	tx, err := owner.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), `SELECT FROM app.licenses WHERE id = $1 FOR UPDATE`, first); err != nil {
+		t.Fatal(err)
+	}
+	var opening sync.WaitGroup
+	opening.Go(func() {
+		w.door.SendBare(t, functiontest.Message{Method: "POST", Path: "/v1/incidents", Token: w.key, Body: functiontest.Body{
+			"severity": "P2", "kind": "license_shared", "summary": "Too soon.", "scope": functiontest.Body{"tenant_id": w.Tenant.UUID()}, "actions": []string{"revoke_licenses"},
+		}})
+	})
+	testenv.Eventually(t, 20*time.Second, func() error {
+		if testenv.Value[int](t, w.DB, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'usher_incident' AND wait_event_type = 'Lock'`) == 0 {
+			return errors.New("nothing is being revoked")
+		}
+		return nil
+	})
+	id := testenv.Value[uuid.UUID](t, w.DB, `SELECT id FROM app.incidents`)
+	w.call(t, "POST", "/v1/incidents/"+id.String()+"/resolve", functiontest.Body{"resolution": "A mistake."}).Want(t, http.StatusOK)
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	opening.Wait()
+	if revoked := testenv.Value[int](t, w.DB, `SELECT count(*) FROM app.licenses WHERE status = 'revoked'`); revoked != 0 {
+		t.Errorf("%d licences are revoked although the incident was resolved before", revoked)
+	}
+}
+
 func TestTheRunbooksRequestsWork(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile(filepath.Join(testenv.Root(t), "docs", "incidents.md"))

@@ -46,12 +46,14 @@ func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*s
 		}
 		return err
 	}
+	roots := signing.NewRoots(db, vault.Signer)
 	return &serve.Function{
 		Name: "incident",
 		Routes: Routes(Deps{
 			DB: db, Keys: keys, People: people, Seats: seats, Budgets: budgets, Journal: outside,
-			Rotation: rotation.New(rotation.Deps{DB: db, Vault: vault, Ring: ring, Now: db.Now, Log: log}),
-			Roots:    signing.NewRoots(db, vault.Signer), Issuer: name.Issuer, Scheduler: scheduler, Limits: limits, Now: time.Now, Log: log,
+			Rotation:    rotation.New(rotation.Deps{DB: db, Vault: vault, Ring: ring, Now: db.Now, Log: log}),
+			Checkpoints: &journal.Checkpoints{DB: db, Journal: outside, Sign: roots.Sign, Issuer: name.Issuer, Now: time.Now, Log: log},
+			Roots:       roots, Issuer: name.Issuer, Scheduler: scheduler, Limits: limits, Now: time.Now, Log: log,
 		}),
 		Ready: []httpx.Check{{Name: "postgresql", Ping: either}, {Name: "journal", Ping: either, Off: outside.Off()}},
 		Close: func() {

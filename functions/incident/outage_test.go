@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -95,11 +96,19 @@ func TestWhileTheJournalIsOutActsGoOnAndItsEntriesWait(t *testing.T) {
 			t.Errorf("%s is recorded in %v", e.What, e.RecordedIn)
 		}
 	}
+	before := len(w.Log.Text())
 	w.watchWith(t).Want(t, http.StatusServiceUnavailable)
+	// Alerts go by these words.
+	if log := w.Log.Text()[before:]; strings.Count(log, `"msg":"the watch failed"`) != 1 || strings.Contains(log, `"msg":"the watch ran"`) {
+		t.Error("the log does not say that the watch failed")
+	}
 	firestore.Resume(t)
 	w.door = slow
 	if r := w.watch(t); r.Journaled != 3 {
 		t.Errorf("the watch: %+v", r)
+	}
+	if log := w.Log.Text()[before:]; strings.Count(log, `"msg":"the watch failed"`) != 1 || strings.Count(log, `"msg":"the watch ran"`) != 1 {
+		t.Error("the log does not say that the watch ran")
 	}
 	shown := w.shown(t, opened)
 	for _, e := range shown.Timeline {

@@ -86,15 +86,24 @@ func (d Deps) watch(c *httpx.Call) (httpx.Reply, error) {
 	answer.Acted, errs[2] = d.finish(ctx, who)
 	answer.Frozen, errs[3] = d.reconcile(ctx, who)
 	answer.Journaled, errs[4] = d.flush(ctx, uuid.Nil)
-	answer.Checkpoints, errs[5] = journal.Checkpoints{DB: d.DB, Journal: d.Journal, Sign: d.Roots.Sign, Issuer: d.Issuer, Log: d.Log}.Run(ctx)
+	answer.Checkpoints, errs[5] = d.Checkpoints.Run(ctx)
 	rewritten, err := d.rewritten(ctx, who, answer.Checkpoints.Rewritten)
 	answer.Opened += rewritten
 	c.Note(slog.Any("watched", answer))
 	if err := errors.Join(append(errs[:], err)...); err != nil {
+		d.Log.ErrorContext(ctx, watchFailed, slog.Any("error", err))
 		return httpx.Reply{}, err
 	}
+	d.Log.InfoContext(ctx, watchRan)
 	return httpx.Reply{Body: answer}, nil
 }
+
+// The log says one of these of each run. They are what an alert goes by, when the one is there or the other is not: docs/incidents.md
+// names them.
+const (
+	watchRan    = "the watch ran"
+	watchFailed = "the watch failed"
+)
 
 // suspicion is something that is seen too often, of somebody.
 type suspicion struct {

@@ -320,7 +320,7 @@ func TestWithoutPostgreSQLTheRetryRegisters(t *testing.T) {
 func TestOpenServesFromItsEnvironment(t *testing.T) {
 	t.Parallel()
 	env := map[string]string{
-		"DATABASE_URL": testenv.Postgres(t).URL("usher_register"), "LICENSE_KEY_PEPPERS": "1:" + strings.Repeat("A", 43) + "=",
+		"DATABASE_URL": testenv.Postgres(t).URL("usher_register"), "BUDGET_REDIS_URL": "redis://127.0.0.1:1/1", "LICENSE_KEY_PEPPERS": "1:" + strings.Repeat("A", 43) + "=",
 		"IDENTITY_ISSUER": "https://issuer.example", "IDENTITY_AUDIENCE": audience,
 	}
 	getenv := func(name string) string { return env[name] }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/coditect/usher/shared/billing"
+	"github.com/coditect/usher/shared/budget"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/journal"
 	"github.com/coditect/usher/shared/license"
@@ -22,7 +23,7 @@ type Config struct {
 	Coupon string `env:"STRIPE_RETENTION_COUPON"`
 }
 
-// Open puts the function together from its environment: DATABASE_*, REDIS_*, SEAT_*, IDENTITY_*, LICENSE_KEY_PEPPERS,
+// Open puts the function together from its environment: DATABASE_*, BUDGET_*, REDIS_*, SEAT_*, IDENTITY_*, LICENSE_KEY_PEPPERS,
 // LICENSE_MIN_TTL_SECONDS, NOTIFY_KEYS, JOURNAL_*, STRIPE_API_KEY, STRIPE_URL, STRIPE_TIMEOUT, STRIPE_CATALOG and BILLING_ORIGINS as their
 // packages say, and Config.
 func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*serve.Function, error) {
@@ -36,17 +37,18 @@ func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*s
 	origins, err6 := billing.OpenOrigins(getenv)
 	notices, err7 := notify.OpenKeys(getenv)
 	switches, err8 := journal.OpenCache(ctx, getenv, log)
-	if err := errors.Join(err0, err1, err2, err3, err4, err5, err6, err7, err8); err != nil {
+	budgets, err9 := budget.Open(getenv, log)
+	if err := errors.Join(err0, err1, err2, err3, err4, err5, err6, err7, err8, err9); err != nil {
 		return nil, err
 	}
 	return &serve.Function{
 		Name: "subscription",
-		Routes: httpx.Gated(switches.Writable, Routes(Deps{
+		Routes: httpx.Watched(budgets.Refused, httpx.Gated(switches.Writable, Routes(Deps{
 			DB: db, People: people, Desk: &billing.Desk{DB: db, Stripe: stripe, Coupon: cfg.Coupon}, Seats: seats, Origins: origins, Log: log,
 			Books: billing.NewBooks(billing.BooksDeps{DB: db, Stripe: stripe, Registry: registry, Notices: notices, Now: billing.StoreTime, Log: log}),
-		})),
+		}))),
 		// Redis is not asked: what it is to be told it is told by the sweep.
 		Ready: []httpx.Check{{Name: "postgresql", Ping: db.Ping}},
-		Close: func() { _ = switches.Close(); _ = seats.Close(); db.Close() },
+		Close: func() { _ = switches.Close(); _ = budgets.Close(); _ = seats.Close(); db.Close() },
 	}, nil
 }

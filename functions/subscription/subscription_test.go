@@ -53,7 +53,7 @@ func newWorld(t *testing.T) *world {
 	server := httptest.NewServer(w.stripe)
 	t.Cleanup(server.Close)
 	env := map[string]string{
-		"DATABASE_URL": w.db.URL("usher_subscription"), "REDIS_URL": "redis://127.0.0.1:1/0", "LICENSE_KEY_PEPPERS": ring, "NOTIFY_KEYS": ring,
+		"DATABASE_URL": w.db.URL("usher_subscription"), "BUDGET_REDIS_URL": "redis://127.0.0.1:1/1", "REDIS_URL": "redis://127.0.0.1:1/0", "LICENSE_KEY_PEPPERS": ring, "NOTIFY_KEYS": ring,
 		"IDENTITY_ISSUER": w.issuer.URL(), "IDENTITY_AUDIENCE": "usher-test", "STRIPE_API_KEY": key, "STRIPE_URL": server.URL, "STRIPE_TIMEOUT": "1s",
 		"STRIPE_CATALOG":  `{"pro": {"currency": "usd", "monthly": {"seat": {"id": "price_seat", "amount": 5800}}}}`,
 		"BILLING_ORIGINS": site, "STRIPE_RETENTION_COUPON": "stay",

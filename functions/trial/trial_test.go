@@ -41,7 +41,7 @@ func newWorld(t *testing.T) *world {
 	w.db.Exec(t, `INSERT INTO app.plans (code, product_code, name) VALUES ('free', 'editor', 'Free')`)
 	w.db.Exec(t, `INSERT INTO app.plans (code, product_code, name, max_seats, trial_falls_to) VALUES ('pro', 'editor', 'Pro', 5, 'free')`)
 	env := map[string]string{
-		"DATABASE_URL": w.db.URL("usher_trial"), "LICENSE_KEY_PEPPERS": ring, "IDENTITY_ISSUER": w.issuer.URL(), "IDENTITY_AUDIENCE": audience,
+		"DATABASE_URL": w.db.URL("usher_trial"), "BUDGET_REDIS_URL": "redis://127.0.0.1:1/1", "LICENSE_KEY_PEPPERS": ring, "IDENTITY_ISSUER": w.issuer.URL(), "IDENTITY_AUDIENCE": audience,
 	}
 	f, err := trial.Open(t.Context(), func(name string) string { return env[name] }, w.log.Logger)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/coditect/usher/shared/tenancy"
 )
 
-// Open puts the function together from its environment: DATABASE_*, SEAT_TOKEN_*, API_KEY_PEPPERS, IDENTITY_* and the sizes of
+// Open puts the function together from its environment: DATABASE_*, SEAT_TOKEN_*, API_KEY_PEPPERS, IDENTITY_* and
 // BUDGET_* as their packages say.
 func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*serve.Function, error) {
 	db, err1 := tenancy.Open(ctx, getenv, log)
@@ -21,13 +21,14 @@ func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*s
 	keys, err3 := identity.Open(getenv, db)
 	people, err4 := identity.OpenPeople(getenv, db)
 	beats, err5 := budget.OpenBeats(getenv)
-	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+	budgets, err6 := budget.Open(getenv, log)
+	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 		return nil, err
 	}
 	return &serve.Function{
 		Name:   "usage",
-		Routes: Routes(Deps{DB: db, Tokens: tokens, Keys: keys, People: people, Beats: beats, Log: log}),
+		Routes: httpx.Watched(budgets.Refused, Routes(Deps{DB: db, Tokens: tokens, Keys: keys, People: people, Beats: beats, Log: log})),
 		Ready:  []httpx.Check{{Name: "postgresql", Ping: db.Ping}},
-		Close:  db.Close,
+		Close:  func() { _ = budgets.Close(); db.Close() },
 	}, nil
 }

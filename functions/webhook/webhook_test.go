@@ -44,7 +44,7 @@ func newWorld(t *testing.T) *world {
 	server := httptest.NewServer(stripe)
 	t.Cleanup(server.Close)
 	env := map[string]string{
-		"DATABASE_URL": w.db.URL("usher_webhook"), "REDIS_URL": "redis://127.0.0.1:1/0", "API_KEY_PEPPERS": ring, "LICENSE_KEY_PEPPERS": ring, "NOTIFY_KEYS": ring,
+		"DATABASE_URL": w.db.URL("usher_webhook"), "BUDGET_REDIS_URL": "redis://127.0.0.1:1/1", "REDIS_URL": "redis://127.0.0.1:1/0", "API_KEY_PEPPERS": ring, "LICENSE_KEY_PEPPERS": ring, "NOTIFY_KEYS": ring,
 		"IDENTITY_ISSUER": "https://issuer.example", "IDENTITY_AUDIENCE": "usher-test", "STRIPE_API_KEY": "sk_test_webhook", "STRIPE_URL": server.URL,
 		"STRIPE_CATALOG": "{}", "STRIPE_WEBHOOK_SECRETS": secret + ",whsec_the_one_before",
 	}

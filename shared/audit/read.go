@@ -80,17 +80,19 @@ func ReadChain(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID) (auditchai
 }
 
 // Holds says whether the chain still has an entry as it was once: of that number, with that hash, not written after the time. Of
-// an entry that was dropped because it was old nobody can say, and it answers yes.
+// an entry that is not kept any more because it is older than auditchain.Kept nobody can say, and it answers yes.
 func Holds(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, at auditchain.Link, written time.Time) (bool, error) {
 	var holds bool
 	// Backwards in the order of the key, where the entry is among the first.
 	err := tx.QueryRow(ctx, `
-		SELECT $2 <= coalesce((SELECT start_seq FROM app.audit_chains WHERE tenant_id = $1), 0)
+		SELECT $2 = 0
+		    OR coalesce((SELECT $2 = c.start_seq AND $3 = c.start_hash OR $2 < c.start_seq AND $4 < now() - $5::interval
+		                   FROM app.audit_chains c WHERE c.tenant_id = $1), false)
 		    OR coalesce((SELECT e.seq = $2 AND e.hash = $3
 		                   FROM app.audit_entries e
 		                  WHERE e.tenant_id = $1 AND e.at <= $4::timestamptz + interval '1 minute' AND e.seq <= $2
 		                  ORDER BY e.at DESC, e.seq DESC LIMIT 1), false)`,
-		tenant.UUID(), at.Seq, at.Hash[:], written).Scan(&holds)
+		tenant.UUID(), at.Seq, at.Hash[:], written, auditchain.Kept).Scan(&holds)
 	if err != nil {
 		return false, fmt.Errorf("read an entry of the audit log: %w", err)
 	}

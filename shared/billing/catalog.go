@@ -38,7 +38,18 @@ type MeteredPrice struct {
 	// Metric is the plan's, whose units are billed.
 	Metric string `json:"metric"`
 	// EventName is that of the meter at Stripe which the price there goes by. It adds up values, by stripe_customer_id.
-	EventName string `json:"event_name"`
+	EventName string `json:"event_name,omitempty"`
+	// UsageRecords says that the price is of Stripe's older form: it goes by no meter, and hears of usage by usage records of the
+	// subscription. There is no EventName then.
+	UsageRecords bool `json:"usage_records,omitempty"`
+}
+
+// target is by what Stripe knows the usage: the name of meter events, or the price that usage records are for.
+func (m *MeteredPrice) target() string {
+	if m.UsageRecords {
+		return m.ID
+	}
+	return m.EventName
 }
 
 // Offer is what a plan costs in one cycle. Base is paid once, Seat for each seat that is not included; at least one of
@@ -97,9 +108,9 @@ func (c *Catalog) UnmarshalText(text []byte) error {
 				}
 			}
 			for i, m := range offer.Metered {
-				if m.Amount <= 0 || !m.claim(used) || m.Metric == "" || m.EventName == "" || len(m.EventName) > 100 ||
-					slices.ContainsFunc(offer.Metered[:i], func(o MeteredPrice) bool { return o.Metric == m.Metric || o.EventName == m.EventName }) {
-					return fmt.Errorf("plan %s %s has a metered price without id, amount, metric or event name, or one that is used twice", code, cycle)
+				if m.Amount <= 0 || !m.claim(used) || m.Metric == "" || m.UsageRecords != (m.EventName == "") || len(m.target()) > 100 ||
+					slices.ContainsFunc(offer.Metered[:i], func(o MeteredPrice) bool { return o.Metric == m.Metric || o.target() == m.target() }) {
+					return fmt.Errorf("plan %s %s has a metered price without id, amount, metric, or either event name or usage records, or one that is used twice", code, cycle)
 				}
 			}
 		}
@@ -138,18 +149,31 @@ func (p Plan) included(offer *Offer) int {
 	return max(p.IncludedSeats, 1)
 }
 
-// EventName is the name of the meter events that a metric is billed by; not ok where it has no price.
-func (c Catalog) EventName(code, cycle, metric string) (name string, ok bool) {
+// Metered is the price of what is used of a metric; not ok where it has none.
+func (c Catalog) Metered(code, cycle, metric string) (price MeteredPrice, ok bool) {
 	offer := c[code].offers()[cycle]
 	if offer == nil {
-		return "", false
+		return MeteredPrice{}, false
 	}
-	for _, m := range offer.Metered {
-		if m.Metric == metric {
-			return m.EventName, true
+	i := slices.IndexFunc(offer.Metered, func(m MeteredPrice) bool { return m.Metric == metric })
+	if i < 0 {
+		return MeteredPrice{}, false
+	}
+	return offer.Metered[i], true
+}
+
+// same says whether the id is that of the metered price, or of one that it has replaced.
+func (c Catalog) same(price, id string) bool {
+	for _, plan := range c {
+		for _, offer := range plan.offers() {
+			for _, m := range offer.Metered {
+				if m.ID == price {
+					return m.is(id)
+				}
+			}
 		}
 	}
-	return "", false
+	return id == price
 }
 
 // Line is so many of a price; 0 of a metered one, which is bought without a number.

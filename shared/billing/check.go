@@ -10,6 +10,12 @@ import (
 	"github.com/stripe/stripe-go/v76"
 )
 
+// The usage types of prices.
+const (
+	licensed = string(stripe.PriceRecurringUsageTypeLicensed)
+	metered  = string(stripe.PriceRecurringUsageTypeMetered)
+)
+
 // CheckCatalog holds the catalogue against the prices at Stripe, and answers every difference, each a sentence that names the
 // plan, the cycle and the price; none is nil. An error is Stripe that does not answer.
 func (s *Stripe) CheckCatalog(ctx context.Context) ([]string, error) {
@@ -21,11 +27,12 @@ func (s *Stripe) CheckCatalog(ctx context.Context) ([]string, error) {
 			type part struct {
 				name  string
 				price *Price
-				meter string // the event name of a metered price's
+				usage string // its type at Stripe
+				meter string // the event name of a metered price's, "" for one without a meter
 			}
-			parts := []part{{"base", offers[cycle].Base, ""}, {"seat", offers[cycle].Seat, ""}}
+			parts := []part{{"base", offers[cycle].Base, licensed, ""}, {"seat", offers[cycle].Seat, licensed, ""}}
 			for _, m := range offers[cycle].Metered {
-				parts = append(parts, part{"metered", &m.Price, m.EventName})
+				parts = append(parts, part{"metered", &m.Price, metered, m.EventName})
 			}
 			for _, part := range parts {
 				if part.price == nil {
@@ -36,7 +43,7 @@ func (s *Stripe) CheckCatalog(ctx context.Context) ([]string, error) {
 					if id != part.price.ID {
 						name = "former " + name
 					}
-					faults, err := s.checkPrice(ctx, plan.Currency, cycle, id, *part.price, part.meter)
+					faults, err := s.checkPrice(ctx, plan.Currency, cycle, id, *part.price, part.usage, part.meter)
 					if err != nil {
 						return nil, err
 					}
@@ -52,7 +59,7 @@ func (s *Stripe) CheckCatalog(ctx context.Context) ([]string, error) {
 
 // checkPrice holds a price at Stripe against the catalogue's, or against one that replaced it: then it may have had another amount,
 // and be archived.
-func (s *Stripe) checkPrice(ctx context.Context, currency, cycle, id string, want Price, meter string) ([]string, error) {
+func (s *Stripe) checkPrice(ctx context.Context, currency, cycle, id string, want Price, wantUsage, meter string) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	have, err := s.api.Prices.Get(id, &stripe.PriceParams{Params: params(ctx, "")})
@@ -81,15 +88,16 @@ func (s *Stripe) checkPrice(ctx context.Context, currency, cycle, id string, wan
 	differs("interval", interval, map[string]string{Monthly: "month", Annual: "year"}[cycle])
 	if have.Recurring != nil {
 		differs("interval count", max(count, 1), int64(1))
-		if meter == "" {
-			differs("usage type", usage, "licensed")
-		} else {
-			differs("usage type", usage, "metered")
+		differs("usage type", usage, wantUsage)
+		if wantUsage == metered {
 			name, err := s.eventName(ctx, have.Recurring.Meter)
 			if err != nil {
 				return nil, err
 			}
 			differs("meter's event name", name, meter)
+			if meter == "" { // usage is the sum of its records
+				differs("aggregation of usage", string(have.Recurring.AggregateUsage), string(stripe.PriceRecurringAggregateUsageSum))
+			}
 		}
 	}
 	if have.BillingScheme != "" && have.BillingScheme != stripe.PriceBillingSchemePerUnit {

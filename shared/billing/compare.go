@@ -39,7 +39,7 @@ func (b *Books) compareMeters(ctx context.Context, tenant tenancy.ID, subscripti
 			       coalesce(sum(r.quantity) FILTER (WHERE r.status = 'acknowledged' AND r.finished_at < now() - make_interval(secs => $5)), 0)::bigint,
 			       coalesce(sum(r.quantity) FILTER (WHERE r.status <> 'pending'), 0)::bigint
 			  FROM app.usage_reports r JOIN app.subscriptions s ON s.tenant_id = r.tenant_id AND s.license_id = r.license_id
-			 WHERE r.tenant_id = $1 AND s.id = $2 AND r.hour >= $3 AND r.hour < $4
+			 WHERE r.tenant_id = $1 AND s.id = $2 AND r.subscription_id IS NULL AND r.hour >= $3 AND r.hour < $4
 			 GROUP BY r.customer, r.event_name`, tenant.UUID(), subscription, from, to, takenIn.Seconds())
 		if err == nil {
 			all, err = pgx.CollectRows(rows, pgx.RowToStructByPos[reported])

@@ -165,10 +165,10 @@ func (m *Meter) settle(ctx context.Context, tenant tenancy.ID, done *MeterReport
 	var reported int
 	err = m.DB.As(ctx, tenant, func(tx tenancy.Tx) error {
 		rows, err := tx.Query(ctx, `
-			SELECT h.license_id::text, h.metric, h.hour, h.quantity, h.quantity - h.settled, coalesce(s.plan_code, ''), coalesce(s.cycle, ''), coalesce(c.stripe_id, '')
+			SELECT h.license_id::text, h.metric, h.hour, h.quantity, h.quantity - h.settled, coalesce(s.plan_code, ''), coalesce(s.cycle, ''), coalesce(c.stripe_id, ''), coalesce(s.id, '')
 			  FROM app.usage_hours h
 			  LEFT JOIN LATERAL (
-			      SELECT customer_id, plan_code, cycle FROM app.subscriptions
+			      SELECT id, customer_id, plan_code, cycle FROM app.subscriptions
 			       WHERE tenant_id = h.tenant_id AND license_id = h.license_id AND (ended_at IS NULL OR ended_at > h.hour + interval '3599 s')
 			       ORDER BY status NOT IN ('canceled', 'incomplete_expired') DESC, created_at DESC LIMIT 1) s ON true
 			  LEFT JOIN app.billing_customers c ON c.tenant_id = h.tenant_id AND c.id = s.customer_id AND c.deleted_at IS NULL
@@ -178,21 +178,24 @@ func (m *Meter) settle(ctx context.Context, tenant tenancy.ID, done *MeterReport
 		if err != nil {
 			return err
 		}
-		var licenses, metrics, ids, owners, names, customers, events []string
+		var licenses, metrics, ids, owners, names, customers, targets, subscriptions []string
 		var hours, of []time.Time
 		var totals, quantities []int64
-		var license, metric, plan, cycle, customer string
+		var license, metric, plan, cycle, customer, subscription string
 		var hour time.Time
 		var total, fresh int64
-		_, err = pgx.ForEachRow(rows, []any{&license, &metric, &hour, &total, &fresh, &plan, &cycle, &customer}, func() error {
+		_, err = pgx.ForEachRow(rows, []any{&license, &metric, &hour, &total, &fresh, &plan, &cycle, &customer, &subscription}, func() error {
 			licenses, metrics, hours, totals = append(licenses, license), append(metrics, metric), append(hours, hour), append(totals, total)
-			event, priced := m.Stripe.catalog.EventName(plan, cycle, metric)
+			price, priced := m.Stripe.catalog.Metered(plan, cycle, metric)
 			if !priced || customer == "" {
 				return nil
 			}
 			id, err := uuid.NewV7()
 			ids, owners, names, of, quantities = append(ids, id.String()), append(owners, license), append(names, metric), append(of, hour), append(quantities, fresh)
-			customers, events = append(customers, customer), append(events, event)
+			if !price.UsageRecords {
+				subscription = ""
+			}
+			customers, targets, subscriptions = append(customers, customer), append(targets, price.target()), append(subscriptions, subscription)
 			return err
 		})
 		n, reported = len(licenses), len(ids)
@@ -201,11 +204,11 @@ func (m *Meter) settle(ctx context.Context, tenant tenancy.ID, done *MeterReport
 		}
 		return tx.Batch(ctx, func(b *tenancy.Batch) {
 			b.Queue(`
-				INSERT INTO app.usage_reports (tenant_id, id, license_id, metric, hour, quantity, customer, event_name)
-				SELECT $1, r.id::uuid, r.license_id::uuid, r.metric, r.hour, r.quantity, r.customer, r.event_name
-				  FROM unnest($2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bigint[], $7::text[], $8::text[])
-				    AS r (id, license_id, metric, hour, quantity, customer, event_name)`,
-				tenant.UUID(), ids, owners, names, of, quantities, customers, events)
+				INSERT INTO app.usage_reports (tenant_id, id, license_id, metric, hour, quantity, customer, event_name, subscription_id)
+				SELECT $1, r.id::uuid, r.license_id::uuid, r.metric, r.hour, r.quantity, r.customer, r.event_name, nullif(r.subscription_id, '')
+				  FROM unnest($2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bigint[], $7::text[], $8::text[], $9::text[])
+				    AS r (id, license_id, metric, hour, quantity, customer, event_name, subscription_id)`,
+				tenant.UUID(), ids, owners, names, of, quantities, customers, targets, subscriptions)
 			b.Queue(`
 				UPDATE app.usage_hours h
 				   SET settled = n.settled
@@ -225,9 +228,10 @@ func (m *Meter) settle(ctx context.Context, tenant tenancy.ID, done *MeterReport
 // usageReport is one that is to be told.
 type usageReport struct {
 	id                string
-	customer, event   string
-	quantity          int64
-	hour              time.Time
+	customer, target  string
+	subscription      string // for a usage record; "" for a meter event
+	quantity          int64  // of a usage record: of all reports of its second
+	at                time.Time
 	fresh             bool // it was not told before
 	told, refused     bool
 	unanswered, spare bool
@@ -259,7 +263,7 @@ func (m *Meter) tell(ctx context.Context, tenant tenancy.ID, done *MeterReport) 
 					continue
 				default:
 				}
-				r.err = m.Stripe.used(ctx, r.id, r.event, r.customer, r.quantity, r.hour.Add(billedAt))
+				r.err = m.Stripe.use(ctx, r)
 				switch {
 				case r.err == nil:
 					r.told = true
@@ -317,20 +321,39 @@ func (m *Meter) claim(ctx context.Context, tenant tenancy.ID) (reports []usageRe
 			}
 			return rows.Err()
 		})
+		// Of an hour one usage record is told at a time, so that what is told later is not less. Two runs that claim at once would
+		// not see each other.
+		b.Queue(`SELECT pg_advisory_xact_lock(hashtextextended('app.usage_reports:' || $1::text, 0))`, tenant.String())
 		b.Queue(`
 			WITH due AS (
-			    SELECT id FROM app.usage_reports
-			     WHERE tenant_id = $1 AND status IN ('pending', 'sent') AND next_at <= now()
-			     ORDER BY next_at, id LIMIT $2
+			    SELECT r.id FROM app.usage_reports r
+			     WHERE r.tenant_id = $1 AND r.status IN ('pending', 'sent') AND r.next_at <= now()
+			       AND (r.subscription_id IS NULL OR NOT EXISTS (
+			           SELECT FROM app.usage_reports o
+			            WHERE o.tenant_id = r.tenant_id AND o.license_id = r.license_id AND o.metric = r.metric AND o.hour = r.hour
+			              AND o.status = 'sent' AND o.next_at > now()))
+			     ORDER BY r.next_at, r.id LIMIT $2
 			       FOR NO KEY UPDATE SKIP LOCKED
 			)
 			UPDATE app.usage_reports r
-			   SET status = 'sent', attempts = attempts + 1, next_at = now() + interval '5 minutes', sent_at = coalesce(sent_at, now())
-			  FROM due WHERE r.tenant_id = $1 AND r.id = due.id
-			RETURNING r.id::text, r.customer, r.event_name, r.quantity, r.hour, r.sent_at = now()`, tenant.UUID(), reportsAtATime).
+			   SET status = 'sent', attempts = attempts + 1, next_at = now() + interval '5 minutes', sent_at = coalesce(sent_at, now()),
+			       told_at = coalesce(r.told_at, (
+			           -- An hour of a period that is over is billed in the next: under an even second, which no hour ends with.
+			           SELECT CASE WHEN r.hour + $3 >= s.period_start THEN r.hour + $3
+			                       ELSE to_timestamp(2 * ceil(extract(epoch FROM s.period_start) / 2) + 2 * ceil(extract(epoch FROM s.period_start - r.hour) / 3600)) END
+			             FROM app.subscriptions s WHERE s.tenant_id = r.tenant_id AND s.id = r.subscription_id))
+			  FROM due WHERE r.tenant_id = $1 AND r.id = due.id`, tenant.UUID(), reportsAtATime, billedAt)
+		b.Queue(`
+			SELECT r.id::text, r.customer, r.event_name, coalesce(r.subscription_id, ''), coalesce(r.told_at, r.hour + $2), r.sent_at = now(),
+			       CASE WHEN r.subscription_id IS NULL THEN r.quantity
+			            ELSE (SELECT sum(o.quantity)::bigint FROM app.usage_reports o
+			                   WHERE o.tenant_id = r.tenant_id AND o.license_id = r.license_id AND o.metric = r.metric AND o.hour = r.hour
+			                     AND o.subscription_id = r.subscription_id AND o.told_at = r.told_at) END
+			  FROM app.usage_reports r
+			 WHERE r.tenant_id = $1 AND r.status = 'sent' AND r.next_at = now() + interval '5 minutes'`, tenant.UUID(), billedAt). // those of this transaction
 			Query(func(rows pgx.Rows) (err error) {
 				reports, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r usageReport, err error) {
-					err = row.Scan(&r.id, &r.customer, &r.event, &r.quantity, &r.hour, &r.fresh)
+					err = row.Scan(&r.id, &r.customer, &r.target, &r.subscription, &r.at, &r.fresh, &r.quantity)
 					return r, err
 				})
 				return err
@@ -360,11 +383,12 @@ func (m *Meter) finish(ctx context.Context, tenant tenancy.ID, reports []usageRe
 			UPDATE app.usage_reports SET status = 'acknowledged', finished_at = now(), error = NULL
 			 WHERE tenant_id = $1 AND id = ANY ($2::text[]::uuid[]) AND status = 'sent'`, tenant.UUID(), told)
 		b.Queue(`
-			UPDATE app.usage_reports SET status = 'pending', sent_at = NULL, next_at = now()
+			UPDATE app.usage_reports SET status = 'pending', sent_at = NULL, told_at = NULL, next_at = now()
 			 WHERE tenant_id = $1 AND id = ANY ($2::text[]::uuid[]) AND status = 'sent'`, tenant.UUID(), back)
 		b.Queue(`
 			UPDATE app.usage_reports r
 			   SET error = n.error, status = CASE WHEN n.afresh THEN 'pending' ELSE 'sent' END, sent_at = CASE WHEN n.afresh THEN NULL ELSE r.sent_at END,
+			       told_at = CASE WHEN n.afresh THEN NULL ELSE r.told_at END,
 			       next_at = CASE WHEN n.afresh THEN now() + interval '1 hour' ELSE r.next_at END
 			  FROM unnest($2::text[], $3::text[], $4::boolean[]) AS n (id, error, afresh)
 			 WHERE r.tenant_id = $1 AND r.id = n.id::uuid AND r.status = 'sent'`, tenant.UUID(), refused, errs, afresh)

@@ -59,7 +59,30 @@ const meteredCatalog = `{"team": {"included_seats": 5, "currency": "usd", "month
 	    {"id": "price_pages", "amount": 3, "metric": "pages", "event_name": "pages_used"},
 	    {"id": "price_overdraft", "amount": 7, "metric": "overdraft_seat_hours", "event_name": "overdraft_seat_hours_used"}]}}}`
 
+// withRecords are the same prices in Stripe's older form.
+var withRecords = []stripesim.Price{
+	prices[0],
+	{ID: "price_calls", Amount: 2, Currency: "usd", Interval: "month", UsageRecords: true},
+	{ID: "price_pages", Amount: 3, Currency: "usd", Interval: "month", UsageRecords: true},
+	{ID: "price_overdraft", Amount: 7, Currency: "usd", Interval: "month", UsageRecords: true},
+}
+
+var recordsCatalog = strings.NewReplacer(`"event_name": "calls_used"`, `"usage_records": true`, `"event_name": "pages_used"`, `"usage_records": true`,
+	`"event_name": "overdraft_seat_hours_used"`, `"usage_records": true`).Replace(meteredCatalog)
+
+// has is what Stripe has of a metric of a buyer's within [from, to), in either form.
+func (w *metered) has(b buyer, metric string, from, to time.Time) int64 {
+	price := map[string]string{"calls": "price_calls", "pages": "price_pages", metering.OverdraftSeatHours: "price_overdraft"}[metric]
+	return w.sim.Used(b.customer, metric+"_used", from, to) + w.sim.Used(b.customer, price, from, to)
+}
+
 func newMetered(t *testing.T, buyers int) *metered {
+	t.Helper()
+	return newMeteredBy(t, buyers, meteredPrices, meteredCatalog, 20*24*time.Hour)
+}
+
+// newMeteredBy has buyers whose period began a while ago.
+func newMeteredBy(t *testing.T, buyers int, prices []stripesim.Price, catalog string, ago time.Duration) *metered {
 	t.Helper()
 	w := &metered{t: t, db: testenv.Postgres(t), log: testenv.Logs(t), steps: map[string]int{}}
 	w.db.Exec(t, `INSERT INTO app.products (code, name) VALUES ('editor', 'Editor')`)
@@ -69,8 +92,9 @@ func newMetered(t *testing.T, buyers int) *metered {
 	w.usage, err = tenancy.OpenURL(t.Context(), w.db.URL("usher_usage"), tenancy.Config{Timeout: 9 * time.Second, MaxConns: 4}, w.log.Logger)
 	must(t, err)
 	t.Cleanup(w.usage.Close)
-	w.sim, err = stripesim.New(stripesim.Options{Key: key, Prices: meteredPrices})
+	w.sim, err = stripesim.New(stripesim.Options{Key: key, Prices: prices})
 	must(t, err)
+	w.sim.Advance(-ago)
 	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if !w.lives("ask Stripe, false") {
 			panic(http.ErrAbortHandler)
@@ -85,7 +109,7 @@ func newMetered(t *testing.T, buyers int) *metered {
 	}))
 	t.Cleanup(server.Close)
 	w.url = server.URL
-	w.stripe = w.client(w.url, meteredCatalog)
+	w.stripe = w.client(w.url, catalog)
 	w.wire = testenv.NewPostgresTap(t, w.db.Socket(), func(sql string) string {
 		for step, part := range statements {
 			if strings.Contains(sql, part) {
@@ -98,13 +122,22 @@ func newMetered(t *testing.T, buyers int) *metered {
 		b := buyer{tenant: uuid.Must(uuid.NewV7()), license: uuid.Must(uuid.NewV7())}
 		b.customer = w.made("/v1/customers", "name=Acme")
 		w.db.Exec(t, `INSERT INTO app.tenants (id, name, slug) VALUES ($1, 'Acme', $2)`, b.tenant, "t-"+b.tenant.String())
-		w.db.Exec(t, `INSERT INTO app.licenses (tenant_id, id, product_code, plan_code, max_seats, ttl_seconds, seat_per, offline_grace_seconds, drain_seconds)
-			VALUES ($1, $2, 'editor', 'team', 5, 60, 'device', 0, 0)`, b.tenant, b.license)
+		w.db.Exec(t, `INSERT INTO app.licenses (tenant_id, id, product_code, plan_code, max_seats, overdraft_seats, ttl_seconds, seat_per, offline_grace_seconds, drain_seconds)
+			VALUES ($1, $2, 'editor', 'team', 5, 6, 60, 'device', 0, 0)`, b.tenant, b.license)
 		w.db.Exec(t, `INSERT INTO app.billing_customers (tenant_id, id, stripe_id) VALUES ($1, $1, $2)`, b.tenant, b.customer)
+		form := "mode=subscription&success_url=x&customer=" + b.customer
+		for i, p := range prices {
+			if form += fmt.Sprintf("&line_items[%d][price]=%s", i, p.ID); p.Meter == "" && !p.UsageRecords {
+				form += fmt.Sprintf("&line_items[%d][quantity]=1", i)
+			}
+		}
+		sub := w.sim.Complete(w.made("/v1/checkout/sessions", form), false)
 		w.db.Exec(t, `INSERT INTO app.subscriptions (tenant_id, id, customer_id, license_id, status, plan_code, cycle, seats, next_seats, period_start, period_end, cancel_at_period_end)
-			VALUES ($1, $2, $1, $3, 'active', 'team', 'monthly', 5, 5, now() - interval '20 days', now() + interval '10 days', false)`, b.tenant, "sub_"+b.tenant.String(), b.license)
+			VALUES ($1, $2, $1, $3, 'active', 'team', 'monthly', 5, 5, $4, now() + interval '10 days', false)`, b.tenant, sub, b.license,
+			time.Unix(int64(w.sim.Get(sub)["current_period_start"].(float64)), 0))
 		w.buyers = append(w.buyers, b)
 	}
+	w.sim.Rewind()
 	return w
 }
 
@@ -179,10 +212,22 @@ func (w *metered) record(ctx context.Context, b buyer, events []metering.Event) 
 }
 
 // TestProofMeter counts events that come in any order, some of them twice, and lets meters die at each of their steps, alone
-// and beside others. Each unit is at Stripe once in the end, in its hour.
+// and beside others. Each unit is at Stripe once in the end, in its hour: as meter events, and as usage records.
 func TestProofMeter(t *testing.T) {
 	t.Parallel()
-	total, rounds, hours := 2_000, 24, 24
+	t.Run("meter events", func(t *testing.T) {
+		t.Parallel()
+		proveMeter(t, "meter events", newMetered(t, 2))
+	})
+	t.Run("usage records", func(t *testing.T) {
+		t.Parallel()
+		proveMeter(t, "usage records", newMeteredBy(t, 2, withRecords, recordsCatalog, 20*24*time.Hour))
+	})
+}
+
+func proveMeter(t *testing.T, form string, w *metered) {
+	t.Helper()
+	total, rounds, hours := 600, 24, 8
 	if testenv.Full() {
 		total, rounds, hours = 100_000, 320, 6*24
 	}
@@ -190,7 +235,6 @@ func TestProofMeter(t *testing.T) {
 	for step := range statements {
 		steps = append(steps, step+", false", step+", true")
 	}
-	w := newMetered(t, 2)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -279,13 +323,13 @@ func TestProofMeter(t *testing.T) {
 				_, err := fmt.Sscan(line, &unix, &quantity)
 				must(t, err)
 				from := time.Unix(unix, 0)
-				if at := w.sim.Used(b.customer, name+"_used", from, from.Add(time.Hour)); at != quantity {
+				if at := w.has(b, name, from, from.Add(time.Hour)); at != quantity {
 					t.Errorf("%s of buyer %d at %s: Stripe has %d, want %d", name, which, from, at, quantity)
 				}
 				sum -= quantity
 				compared++
 			}
-			if all := w.sim.Used(b.customer, name+"_used", time.Unix(0, 0), time.Now()); sum != 0 || all != want[fmt.Sprint(which, " ", name)] {
+			if all := w.has(b, name, time.Unix(0, 0), time.Now()); sum != 0 || all != want[fmt.Sprint(which, " ", name)] {
 				t.Errorf("%s of buyer %d: Stripe has %d in all, want %d", name, which, all, want[fmt.Sprint(which, " ", name)])
 			}
 		}
@@ -296,8 +340,8 @@ func TestProofMeter(t *testing.T) {
 	if len(w.steps) != len(steps) {
 		t.Errorf("the meter died at %v, want at each of %v", w.steps, steps)
 	}
-	testenv.Proved(t, "meter", "%d events, %d of them sent again, and %d deaths of the meter at %d different steps: %d sums of hours and every total equal at Stripe, in %d meter events",
-		total, duplicates.Load(), deaths, len(w.steps), compared, w.sim.Uses())
+	testenv.Proved(t, "meter", "%d events, %d of them sent again, and %d deaths of the meter at %d different steps: %d sums of hours and every total equal at Stripe, in %d %s",
+		total, duplicates.Load(), deaths, len(w.steps), compared, w.sim.Uses(), form)
 }
 
 // overdraw has a buyer's seats 6 to 8 taken, beyond its 5, at times within the hours before the last two, and answers how many
@@ -375,6 +419,50 @@ func TestOverdraftSeatsAreCountedByTheHourAndNoneThatIsPaidOtherwise(t *testing.
 	open(11, true, 3*time.Hour)
 	again()
 	counted(4 + 6*24 + 3 - 2*notYet)
+}
+
+// A usage record must lie in the subscription's current period: what was used before it began, and not told by then, is in the period's
+// first seconds, each hour in a second of its own, however often it grows and is told.
+func TestUsageRecordsOfAPeriodThatIsOverAreInTheOneThatRuns(t *testing.T) {
+	t.Parallel()
+	w := newMeteredBy(t, 1, withRecords, recordsCatalog, 3*time.Hour)
+	b := w.buyers[0]
+	began := testenv.Value[time.Time](t, w.db, `SELECT period_start FROM app.subscriptions`)
+	sent := 0
+	use := func(quantity int64, ago time.Duration) {
+		t.Helper()
+		sent++
+		_, err := w.record(t.Context(), b, []metering.Event{{ID: fmt.Sprint(sent), Metric: "calls", Quantity: quantity, OccurredAt: began.Add(-ago)}})
+		must(t, err)
+	}
+	run := func(want int64) {
+		t.Helper()
+		_, _ = w.run("", 0)
+		w.later()
+		if r, err := w.run("", 0); err != nil || r.Refused+r.Unanswered != 0 || !r.Complete {
+			t.Errorf("a run: %+v, %v", r, err)
+		}
+		if all := w.has(b, "calls", began, time.Now()); all != want {
+			t.Errorf("Stripe has %d, want %d", all, want)
+		}
+	}
+	use(5, 2*time.Hour)
+	use(7, 3*time.Hour)
+	use(1, -time.Hour)
+	run(13)
+	use(2, 2*time.Hour) // late, and its answer is lost
+	w.sim.Fault(stripesim.Faults{Lose: 1})
+	run(15)
+	use(4, -time.Hour)
+	run(19)
+	// The catalogue's check knows the form, of overdraft seats too.
+	if wrong, err := w.stripe.CheckCatalog(t.Context()); err != nil || wrong != nil {
+		t.Errorf("the check names %q, %v", wrong, err)
+	}
+	wrong, err := w.client(w.url, meteredCatalog).CheckCatalog(t.Context())
+	if want := "plan team, monthly, metered price price_overdraft: its meter's event name is  at Stripe and overdraft_seat_hours_used in the catalogue"; err != nil || !slices.Contains(wrong, want) {
+		t.Errorf("the check names %q, %v, want among them %q", wrong, err, want)
+	}
 }
 
 func TestUsageThatStripeDoesNotTakeIsToldAgainOrLeftToAPerson(t *testing.T) {
@@ -475,15 +563,16 @@ func TestACatalogueWithMeteredPricesReadsWhatItSells(t *testing.T) {
 			t.Errorf("%v reads as %s %s %d, %t", bought, plan, cycle, seats, ok)
 		}
 	}
-	if name, ok := c.EventName("team", billing.Monthly, "pages"); name != "pages_used" || !ok {
-		t.Errorf("pages are %q", name)
+	if price, ok := c.Metered("team", billing.Monthly, "pages"); price.EventName != "pages_used" || !ok {
+		t.Errorf("pages are %+v", price)
 	}
-	if _, ok := c.EventName("team", billing.Annual, "pages"); ok {
+	if _, ok := c.Metered("team", billing.Annual, "pages"); ok {
 		t.Error("what is not sold is metered")
 	}
 	for _, wrong := range []string{
 		strings.ReplaceAll(meteredCatalog, `"metric": "pages"`, `"metric": "calls"`), strings.ReplaceAll(meteredCatalog, "pages_used", "calls_used"),
-		strings.ReplaceAll(meteredCatalog, "price_pages", "price_base"), strings.ReplaceAll(meteredCatalog, `"pages_used"`, `""`),
+		strings.ReplaceAll(meteredCatalog, "price_pages", "price_base"), strings.ReplaceAll(meteredCatalog, `"pages_used"`, `"pages_used", "usage_records": true`),
+		strings.ReplaceAll(meteredCatalog, `"pages_used"`, `""`),
 	} {
 		if err := new(billing.Catalog).UnmarshalText([]byte(wrong)); err == nil {
 			t.Errorf("accepted %s", wrong)

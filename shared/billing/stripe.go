@@ -198,19 +198,44 @@ func (l Line) quantity() *int64 {
 // alreadyExists is how Stripe says in words, and not always by a code, that it has a meter event of that identifier.
 const alreadyExists = "already exists with identifier"
 
-// used reports usage as a meter event of that identifier, which counts once however often it is told. The error is
-// fault.Unavailable when nobody knows whether it came; any other says that it was refused, and counts nothing.
-func (s *Stripe) used(ctx context.Context, identifier, eventName, customer string, quantity int64, at time.Time) error {
+// use reports usage, in the form that its price is of. The error is fault.Unavailable when nobody knows whether it came; any other
+// says that it was refused, and counts nothing.
+func (s *Stripe) use(ctx context.Context, r *usageReport) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
+	if r.subscription != "" {
+		return s.setUse(ctx, r)
+	}
+	return s.addUse(ctx, r)
+}
+
+// addUse reports usage as a meter event, whose identifier counts once however often it is told.
+func (s *Stripe) addUse(ctx context.Context, r *usageReport) error {
 	_, err := s.api.BillingMeterEvents.New(&stripe.BillingMeterEventParams{
-		Params: params(ctx, ""), EventName: new(eventName), Identifier: new(identifier), Timestamp: new(at.Unix()),
-		Payload: map[string]string{"stripe_customer_id": customer, "value": strconv.FormatInt(quantity, 10)},
+		Params: params(ctx, ""), EventName: new(r.target), Identifier: new(r.id), Timestamp: new(r.at.Unix()),
+		Payload: map[string]string{"stripe_customer_id": r.customer, "value": strconv.FormatInt(r.quantity, 10)},
 	})
 	if refusal, ok := errors.AsType[*stripe.Error](err); ok &&
 		(refusal.Code == "duplicate_meter_event" || strings.Contains(refusal.Msg, alreadyExists)) {
 		return nil
 	}
+	return asked("report usage", err)
+}
+
+// setUse sets the usage record of a second, which is the same however often it is told.
+func (s *Stripe) setUse(ctx context.Context, r *usageReport) error {
+	raw, err := s.api.Subscriptions.Get(r.subscription, &stripe.SubscriptionParams{Params: params(ctx, "")})
+	if err != nil {
+		return asked("read subscription "+r.subscription, err)
+	}
+	i := slices.IndexFunc(raw.Items.Data, func(item *stripe.SubscriptionItem) bool { return s.catalog.same(r.target, item.Price.ID) })
+	if i < 0 {
+		return fmt.Errorf("subscription %s does not have price %s", r.subscription, r.target)
+	}
+	_, err = s.api.UsageRecords.New(&stripe.UsageRecordParams{
+		Params: params(ctx, ""), SubscriptionItem: new(raw.Items.Data[i].ID), Action: new(stripe.UsageRecordActionSet),
+		Quantity: new(r.quantity), Timestamp: new(r.at.Unix()),
+	})
 	return asked("report usage", err)
 }
 

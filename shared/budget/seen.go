@@ -74,6 +74,11 @@ func (b *Budgets) See(ctx context.Context, kind Kind, source string) {
 	}
 }
 
+// Refused counts a credential that was refused, by where it came from.
+func (b *Budgets) Refused(ctx context.Context, from netip.Addr) {
+	b.See(ctx, BadCredentials, Address(from))
+}
+
 // Count is how often something was seen in a minute, by one source; "" are those beyond the most that are kept apart.
 type Count struct {
 	Kind   Kind

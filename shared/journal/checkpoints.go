@@ -18,13 +18,15 @@ import (
 	"github.com/coditect/usher/client/auditchain"
 	"github.com/coditect/usher/client/receipt"
 	"github.com/coditect/usher/shared/audit"
+	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/tenancy"
 )
 
 // Signer makes a compact JWS of a type, as *signing.Roots does.
 type Signer func(ctx context.Context, typ string, claims json.Marshaler) (string, error)
 
-// Checkpoints write the signed heads of audit chains to the journal. All fields are needed.
+// Checkpoints write the signed heads of audit chains to the journal. What they remember of the journal is this instance's: nothing
+// that the watched database says keeps a chain from being looked at. All exported fields are needed. It is safe for concurrent use.
 type Checkpoints struct {
 	// DB is that of a role in the group usher_checkpoints.
 	DB      *tenancy.DB
@@ -32,7 +34,16 @@ type Checkpoints struct {
 	// Sign signs with the active root; Issuer is in whose name.
 	Sign   Signer
 	Issuer string
-	Log    *slog.Logger
+	// Now is this instance's clock, which paces the asking alone.
+	Now func() time.Time
+	Log *slog.Logger
+
+	mu sync.Mutex
+	// known are the heads that this instance has found to be those of the journal's last checkpoints, by tenant; of who has
+	// checkpoints and was not looked at yet, the zero Link.
+	known map[tenancy.ID]auditchain.Link
+	// listed is when the journal was last asked whose chains it has.
+	listed time.Time
 }
 
 // Report is what a run did, in numbers.
@@ -50,59 +61,131 @@ type Report struct {
 }
 
 const (
-	tenantsAtOnce = 200 // are listed
+	tenantsAtOnce = 1000 // are listed
 	writersAtOnce = 8
+	// knownFor is how long an instance goes by what it has read of the journal. Then it looks at each chain anew.
+	knownFor = time.Hour
 )
 
-// Run writes a checkpoint for each tenant whose chain has grown since its last one, at most one a minute for each. It may be
-// called twice, or at once with itself, and may end anywhere: a checkpoint is created under its number, one above the last,
-// and holds more than the last. What cannot be written now waits; the error says why, and the report what was done all the same.
-func (c Checkpoints) Run(ctx context.Context) (Report, error) {
+// Run writes a checkpoint for each tenant whose chain is not the one that the journal is known to have, at most one a minute for
+// each. It looks at the chains that changed in any direction since this instance last looked, at those that the journal has and
+// the database has not, and once an hour at all. It may be called twice, or at once with itself, and may end anywhere: a checkpoint is
+// created under its number, one above the last, and holds more than the last. What cannot be written now waits; the error says why,
+// and the report what was done all the same.
+func (c *Checkpoints) Run(ctx context.Context) (Report, error) {
 	if c.Journal.Off() {
 		return Report{Off: true}, nil
 	}
+	look, err := c.due(ctx)
+	if err != nil {
+		return Report{}, err
+	}
 	var written, waiting atomic.Int64
 	var rewritten collected
-	var errs []error
-	for after := uuid.Nil; ; {
-		page, err := c.pending(ctx, after)
-		if err != nil {
-			errs = append(errs, err)
-			break
-		}
-		var writers errgroup.Group
-		writers.SetLimit(writersAtOnce)
-		var failed atomic.Pointer[error]
-		for _, tenant := range page {
-			writers.Go(func() error {
-				outcome, err := c.one(ctx, tenancy.Verified(tenant))
-				switch {
-				case err != nil:
-					err = fmt.Errorf("checkpoint of tenant %s: %w", tenant, err)
-					failed.CompareAndSwap(nil, &err)
-				case outcome == checkpointWritten:
-					written.Add(1)
-				case outcome == checkpointWaits:
-					waiting.Add(1)
-				case outcome == checkpointDisagrees:
-					rewritten.add(tenancy.Verified(tenant))
-				}
-				return nil
-			})
-		}
-		_ = writers.Wait() // none fails
-		if err := failed.Load(); err != nil {
-			errs = append(errs, *err)
+	var failed failures
+	var writers errgroup.Group
+	writers.SetLimit(writersAtOnce)
+	for _, tenant := range look {
+		if failed.out.Load() {
 			break // the store is out for the others, too
 		}
-		if len(page) < tenantsAtOnce {
-			break
-		}
-		after = page[len(page)-1]
+		writers.Go(func() error {
+			outcome, err := c.one(ctx, tenant)
+			switch {
+			case err != nil:
+				failed.add(fmt.Errorf("checkpoint of tenant %s: %w", tenant, err))
+			case outcome == checkpointWritten:
+				written.Add(1)
+			case outcome == checkpointWaits:
+				waiting.Add(1)
+			case outcome == checkpointDisagrees:
+				rewritten.add(tenant)
+			}
+			return nil
+		})
 	}
+	_ = writers.Wait() // none fails
 	return Report{
 		Written: written.Load(), Waiting: waiting.Load(), Disagreeing: int64(len(rewritten.all)), Rewritten: rewritten.all,
-	}, errors.Join(errs...)
+	}, errors.Join(failed.all...)
+}
+
+// due are the tenants whose chains are to be looked at.
+func (c *Checkpoints) due(ctx context.Context) ([]tenancy.ID, error) {
+	heads, err := c.heads(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := c.Now(); c.listed.IsZero() || now.Sub(c.listed) >= knownFor || now.Before(c.listed) {
+		all := map[tenancy.ID]auditchain.Link{}
+		err := c.Journal.EachChain(ctx, func(tenant tenancy.ID) error {
+			all[tenant] = auditchain.Link{}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		c.known, c.listed = all, now
+	}
+	var look []tenancy.ID
+	for tenant, head := range heads {
+		if c.known[tenant] != head {
+			look = append(look, tenant)
+		}
+	}
+	for tenant := range c.known {
+		if _, there := heads[tenant]; !there {
+			look = append(look, tenant)
+		}
+	}
+	return look, nil
+}
+
+// remember notes that the journal's last checkpoint of a tenant has this head.
+func (c *Checkpoints) remember(tenant tenancy.ID, head auditchain.Link) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.known[tenant] = head
+}
+
+// isListed says whether the journal is known to have the tenant among its Chains.
+func (c *Checkpoints) isListed(tenant tenancy.ID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, listed := c.known[tenant]
+	return listed
+}
+
+// heads are what the database says that the heads of all chains are.
+func (c *Checkpoints) heads(ctx context.Context) (map[tenancy.ID]auditchain.Link, error) {
+	heads := map[tenancy.ID]auditchain.Link{}
+	for after := uuid.Nil; ; {
+		listed := 0
+		err := c.DB.Across(ctx, "checkpoints: whose audit chain has grown", func(tx tenancy.Tx) error {
+			rows, err := tx.Query(ctx, `SELECT tenant_id, seq, hash FROM app.audit_heads($1, $2)`, after, tenantsAtOnce)
+			if err != nil {
+				return err
+			}
+			var head auditchain.Link
+			var hash []byte
+			_, err = pgx.ForEachRow(rows, []any{&after, &head.Seq, &hash}, func() error {
+				listed++
+				head.Hash = auditchain.Hash{}
+				copy(head.Hash[:], hash)
+				heads[tenancy.Verified(after)] = head
+				return nil
+			})
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list the heads of the audit chains: %w", err)
+		}
+		if listed < tenantsAtOnce {
+			return heads, nil
+		}
+	}
 }
 
 // collected are tenants that several writers found.
@@ -117,20 +200,20 @@ func (c *collected) add(tenant tenancy.ID) {
 	c.all = append(c.all, tenant)
 }
 
-// pending lists tenants whose chain is longer than what the database knows to be in the journal.
-func (c Checkpoints) pending(ctx context.Context, after uuid.UUID) (tenants []uuid.UUID, err error) {
-	err = c.DB.Across(ctx, "checkpoints: whose audit chain has grown", func(tx tenancy.Tx) error {
-		rows, err := tx.Query(ctx, `SELECT tenant_id FROM app.pending_checkpoints($1, $2)`, after, tenantsAtOnce)
-		if err != nil {
-			return err
-		}
-		tenants, err = pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list tenants with new audit entries: %w", err)
+// failures are errors of several writers; out says that one of them is that a store is out.
+type failures struct {
+	mu  sync.Mutex
+	all []error
+	out atomic.Bool
+}
+
+func (f *failures) add(err error) {
+	if known := fault.As(err); known != nil && known.Kind == fault.KindUnavailable {
+		f.out.Store(true)
 	}
-	return tenants, nil
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.all = append(f.all, err)
 }
 
 // what becomes of a tenant's checkpoint.
@@ -143,7 +226,7 @@ const (
 	checkpointDisagrees
 )
 
-func (c Checkpoints) one(ctx context.Context, tenant tenancy.ID) (outcome, error) {
+func (c *Checkpoints) one(ctx context.Context, tenant tenancy.ID) (outcome, error) {
 	// The newest first: what the chain is read to say then cannot be older.
 	newest, err := c.Journal.newestCheckpoint(ctx, tenant)
 	if err != nil {
@@ -168,10 +251,16 @@ func (c Checkpoints) one(ctx context.Context, tenant tenancy.ID) (outcome, error
 	case !agrees || chain.Head.Seq < newest.Seq:
 		c.Log.ErrorContext(ctx, "an audit chain is not the one of its last checkpoint", "tenant", tenant.String(), "seq", newest.Seq, "checkpoint", newest.Number)
 		return checkpointDisagrees, nil
-	case chain.Head.Seq == newest.Seq: // a run that wrote it did not live to say so
-		return checkpointKnown, c.known(ctx, tenant, newest.Seq)
+	case chain.Head.Seq == newest.Seq:
+		c.remember(tenant, chain.Head)
+		return checkpointKnown, nil
 	case !newest.At.IsZero() && !now.Truncate(time.Minute).After(newest.At):
 		return checkpointWaits, nil
+	}
+	if !c.isListed(tenant) {
+		if err := c.Journal.createOnce(ctx, chainPath(tenant.String()), chainDocument{tenant.String()}); err != nil {
+			return 0, err
+		}
 	}
 	next := auditchain.Checkpoint{
 		Number: newest.Number + 1, Tenant: tenant.String(), Seq: chain.Head.Seq, Hash: chain.Head.Hash, At: now.UTC().Truncate(time.Millisecond),
@@ -191,17 +280,8 @@ func (c Checkpoints) one(ctx context.Context, tenant tenancy.ID) (outcome, error
 	if err != nil {
 		return 0, err
 	}
-	return checkpointWritten, c.known(ctx, tenant, next.Seq)
-}
-
-// known notes in the database how far the journal has a chain, so that it is not asked in vain. It is a hint: whoever changes it
-// delays a checkpoint, and alters none.
-func (c Checkpoints) known(ctx context.Context, tenant tenancy.ID, seq int64) error {
-	return c.DB.Batch(ctx, tenant, func(b *tenancy.Batch) {
-		b.Queue(`
-			INSERT INTO app.checkpoints (tenant_id, seq) VALUES ($1, $2) ON CONFLICT DO NOTHING`, tenant.UUID(), seq)
-		b.Queue(`DELETE FROM app.checkpoints WHERE tenant_id = $1 AND seq < $2`, tenant.UUID(), seq)
-	})
+	c.remember(tenant, next.Link())
+	return checkpointWritten, nil
 }
 
 // checkpointDocument is a checkpoint as Firestore keeps it.
@@ -219,10 +299,54 @@ func (d *checkpointDocument) read() (auditchain.Checkpoint, error) {
 	return point, point.Hash.UnmarshalText([]byte(d.Hash))
 }
 
-func checkpointsOf(tenant string) string { return "chains/" + tenant + "/checkpoints" }
+const chains = "chains"
+
+func checkpointsOf(tenant string) string { return chainPath(tenant) + "/checkpoints" }
 
 func checkpointPath(tenant string, number int64) string {
 	return fmt.Sprintf("%s/%012d", checkpointsOf(tenant), number)
+}
+
+// chainDocument says that a tenant has checkpoints, from before the first on: of a collection that nothing stands in itself, what is under it
+// cannot be listed.
+type chainDocument struct {
+	Tenant string `firestore:"tenant"`
+}
+
+func chainPath(tenant string) string { return chains + "/" + tenant }
+
+// Chains answers up to limit of the tenants that have checkpoints, whatever has become of them in the database, from the one after
+// that id on. Errors: ErrOff, fault.Unavailable.
+func (j *Journal) Chains(ctx context.Context, after uuid.UUID, limit int) (tenants []tenancy.ID, err error) {
+	err = j.list(ctx, chains, func(q firestore.Query) firestore.Query {
+		return q.OrderBy(firestore.DocumentID, firestore.Asc).StartAfter(after.String()).Limit(limit)
+	}, func(found *firestore.DocumentSnapshot) error {
+		id, err := uuid.Parse(found.Ref.ID)
+		if err == nil {
+			tenants = append(tenants, tenancy.Verified(id))
+		}
+		return err
+	})
+	return tenants, err
+}
+
+// EachChain calls each with all of them. Errors: as Chains, and each's.
+func (j *Journal) EachChain(ctx context.Context, each func(tenancy.ID) error) error {
+	for after := uuid.Nil; ; {
+		some, err := j.Chains(ctx, after, PageSize)
+		if err != nil {
+			return err
+		}
+		for _, tenant := range some {
+			after = tenant.UUID()
+			if err := each(tenant); err != nil {
+				return err
+			}
+		}
+		if len(some) < PageSize {
+			return nil
+		}
+	}
 }
 
 // newestCheckpoint answers a tenant's last checkpoint; the zero Checkpoint when there is none.
@@ -238,7 +362,7 @@ func (j *Journal) newestCheckpoint(ctx context.Context, tenant tenancy.ID) (newe
 
 // Checkpoints answers up to limit of a tenant's checkpoints, in their order, from the one after the number on. None of their
 // signatures has been verified. Errors: ErrOff, fault.Unavailable.
-func (j *Journal) Checkpoints(ctx context.Context, tenant tenancy.ID, after int64, limit int) (all []auditchain.Checkpoint, err error) {
+func (j *Journal) Checkpoints(ctx context.Context, tenant uuid.UUID, after int64, limit int) (all []auditchain.Checkpoint, err error) {
 	err = j.list(ctx, checkpointsOf(tenant.String()), func(q firestore.Query) firestore.Query {
 		return q.Where("number", ">", after).OrderBy("number", firestore.Asc).Limit(limit)
 	}, func(found *firestore.DocumentSnapshot) error {

@@ -108,14 +108,9 @@ func readIncident(found *firestore.DocumentSnapshot) (i Incident, err error) {
 	return i, json.Unmarshal([]byte(d.Text), &i)
 }
 
-// mostOffline is how many incidents are read at once that were opened while the database was out.
-const mostOffline = 500
-
 // OfflineIncidents answers the incidents that were opened while the database was out. Errors: ErrOff, fault.Unavailable.
 func (j *Journal) OfflineIncidents(ctx context.Context) (all []Incident, err error) {
-	err = j.list(ctx, "incidents", func(q firestore.Query) firestore.Query {
-		return q.Where("offline", "==", true).Limit(mostOffline)
-	}, func(found *firestore.DocumentSnapshot) error {
+	err = j.all(ctx, "incidents", func(q firestore.Query) firestore.Query { return q.Where("offline", "==", true) }, func(found *firestore.DocumentSnapshot) error {
 		i, err := readIncident(found)
 		all = append(all, i)
 		return err

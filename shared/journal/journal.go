@@ -182,6 +182,30 @@ func (j *Journal) list(ctx context.Context, collection string, narrow func(fires
 	}
 }
 
+// PageSize is how many documents are asked for in one call, of those that are read all.
+const PageSize = 300
+
+// all calls each with all documents of a query, in the order of their names, however many calls to Firestore that takes.
+func (j *Journal) all(ctx context.Context, collection string, narrow func(firestore.Query) firestore.Query, each func(*firestore.DocumentSnapshot) error) error {
+	for last := ""; ; {
+		read := 0
+		err := j.list(ctx, collection, func(q firestore.Query) firestore.Query {
+			q = narrow(q).OrderBy(firestore.DocumentID, firestore.Asc).Limit(PageSize)
+			if last != "" {
+				q = q.StartAfter(last)
+			}
+			return q
+		}, func(found *firestore.DocumentSnapshot) error {
+			last = found.Ref.ID
+			read++
+			return each(found)
+		})
+		if err != nil || read < PageSize {
+			return err
+		}
+	}
+}
+
 // explain turns an error of Firestore into what the package's callers know.
 func explain(deed string, err error) error {
 	switch status.Code(err) {

@@ -40,7 +40,7 @@ func TestAJournalThatIsOffSaysSo(t *testing.T) {
 	if s := j.NewCache(time.Now, testenv.Logs(t).Logger).Switches(t.Context()); s.ReadOnly || s.FreezeAdmissions {
 		t.Errorf("its switches are %+v", s)
 	}
-	if r, err := (journal.Checkpoints{Journal: j}).Run(t.Context()); err != nil || !r.Off {
+	if r, err := (&journal.Checkpoints{Journal: j}).Run(t.Context()); err != nil || !r.Off {
 		t.Errorf("its checkpoints: %+v, %v", r, err)
 	}
 }
@@ -125,5 +125,31 @@ func TestSwitchesAreKnownFiveSecondsLaterAndStayWhenTheJournalIsOut(t *testing.T
 	must(t, w.journal.Close())
 	if now = now.Add(5 * time.Second); !cache.Switches(ctx).ReadOnly {
 		t.Error("without the journal the switch is off")
+	}
+}
+
+func TestNoIncidentThatWasOpenedOfflineIsForgottenHoweverManyThereAre(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testenv.Firestore(t))
+	ctx := t.Context()
+	const many = journal.PageSize + 1
+	owner := w.owner(t)
+	must(t, owner.RunTransaction(ctx, func(_ context.Context, tx *firestore.Transaction) error {
+		for range many {
+			id := uuid.NewString()
+			if err := tx.Create(owner.Doc("incidents/"+id), map[string]any{"offline": true, "incident": `{"id": "` + id + `"}`}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	seen := map[uuid.UUID]bool{}
+	all, err := w.journal.OfflineIncidents(ctx)
+	must(t, err)
+	for _, i := range all {
+		seen[i.ID] = true
+	}
+	if len(all) != many || len(seen) != many {
+		t.Errorf("%d incidents are read, %d different ones, of %d", len(all), len(seen), many)
 	}
 }

@@ -68,10 +68,10 @@ func (w *world) acts(t testing.TB, tenant tenancy.ID, n int) {
 	}
 }
 
-// checkpoints are those of the world. They are not signed by anybody here: that is functions/incident's test.
-func (w *world) checkpoints() journal.Checkpoints {
-	return journal.Checkpoints{
-		DB: w.db, Journal: w.journal, Issuer: "https://usher.test", Log: w.log.Logger,
+// checkpoints are those of the world, of an instance that has just started. They are not signed by anybody here: that is functions/incident's test.
+func (w *world) checkpoints() *journal.Checkpoints {
+	return &journal.Checkpoints{
+		DB: w.db, Journal: w.journal, Issuer: "https://usher.test", Now: time.Now, Log: w.log.Logger,
 		Sign: func(_ context.Context, _ string, claims json.Marshaler) (string, error) {
 			text, err := claims.MarshalJSON()
 			return string(text), err
@@ -81,7 +81,13 @@ func (w *world) checkpoints() journal.Checkpoints {
 
 func (w *world) run(t testing.TB) journal.Report {
 	t.Helper()
-	report, err := w.checkpoints().Run(t.Context())
+	return runOf(t, w.checkpoints())
+}
+
+// runOf is a run of an instance that may have run before.
+func runOf(t testing.TB, c *journal.Checkpoints) journal.Report {
+	t.Helper()
+	report, err := c.Run(t.Context())
 	must(t, err)
 	return report
 }
@@ -89,7 +95,7 @@ func (w *world) run(t testing.TB) journal.Report {
 // seqs are those of a tenant's checkpoints.
 func (w *world) seqs(t testing.TB, tenant tenancy.ID) string {
 	t.Helper()
-	all, err := w.journal.Checkpoints(t.Context(), tenant, 0, 1000)
+	all, err := w.journal.Checkpoints(t.Context(), tenant.UUID(), 0, 1000)
 	must(t, err)
 	var seqs []int64
 	for i, c := range all {

@@ -67,7 +67,7 @@ Prefer the environment for keys: other users of a machine can read the command l
 	flags.StringVar(&a.licenseKey, "license-key", "", "the licence key (USHER_LICENSE_KEY)")
 	flags.StringVar(&a.apiKey, "api-key", "", "the API key (USHER_API_KEY)")
 	flags.BoolVar(&a.json, "json", false, "answer in JSON: one document, or one a line where there are several")
-	root.AddCommand(a.validate(), a.run(), a.seats(), a.borrow(), a.receipt(), a.hardwareID(), a.admin(), a.version())
+	root.AddCommand(a.validate(), a.run(), a.seats(), a.borrow(), a.receipt(), a.hardwareID(), a.admin(), a.audit(), a.version())
 	return root
 }
 

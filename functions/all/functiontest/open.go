@@ -182,9 +182,11 @@ func (w *World) IncidentDeps(t testing.TB) incident.Deps {
 	must(t, err)
 	var scheduler identity.SchedulerConfig
 	must(t, config.Load(&scheduler, getenv))
+	roots := signing.NewRoots(p.db, w.vault(t, "incident", kms.Sign).Signer)
 	return incident.Deps{
 		DB: p.db, Keys: keys, People: people, Seats: p.seats, Budgets: p.budgets, Journal: outside, Rotation: w.rotation(t, p.db, "incident"),
-		Roots: signing.NewRoots(p.db, w.vault(t, "incident", kms.Sign).Signer), Issuer: Issuer,
+		Checkpoints: &journal.Checkpoints{DB: p.db, Journal: outside, Sign: roots.Sign, Issuer: Issuer, Now: w.clock, Log: p.log},
+		Roots:       roots, Issuer: Issuer,
 		Scheduler: identity.NewScheduler(scheduler, w.clock), Limits: limits, Now: w.clock, Log: p.log,
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/coditect/usher/functions/acquire"
 	"github.com/coditect/usher/functions/borrow"
+	"github.com/coditect/usher/functions/deliver"
 	"github.com/coditect/usher/functions/heartbeat"
 	"github.com/coditect/usher/functions/keys"
 	"github.com/coditect/usher/functions/release"
@@ -30,7 +31,7 @@ import (
 var Open = map[string]func(context.Context, func(string) string, *slog.Logger) (*serve.Function, error){
 	"validate": validate.Open, "acquire": acquire.Open, "heartbeat": heartbeat.Open, "release": release.Open,
 	"borrow": borrow.Open,
-	"sweep":  sweep.Open, "keys": keys.Open, "rotate": rotate.Open,
+	"sweep":  sweep.Open, "keys": keys.Open, "rotate": rotate.Open, "deliver": deliver.Open,
 }
 
 // Main is the body of TestMain of tests that start functions, and honest clients, as processes of their own.

@@ -63,7 +63,7 @@ func prices(c billing.Catalog) []stripesim.Price {
 				}
 			}
 			for _, m := range offer.Metered {
-				all = append(all, stripesim.Price{ID: m.ID, Amount: m.Amount, Currency: plan.Currency, Interval: interval, Meter: m.EventName})
+				all = append(all, stripesim.Price{ID: m.ID, Amount: m.Amount, Currency: plan.Currency, Interval: interval, Meter: m.EventName, UsageRecords: m.UsageRecords})
 			}
 		}
 	}

@@ -53,6 +53,35 @@ func (s *Sim) use(p params) (any, error) {
 	}, nil
 }
 
+// record takes in a usage record of a subscription's item. Its second is set, or added to.
+func (s *Sim) record(item string, p params) (any, error) {
+	value, err1 := strconv.ParseInt(p.text("quantity"), 10, 64)
+	at, err2 := strconv.ParseInt(p.text("timestamp"), 10, 64)
+	for _, sub := range s.all("subscription", func(o object) bool { return o["status"] != "canceled" }) {
+		for _, one := range list(obj(sub["items"])["data"]) {
+			price := obj(obj(one)["price"])
+			switch {
+			case obj(one)["id"] != item:
+				continue
+			case !isMetered(price) || obj(price["recurring"])["meter"] != nil:
+				return nil, invalid("Usage records are for metered prices without a meter.")
+			case err1 != nil || value < 0 || err2 != nil || p.text("action") != "set" && p.text("action") != "increment":
+				return nil, invalid("quantity, timestamp and action are needed")
+			case at < num(sub["current_period_start"]) || at > s.now():
+				return nil, invalid("Cannot create the usage record with this timestamp because timestamps must be within the subscription's current period.")
+			}
+			key := fmt.Sprint(item, " ", at)
+			total := value
+			if p.text("action") == "increment" {
+				total += s.st.Used[key].Value
+			}
+			s.st.Used[key] = used{str(price["id"]), str(sub["customer"]), total, at, s.now()}
+			return object{"id": s.id("mbur"), "object": "usage_record", "livemode": false, "quantity": value, "subscription_item": item, "timestamp": at}, nil
+		}
+	}
+	return nil, missing(item)
+}
+
 // summarise adds up a customer's meter events.
 func (s *Sim) summarise(meter object, p params) (any, error) {
 	from, err1 := strconv.ParseInt(p.text("start_time"), 10, 64)

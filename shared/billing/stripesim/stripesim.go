@@ -35,6 +35,8 @@ type Price struct {
 	Interval string // month or year
 	// Meter is the name of the meter events whose values are billed when a period is over; "" for a price that is paid ahead.
 	Meter string
+	// UsageRecords says that it bills by usage records, the older form, when a period is over.
+	UsageRecords bool
 }
 
 // Options say what is played.
@@ -131,6 +133,11 @@ func New(o Options) (*Sim, error) {
 			"id": p.ID, "object": "price", "active": true, "currency": p.Currency, "unit_amount": p.Amount, "livemode": false, "type": "recurring",
 			"billing_scheme": "per_unit", "product": "prod_" + p.ID,
 			"recurring": object{"interval": p.Interval, "interval_count": 1, "usage_type": "licensed"},
+		}
+		if p.UsageRecords {
+			s.st.Things[p.ID]["recurring"] = object{
+				"interval": p.Interval, "interval_count": 1, "usage_type": "metered", "aggregate_usage": "sum", "meter": nil, "sim_event_name": p.ID,
+			}
 		}
 		if p.Meter != "" {
 			s.meters[p.Meter] = true

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -68,7 +69,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, out, me
 		return 2
 	}
 	defer db.Close()
-	v := verification{db: db, tenants: identity.NewTenants(db), journal: outside, roots: roots, out: out}
+	v := verification{now: time.Now, db: db, tenants: identity.NewTenants(db), journal: outside, roots: roots, out: out}
 	if outside.Off() {
 		fmt.Fprintln(messages, "no chain is compared with its checkpoints: the journal is off (JOURNAL_PROJECT is not set)")
 	}
@@ -86,6 +87,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, out, me
 
 // verification goes from tenant to tenant.
 type verification struct {
+	now     func() time.Time
 	db      *tenancy.DB
 	tenants *identity.Tenants
 	journal *journal.Journal
@@ -109,6 +111,7 @@ func (v *verification) end(err error, messages io.Writer) int {
 const page = 100
 
 func (v *verification) all(ctx context.Context) error {
+	seen := map[uuid.UUID]bool{identity.OperatorID: true}
 	if err := v.one(ctx, identity.OperatorID); err != nil {
 		return err
 	}
@@ -119,14 +122,28 @@ func (v *verification) all(ctx context.Context) error {
 		}
 		for i := range some {
 			after = some[i].ID
+			seen[after] = true
 			if err := v.one(ctx, after); err != nil {
 				return err
 			}
 		}
 		if len(some) < page {
-			return nil
+			return v.gone(ctx, seen)
 		}
 	}
+}
+
+// gone names the tenants that have checkpoints and are not in the database any more.
+func (v *verification) gone(ctx context.Context, seen map[uuid.UUID]bool) error {
+	if v.journal.Off() {
+		return nil
+	}
+	return v.journal.EachChain(ctx, func(tenant tenancy.ID) error {
+		if seen[tenant.UUID()] {
+			return nil
+		}
+		return v.problem(tenant, told("the journal has checkpoints of this tenant, and the database has no such tenant any more"))
+	})
 }
 
 func (v *verification) one(ctx context.Context, id uuid.UUID) error {
@@ -155,8 +172,13 @@ func (v *verification) one(ctx context.Context, id uuid.UUID) error {
 			return err
 		}
 	}
-	if comparison.First != nil {
-		return v.problem(tenant, comparison.First)
+	if v.journal.Off() {
+		return nil
+	}
+	for _, p := range comparison.Problems(v.now()) {
+		if err := v.problem(tenant, told(p)); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -176,7 +198,7 @@ func (v *verification) checkpoints(ctx context.Context, tenant tenancy.ID) (all 
 		return nil, nil
 	}
 	for last := int64(0); ; {
-		some, err := v.journal.Checkpoints(ctx, tenant, last, checkpointPage)
+		some, err := v.journal.Checkpoints(ctx, tenant.UUID(), last, checkpointPage)
 		if err != nil {
 			return nil, err
 		}

@@ -164,6 +164,15 @@ func TestAChainThatItsOwnerRewroteDisagreesWithItsCheckpoint(t *testing.T) {
 		t.Errorf("said is %s", out)
 	}
 	verify(2, "-roots", filepath.Join(t.TempDir(), "none.pem"))
+	// A tenant that its owner deleted is known to the journal alone.
+	for _, sql := range []string{
+		`DELETE FROM app.audit_entries WHERE tenant_id = $1`, `DELETE FROM app.audit_chains WHERE tenant_id = $1`, `DELETE FROM app.tenants WHERE id = $1`,
+	} {
+		w.DB.Exec(t, sql, beside.Tenant.UUID())
+	}
+	if out := verify(1); !strings.Contains(out, theirs+": the journal has checkpoints of this tenant, and the database has no such tenant any more\n") {
+		t.Errorf("said is %s", out)
+	}
 }
 
 // publicKey is that of a key which signs nothing.
