@@ -199,7 +199,7 @@ func misread(query string, known map[string]telemetry.Instrument, r *testenv.Rec
 		fault("it asks for nothing")
 	}
 	for _, match := range grouping.FindAllStringSubmatch(query, -1) {
-		for _, field := range strings.Split(match[1], ", ") {
+		for field := range strings.SplitSeq(match[1], ", ") {
 			label := strings.Trim(field, `"`)
 			if field == "le" && buckets {
 				continue

@@ -61,7 +61,7 @@ func (m *message) attributes(field protowire.Number, all []attribute.KeyValue) {
 				case attribute.FLOAT64:
 					m.double(4, a.Value.AsFloat64())
 				default:
-					*m = protowire.AppendString(protowire.AppendTag(*m, 1, protowire.BytesType), a.Value.Emit())
+					*m = protowire.AppendString(protowire.AppendTag(*m, 1, protowire.BytesType), a.Value.String())
 				}
 			})
 		})
