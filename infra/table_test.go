@@ -141,6 +141,7 @@ var needs = map[string]need{
 	"billing.NewMeter":       {},
 	"billing.MeterDeps":      {},
 	"journal.Open":           {[]string{"JOURNAL_PROJECT"}, []string{"entries"}},
+	"journal.Checkpoints":    {},
 	"journal.OpenCache":      {[]string{"JOURNAL_PROJECT"}, []string{"journal"}},
 	"notify.OpenKeys":        {[]string{"NOTIFY_KEYS"}, []string{"secret notify-keys"}},
 	"mail.Open":              {[]string{"SMTP_HOST", "SMTP_USERNAME", "SMTP_PASSWORD", "MAIL_FROM"}, []string{"mail", "secret smtp-password"}},

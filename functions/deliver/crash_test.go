@@ -10,10 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/coditect/usher/functions/all/functiontest"
-	"github.com/coditect/usher/functions/incident"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/platform/localenv"
 	"github.com/coditect/usher/shared/platform/testenv"
@@ -135,12 +132,13 @@ func TestSinksThatHangSlowNoRequestAndWhatIsAskedMeanwhileIsDeliveredOnce(t *tes
 	w.hook(w.operator, receiver.URL, "incident.*")
 	door, seats := w.Incident(t), w.Seating(t)
 	license := w.Seats(t, 5, time.Minute)
-	open := func() uuid.UUID {
+	open := func() string {
 		t.Helper()
 		reply := door.Send(t, functiontest.Message{Method: "POST", Path: "/v1/incidents", Token: key, Body: functiontest.Body{
 			"severity": "P2", "kind": "drill", "summary": "A drill.", "actions": []string{},
 		}})
-		return functiontest.Read[incident.Incident](t, reply.Want(t, http.StatusCreated)).ID
+		id, _ := reply.Want(t, http.StatusCreated).Object(t)["id"].(string)
+		return id
 	}
 	open()
 
@@ -160,7 +158,7 @@ func TestSinksThatHangSlowNoRequestAndWhatIsAskedMeanwhileIsDeliveredOnce(t *tes
 	const many = 5
 	for range many {
 		id := open()
-		door.Send(t, functiontest.Message{Method: "POST", Path: "/v1/incidents/" + id.String() + "/resolve", Token: key, Body: functiontest.Body{"resolution": "It was one."}}).Want(t, http.StatusOK)
+		door.Send(t, functiontest.Message{Method: "POST", Path: "/v1/incidents/" + id + "/resolve", Token: key, Body: functiontest.Body{"resolution": "It was one."}}).Want(t, http.StatusOK)
 	}
 	seats.Beat(t, seats.Sit(t, license, "a").SeatToken).Want(t, http.StatusOK)
 	select {
