@@ -97,7 +97,7 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 	databases := append(slices.Clone(stores), "keys", "rotate", "register", "deliver", "checkout", "trial", "usage", "meter")
 	stripe := []string{"checkout", "subscription", "webhook", "expire", "meter"}
 	people := []string{"checkout", "subscription", "webhook", "admin", "register", "trial", "incident", "usage"}
-	budgets := []string{"validate", "acquire", "release", "incident", "admin"}
+	budgets := []string{"validate", "acquire", "release", "register", "admin", "checkout", "subscription", "webhook", "trial", "usage", "rotate", "incident"}
 	journals := []string{"checkout", "subscription", "webhook", "admin", "register", "trial", "incident", "rotate"}
 	for _, at := range []struct {
 		variable, value string
@@ -132,9 +132,9 @@ func TestABadVariableIsNamedAndItsValueIsNot(t *testing.T) {
 		{"BUDGET_REDIS_URL", "hunter2", budgets},
 		{"BUDGET_TIMEOUT", "-29713s", budgets},
 		{"BUDGET_REST", "-29713s", budgets},
-		{"BUDGET_HOLDER_PER_SECOND", "29713000000", append(slices.Clone(budgets), "heartbeat", "borrow", "usage")},
-		{"BUDGET_HOLDER_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow", "usage")},
-		{"BUDGET_UNKNOWN_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow", "usage")},
+		{"BUDGET_HOLDER_PER_SECOND", "29713000000", append(slices.Clone(budgets), "heartbeat", "borrow")},
+		{"BUDGET_HOLDER_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
+		{"BUDGET_UNKNOWN_BURST", "-29713", append(slices.Clone(budgets), "heartbeat", "borrow")},
 		{"SCHEDULER_ISSUER", "hunter2", []string{"sweep", "rotate", "deliver", "expire", "incident", "meter"}},
 		{"SCHEDULER_EMAIL", "", []string{"sweep", "rotate", "deliver", "expire", "incident", "meter"}},
 		{"NOTIFY_KEYS", "hunter2", []string{"admin", "deliver", "subscription", "webhook", "expire"}},
