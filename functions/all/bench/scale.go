@@ -138,8 +138,7 @@ func (s *stage) licenseCurve(ctx context.Context, r *Report) error {
 
 // oneHolder seats a holder on a licence where nobody sits.
 func (s *stage) oneHolder(ctx context.Context, pools *seat.Pools) (seat.Ref, error) {
-	license := s.large[len(s.large)-1].id
-	g, err := pools.Acquire(ctx, s.held[0].Tenant, license, seat.Holder{Key: "device:first", HardwareID: "first"}, seat.Ask{})
+	g, err := pools.Acquire(ctx, s.held[0].Tenant, s.alone.id, seat.Holder{Key: "device:first", HardwareID: "first"}, seat.Ask{})
 	if err == nil && g.Verdict != seat.Granted {
 		err = fmt.Errorf("verdict %d", g.Verdict)
 	}

@@ -42,6 +42,7 @@ type stage struct {
 	held    []session    // on licences of which every seat is taken
 	free    []string     // keys of licences whose seats are free
 	large   []sold       // licences with more seats than are asked for
+	alone   sold         // another, where nobody sat: its pool is small, and copied a hundred thousand times
 	bySeats map[int]sold // a licence of so many seats each
 	started int          // processes
 	rate    float64      // heartbeats a second: half of what there can be here
@@ -158,9 +159,11 @@ func (s *stage) sellAll(ctx context.Context) (keys []string, err error) {
 	for _, l := range free {
 		s.free = append(s.free, l.key)
 	}
-	if s.large, err = sell(ctx, u.Demo(), committers, mostSeats); err != nil {
+	large, err := sell(ctx, u.Demo(), committers+1, mostSeats)
+	if err != nil {
 		return nil, err
 	}
+	s.large, s.alone = large[:committers], large[committers]
 	for seats := 1; seats <= s.size.Most; seats *= 10 {
 		made, err := sell(ctx, u.Demo(), 1, seats)
 		if err != nil {
