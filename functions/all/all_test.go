@@ -262,7 +262,7 @@ func start(t *testing.T, more ...map[string]string) *service {
 		"CLOUD_EMULATOR": cloud.Addr(), "KMS_ROOT_KEY": rootKey, "KMS_WRAPPING_KEY": wrappingKey, "SEAT_TOKEN_SECRET": tokenSecret,
 		"OPERATOR_DATABASE_URL": s.postgres.URL("usher_operator"),
 		"REDIS_URL":             s.redis.Database(0), "BUDGET_REDIS_URL": s.redis.Database(1),
-		"BUDGET_TIMEOUT":        "2s", // a slow machine must not lift the budgets, or leave a refusal uncounted
+		"BUDGET_TIMEOUT":      "2s", // a slow machine must not lift the budgets, or leave a refusal uncounted
 		"LICENSE_KEY_PEPPERS": ring(), "API_KEY_PEPPERS": ring(), "SEAT_TOKEN_KEYS": ring(), "NOTIFY_KEYS": ring(),
 		"SMTP_HOST": "127.0.0.1", "SMTP_PORT": "1", "SMTP_SECURITY": "none", "MAIL_FROM": "usher@example.com",
 		"RECEIPT_ISSUER":   audience,
