@@ -65,16 +65,20 @@ func UpUnder(ctx context.Context, ownerURL string, serving int64, log io.Writer)
 	return up(ctx, ownerURL, files, serving, log)
 }
 
-// up is below zero told by the database what serves.
+// up is told by the database what serves when serving is below zero. In an empty one nobody serves.
 func up(ctx context.Context, ownerURL string, files fs.FS, serving int64, log io.Writer) error {
-	if serving < 0 {
-		err := with(ownerURL, files, 0, func(p *goose.Provider) (err error) {
-			serving, err = p.GetDBVersion(ctx)
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("read the version: %w", err)
-		}
+	var have int64
+	err := with(ownerURL, files, nobody, func(p *goose.Provider) (err error) {
+		have, err = p.GetDBVersion(ctx)
+		return err
+	})
+	switch {
+	case err != nil:
+		return fmt.Errorf("read the version: %w", err)
+	case have == 0:
+		serving = nobody
+	case serving < 0:
+		serving = have
 	}
 	return with(ownerURL, files, serving, func(p *goose.Provider) error {
 		pending, err := lacking(ctx, p)
@@ -127,7 +131,7 @@ const (
 
 // Down takes the newest migration back. It is for development: it may drop tables with all that is in them.
 func Down(ctx context.Context, ownerURL string, log io.Writer) error {
-	return with(ownerURL, files, 0, func(p *goose.Provider) error {
+	return with(ownerURL, files, nobody, func(p *goose.Provider) error {
 		result, err := p.Down(ctx)
 		if errors.Is(err, goose.ErrNoNextVersion) {
 			_, err = fmt.Fprintln(log, "nothing to take back")
@@ -140,7 +144,7 @@ func Down(ctx context.Context, ownerURL string, log io.Writer) error {
 // Version is the number of the newest migration that the database at ownerURL has, 0 for an empty one, and the number
 // of the newest there is.
 func Version(ctx context.Context, ownerURL string) (have, newest int64, err error) {
-	err = with(ownerURL, files, 0, func(p *goose.Provider) error {
+	err = with(ownerURL, files, nobody, func(p *goose.Provider) error {
 		have, newest, err = p.GetVersions(ctx)
 		return err
 	})
@@ -149,7 +153,7 @@ func Version(ctx context.Context, ownerURL string) (have, newest int64, err erro
 
 // Status writes a line for each migration to log: when it was applied, or that it is pending.
 func Status(ctx context.Context, ownerURL string, log io.Writer) error {
-	return with(ownerURL, files, 0, func(p *goose.Provider) error {
+	return with(ownerURL, files, nobody, func(p *goose.Provider) error {
 		all, err := p.Status(ctx)
 		if err != nil {
 			return fmt.Errorf("read the state of the migrations: %w", err)

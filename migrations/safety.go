@@ -19,6 +19,9 @@ import (
 // it are safe whatever they do.
 const firstRelease = 22
 
+// nobody serves: there is nothing to be careful of.
+const nobody int64 = -1
+
 // mostRows is how many rows of a table that serves a migration may change: they stay locked until it ends. More are for
 // statements in batches, outside migrations.
 const mostRows = 10_000
@@ -39,14 +42,14 @@ const mostRows = 10_000
 type judge struct {
 	db      *sql.DB // for the view from outside
 	files   fs.FS
-	serving int64 // the newest migration that every version which serves knows
+	serving int64 // the newest migration that every version which serves knows, or nobody
 }
 
 // errUnsafe is the class of refusals.
 var errUnsafe = errors.New("not safe under the version that serves")
 
 func (j judge) allow(ctx context.Context, db database.DBTxConn, version int64) error {
-	if version <= firstRelease || j.serving == 0 {
+	if version <= firstRelease || j.serving == nobody {
 		return nil
 	}
 	tx, ok := db.(*sql.Tx)

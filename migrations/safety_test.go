@@ -243,3 +243,13 @@ func TestAMigrationDoesNotMakeEverybodyWaitForATableThatIsInUse(t *testing.T) {
 		t.Errorf("%v\n%s", err, log.String())
 	}
 }
+
+func TestWhoeverSaysThatWhatServesKnowsNothingIsBelieved(t *testing.T) {
+	t.Parallel()
+	db := testenv.Postgres(t)
+	files := fstest.MapFS{"90001_bad.sql": {Data: []byte("-- +goose Up\n-- contract: 00022\nALTER TABLE app.products DROP COLUMN name;\n")}}
+	err := migrations.UpFrom(t.Context(), db.URL(localenv.Superuser), files, 0, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), "versions serve that know migrations up to 00000 only") {
+		t.Errorf("the error is %v", err)
+	}
+}

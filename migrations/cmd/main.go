@@ -48,21 +48,29 @@ func run(ctx context.Context, args []string, url string) error {
 	}
 	switch verb {
 	case "up":
-		if len(args) > 1 {
-			flags := flag.NewFlagSet("up", flag.ContinueOnError)
-			serving := flags.Int64("serving", 0, "the newest migration that everything knows which serves meanwhile")
-			if err := flags.Parse(args[1:]); err != nil {
-				return err
-			}
-			return migrations.UpUnder(ctx, url, *serving, os.Stdout)
-		}
-		return migrations.Up(ctx, url, os.Stdout)
+		return up(ctx, args[min(1, len(args)):], url)
 	case "down":
 		return migrations.Down(ctx, url, os.Stdout)
 	case "status":
 		return migrations.Status(ctx, url, os.Stdout)
 	default:
 		return fmt.Errorf("unknown verb %q: one of up, down, status, dump", verb)
+	}
+}
+
+func up(ctx context.Context, args []string, url string) error {
+	flags := flag.NewFlagSet("up", flag.ContinueOnError)
+	serving := flags.Int64("serving", -1, "the newest migration that everything knows which serves meanwhile (default what the database has)")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	switch {
+	case flags.NArg() > 0:
+		return fmt.Errorf("up: %q is no flag", flags.Arg(0))
+	case *serving < 0:
+		return migrations.Up(ctx, url, os.Stdout)
+	default:
+		return migrations.UpUnder(ctx, url, *serving, os.Stdout)
 	}
 }
 

@@ -128,16 +128,13 @@ func (c *cloud) all(ctx context.Context) (map[string]*runpb.Service, error) {
 	}
 }
 
-// knownTo says to the job what the service knows that knows least. The first release finds none that says: the database then
-// does.
+// knownTo says to the job what the service knows that knows least, of those that say: a function that joined has not served yet. The
+// first release finds none that says; the database then does.
 func knownTo(services map[string]*runpb.Service) []string {
 	least := int64(-1)
 	for _, s := range services {
 		n, err := strconv.ParseInt(s.GetLabels()[labelSchema], 10, 64)
-		if err != nil {
-			return nil
-		}
-		if least < 0 || n < least {
+		if err == nil && (least < 0 || n < least) {
 			least = n
 		}
 	}

@@ -263,7 +263,7 @@ func TestTheMigrateJobIsToldWhatTheOldestThatServesKnows(t *testing.T) {
 	}
 	told("")
 	must(t, c.candidate(t.Context(), images(2)))
-	told("") // acquire still says nothing
+	told(" -serving 23") // of acquire nothing is known
 	must(t, c.shift(t.Context()))
 	told(" -serving 23")
 	c.schema = "25"
