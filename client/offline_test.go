@@ -4,7 +4,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -59,16 +58,7 @@ func (i *issuer) sign(session string, until time.Time) string {
 	if session == "" {
 		r.Seat = 0
 	}
-	unsigned, err := receipt.Unsigned(i.head, r)
-	if err != nil {
-		i.t.Fatal(err)
-	}
-	digest := sha256.Sum256([]byte(unsigned))
-	signature, err := ecdsa.SignASN1(rand.Reader, i.key, digest[:])
-	if err != nil {
-		i.t.Fatal(err)
-	}
-	text, err := receipt.Signed(unsigned, signature)
+	text, err := receipt.Sign(i.head, r, i.key)
 	if err != nil {
 		i.t.Fatal(err)
 	}

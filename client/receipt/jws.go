@@ -1,12 +1,14 @@
 package receipt
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/sha256"
 	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/big"
 	"strings"
@@ -39,35 +41,53 @@ func EncodeHeader(typ, kid string, chain ...[]byte) (string, error) {
 	return encoding.EncodeToString(text), nil
 }
 
-// Unsigned is what is signed, with SHA-256: an encoded header and the claims,
-// which are a Receipt, a LicenseFile or Revocations.
-func Unsigned(header string, claims json.Marshaler) (string, error) {
-	text, err := claims.MarshalJSON()
+// Sign makes a compact JWS of an encoded header and claims, which are a Receipt,
+// a LicenseFile, Revocations, a Checkpoint or an IncidentFile. The key is an
+// *ecdsa.PrivateKey, which signs without drawing random numbers (RFC 6979), or
+// one in Cloud KMS. Of the two values of s that verify it writes the lower one,
+// the only one that a Verifier accepts, so that a document has one text.
+func Sign(header string, claims json.Marshaler, key crypto.Signer) (string, error) {
+	payload, err := claims.MarshalJSON()
 	if err != nil {
 		return "", fmt.Errorf("write the claims: %w", err)
 	}
-	return header + "." + encoding.EncodeToString(text), nil
+	text := make([]byte, 0, len(header)+1+encoding.EncodedLen(len(payload))+1+encoding.EncodedLen(signatureSize))
+	text = append(text, header...)
+	text = append(text, '.')
+	text = encoding.AppendEncode(text, payload)
+	digest := sha256.Sum256(text)
+	signature, err := key.Sign(nil, digest[:], crypto.SHA256)
+	if err != nil {
+		return "", err
+	}
+	raw, err := rawSignature(signature)
+	if err != nil {
+		return "", err
+	}
+	text = append(text, '.')
+	return string(encoding.AppendEncode(text, raw[:])), nil
 }
 
-// Signed appends the signature, as a crypto.Signer or Cloud KMS makes it: an
-// ASN.1 sequence of r and s. Of the two values of s that verify it writes the
-// lower one, the only one that a Verifier accepts, so that a document has one text.
-func Signed(unsigned string, signature []byte) (string, error) {
+// signatureSize is that of r and s, one after the other.
+const signatureSize = 64
+
+// rawSignature is r and s of a signature as a crypto.Signer makes it, an ASN.1
+// sequence of both.
+func rawSignature(signature []byte) (raw [signatureSize]byte, err error) {
 	var point struct{ R, S *big.Int }
 	if rest, err := asn1.Unmarshal(signature, &point); err != nil || len(rest) != 0 {
-		return "", fmt.Errorf("an ECDSA signature of %d bytes is no sequence of r and s", len(signature))
+		return raw, fmt.Errorf("an ECDSA signature of %d bytes is no sequence of r and s", len(signature))
 	}
 	order := elliptic.P256().Params().N
 	if point.R.Sign() <= 0 || point.S.Sign() <= 0 || point.R.Cmp(order) >= 0 || point.S.Cmp(order) >= 0 {
-		return "", fmt.Errorf("an ECDSA signature is not of P-256")
+		return raw, errors.New("an ECDSA signature is not of P-256")
 	}
 	if point.S.Cmp(halfOrder) > 0 {
 		point.S.Sub(order, point.S)
 	}
-	var raw [64]byte
-	point.R.FillBytes(raw[:32])
-	point.S.FillBytes(raw[32:])
-	return unsigned + "." + encoding.EncodeToString(raw[:]), nil
+	point.R.FillBytes(raw[:signatureSize/2])
+	point.S.FillBytes(raw[signatureSize/2:])
+	return raw, nil
 }
 
 var halfOrder = new(big.Int).Rsh(elliptic.P256().Params().N, 1)

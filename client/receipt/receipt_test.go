@@ -2,14 +2,17 @@ package receipt_test
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"io"
 	"math/big"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -97,13 +100,13 @@ func parts(t testing.TB, text string) (header, claims map[string]any, signature 
 	return header, claims, signature
 }
 
-func encodeJSON(t testing.TB, value any) string {
+func encodeJSON(t testing.TB, value any) json.RawMessage {
 	t.Helper()
 	text, err := json.Marshal(value)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return base64.RawURLEncoding.EncodeToString(text)
+	return text
 }
 
 // with makes a text of the receipt's claims, with some header fields changed and the whole signed again with a key.
@@ -117,7 +120,7 @@ func with(t testing.TB, text string, key *ecdsa.PrivateKey, fields map[string]an
 			header[name] = value
 		}
 	}
-	return signText(t, key, encodeJSON(t, header)+"."+encodeJSON(t, claims))
+	return signText(t, key, base64.RawURLEncoding.EncodeToString(encodeJSON(t, header)), encodeJSON(t, claims))
 }
 
 func TestEachRefusalHasItsOwnError(t *testing.T) {
@@ -125,7 +128,7 @@ func TestEachRefusalHasItsOwnError(t *testing.T) {
 	w := newWorld(t)
 	good := w.receipt(t, someReceipt())
 	stranger := newWorld(t)
-	_, claims, signature := parts(t, good)
+	_, _, signature := parts(t, good)
 	late := someReceipt()
 	late.IssuedAt, late.OfflineUntil = noon.Add(26*time.Hour), noon.Add(27*time.Hour)
 	early := someReceipt()
@@ -160,7 +163,7 @@ func TestEachRefusalHasItsOwnError(t *testing.T) {
 		"the other signature value":    {good[:strings.LastIndexByte(good, '.')+1] + base64.RawURLEncoding.EncodeToString(high), receipt.ErrSignature, nil},
 		"no signature":                 {good[:strings.LastIndexByte(good, '.')+1], receipt.ErrSignature, nil},
 		"an ASN.1 signature":           {good + "AAAA", receipt.ErrSignature, nil},
-		"alg none":                     {encodeJSON(t, map[string]any{"alg": "none", "typ": receipt.TypeReceipt, "kid": w.keyID}) + "." + encodeJSON(t, claims) + ".", receipt.ErrMalformed, nil},
+		"alg none":                     {base64.RawURLEncoding.EncodeToString(encodeJSON(t, map[string]any{"alg": "none", "typ": receipt.TypeReceipt, "kid": w.keyID})) + "." + strings.Split(good, ".")[1] + ".", receipt.ErrMalformed, nil},
 		"alg none, signed":             {with(t, good, w.key, map[string]any{"alg": "none"}), receipt.ErrMalformed, nil},
 		"alg ES384":                    {with(t, good, w.key, map[string]any{"alg": "ES384"}), receipt.ErrMalformed, nil},
 		"no alg":                       {with(t, good, w.key, map[string]any{"alg": nil}), receipt.ErrMalformed, nil},
@@ -169,8 +172,8 @@ func TestEachRefusalHasItsOwnError(t *testing.T) {
 		"typ JWT":                      {with(t, good, w.key, map[string]any{"typ": "JWT"}), receipt.ErrMalformed, nil},
 		"without a typ":                {with(t, good, w.key, map[string]any{"typ": nil}), receipt.ErrMalformed, nil},
 		"critical extensions":          {with(t, good, w.key, map[string]any{"crit": []string{"b64"}, "b64": false}), receipt.ErrMalformed, nil},
-		"no JSON claims":               {signText(t, w.key, strings.Split(good, ".")[0]+"."+base64.RawURLEncoding.EncodeToString([]byte("x"))), receipt.ErrMalformed, nil},
-		"claims of nothing":            {signText(t, w.key, strings.Split(good, ".")[0]+"."+empty), receipt.ErrMalformed, nil},
+		"no JSON claims":               {signText(t, w.key, strings.Split(good, ".")[0], json.RawMessage("x")), receipt.ErrMalformed, nil},
+		"claims of nothing":            {signText(t, w.key, strings.Split(good, ".")[0], json.RawMessage("{}")), receipt.ErrMalformed, nil},
 		"nothing":                      {"", receipt.ErrMalformed, nil},
 		"dots":                         {"..", receipt.ErrMalformed, nil},
 		"a line break":                 {good[:20] + "\n" + good[20:], receipt.ErrMalformed, nil},
@@ -297,24 +300,34 @@ func TestAnyAlteredByteIsRefused(t *testing.T) {
 func TestASignatureOfACloudKeyHasOneText(t *testing.T) {
 	t.Parallel()
 	key := newKey(t)
-	for range 20 { // half of all signatures have the higher value
-		text := signText(t, key, "header.claims")
-		_, rest, _ := strings.Cut(text, "claims.")
-		raw, err := base64.RawURLEncoding.DecodeString(rest)
+	for n := range 20 { // half of all signatures have the higher value
+		text := signText(t, key, "header", json.RawMessage(strconv.Itoa(n)))
+		signed, signature := text[:strings.LastIndex(text, ".")], text[strings.LastIndex(text, ".")+1:]
+		raw, err := base64.RawURLEncoding.DecodeString(signature)
 		if err != nil || len(raw) != 64 {
 			t.Fatalf("the signature has %d bytes, %v", len(raw), err)
 		}
-		digest := sha256.Sum256([]byte("header.claims"))
+		digest := sha256.Sum256([]byte(signed))
 		r, s := new(big.Int).SetBytes(raw[:32]), new(big.Int).SetBytes(raw[32:])
 		if !ecdsa.Verify(&key.PublicKey, digest[:], r, s) || s.Cmp(new(big.Int).Rsh(key.Params().N, 1)) > 0 {
 			t.Fatal("the signature does not verify, or is the higher one")
 		}
 	}
 	for _, broken := range [][]byte{nil, {1}, {0x30, 0}, {0x30, 6, 2, 1, 0, 2, 1, 1}, append([]byte{0x30, 6, 2, 1, 1, 2, 1, 1}, 0)} {
-		if text, err := receipt.Signed("header.claims", broken); err == nil {
+		if text, err := receipt.Sign("header", json.RawMessage("1"), brokenSigner{key, broken}); err == nil {
 			t.Errorf("the signature %x was written as %s", broken, text)
 		}
 	}
+}
+
+// brokenSigner answers with what is no signature.
+type brokenSigner struct {
+	crypto.Signer
+	answer []byte
+}
+
+func (s brokenSigner) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	return s.answer, nil
 }
 
 func TestAReceiptThatContradictsItselfIsRefused(t *testing.T) {
@@ -334,7 +347,7 @@ func TestAReceiptThatContradictsItselfIsRefused(t *testing.T) {
 	} {
 		header, claims, _ := parts(t, good)
 		change(claims)
-		text := signText(t, w.key, encodeJSON(t, header)+"."+encodeJSON(t, claims))
+		text := signText(t, w.key, base64.RawURLEncoding.EncodeToString(encodeJSON(t, header)), encodeJSON(t, claims))
 		if _, err := w.offline().Receipt(text); !errors.Is(err, receipt.ErrMalformed) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -1,10 +1,10 @@
 package receipt_test
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -44,21 +44,12 @@ func sign(t testing.TB, key *ecdsa.PrivateKey, typ, kid string, claims json.Mars
 	if err != nil {
 		t.Fatal(err)
 	}
-	unsigned, err := receipt.Unsigned(header, claims)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return signText(t, key, unsigned)
+	return signText(t, key, header, claims)
 }
 
-func signText(t testing.TB, key *ecdsa.PrivateKey, unsigned string) string {
+func signText(t testing.TB, key crypto.Signer, header string, claims json.Marshaler) string {
 	t.Helper()
-	digest := sha256.Sum256([]byte(unsigned))
-	signature, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := receipt.Signed(unsigned, signature)
+	text, err := receipt.Sign(header, claims, key)
 	if err != nil {
 		t.Fatal(err)
 	}

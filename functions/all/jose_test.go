@@ -4,7 +4,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
@@ -68,16 +67,7 @@ func (i *joseIssuer) sign(t *testing.T, key *ecdsa.PrivateKey, header map[string
 	if err != nil {
 		t.Fatal(err)
 	}
-	unsigned, err := receipt.Unsigned(base64.RawURLEncoding.EncodeToString(text), claims)
-	if err != nil {
-		t.Fatal(err)
-	}
-	digest := sha256.Sum256([]byte(unsigned))
-	signature, err := key.Sign(rand.Reader, digest[:], nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signed, err := receipt.Signed(unsigned, signature)
+	signed, err := receipt.Sign(base64.RawURLEncoding.EncodeToString(text), claims, key)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,10 +1,7 @@
 package signing
 
 import (
-	"crypto"
 	"crypto/ecdsa"
-	"crypto/rand"
-	"crypto/sha256"
 	"fmt"
 	"time"
 
@@ -43,16 +40,11 @@ func (s *Signer) Sign(r receipt.Receipt) (string, error) {
 		return "", fmt.Errorf("number a receipt: %w", err)
 	}
 	r.Issuer, r.ID, r.RevocationsVersion = s.issuer, id.String(), s.revocations
-	unsigned, err := receipt.Unsigned(s.header, r)
-	if err != nil {
-		return "", fmt.Errorf("write a receipt of license %s: %w", r.License, err)
-	}
-	digest := sha256.Sum256([]byte(unsigned))
-	signature, err := s.key.Sign(rand.Reader, digest[:], crypto.SHA256)
+	text, err := receipt.Sign(s.header, r, s.key)
 	if err != nil {
 		return "", fmt.Errorf("sign a receipt of license %s: %w", r.License, err)
 	}
-	return receipt.Signed(unsigned, signature)
+	return text, nil
 }
 
 // KeyID is the "kid" of its receipts.

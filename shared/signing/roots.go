@@ -4,8 +4,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -95,16 +93,11 @@ func (r *Roots) sign(ctx context.Context, by *root, typ string, claims json.Mars
 	if err != nil {
 		return "", err
 	}
-	unsigned, err := receipt.Unsigned(header, claims)
-	if err != nil {
-		return "", err
-	}
-	digest := sha256.Sum256([]byte(unsigned))
-	signature, err := r.signer(ctx, by.version, by.public).Sign(rand.Reader, digest[:], crypto.SHA256)
+	text, err := receipt.Sign(header, claims, r.signer(ctx, by.version, by.public))
 	if err != nil {
 		return "", fault.Unavailable(fmt.Errorf("sign with root %s: %w", by.id, err))
 	}
-	return receipt.Signed(unsigned, signature)
+	return text, nil
 }
 
 // ParsePublic reads a public key as it is kept: SubjectPublicKeyInfo, DER.

@@ -6,7 +6,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -60,9 +59,7 @@ func (i *issuer) sign(t *testing.T, key *ecdsa.PrivateKey, typ string, claims js
 		chain = append(chain, i.certificate)
 	}
 	id := ok[string](t)(receipt.Thumbprint(&key.PublicKey))
-	unsigned := ok[string](t)(receipt.Unsigned(ok[string](t)(receipt.EncodeHeader(typ, id, chain...)), claims))
-	digest := sha256.Sum256([]byte(unsigned))
-	return ok[string](t)(receipt.Signed(unsigned, ok[[]byte](t)(ecdsa.SignASN1(rand.Reader, key, digest[:]))))
+	return ok[string](t)(receipt.Sign(ok[string](t)(receipt.EncodeHeader(typ, id, chain...)), claims, key))
 }
 
 func (i *issuer) pinned(t *testing.T) string {

@@ -78,6 +78,12 @@ var worlds = []world{
 		},
 	},
 	{
+		name:       "two holders borrow, and one of two seats is kept for others",
+		source:     "queue.pml",
+		size:       []string{"-DH=2", "-DS=2", "-DQ=0", "-DU=2", "-DR=1", "-DL=0", "-DG=1"},
+		safeguards: []string{"low_water_mark", "lock_of_mark"},
+	},
+	{
 		name:   "two holders wait for a seat that is borrowed, two rebuilds",
 		source: "queue.pml",
 		size:   []string{"-DH=2", "-DS=1", "-DQ=1", "-DU=3", "-DL=0", "-DG=2"},

@@ -1,9 +1,9 @@
 /* The queue of shared/seat as acquire.lua and lib.lua have it, and the borrow as session_borrow, borrow.lua and stage.lua have it,
-   without the low-water mark, which is counted under a lock. seat.pml shows that rows and pool agree; so to sit down is one step
+   its low-water mark included. seat.pml shows that rows and pool agree; so to sit down is one step
    here, with its row, unless it comes to nothing after the reservation.
 
    One licence with S seats and H holders, of which those that find it full may wait (Q); seats are lent for up to U ticks
-   (0: not at all); L losses of Redis; G rebuilds, one at a time. A holder may be silent from any step on, for ever or not.
+   (0: not at all), all but R; L losses of Redis; G rebuilds, one at a time. A holder may be silent from any step on, for ever or not.
 
    A step is one script in Redis or one transaction in PostgreSQL. The environment variable WITHOUT takes one safeguard away:
    one that is worth having then breaks an assertion. */
@@ -20,6 +20,9 @@
 #ifndef U
 #define U 0
 #endif
+#ifndef R
+#define R 0
+#endif
 #ifndef L
 #define L 0
 #endif
@@ -32,10 +35,11 @@ c_decl {
 	\#include <stdlib.h>
 	\#include <string.h>
 	enum { nothing, free_seats, length_of_queue, rank, ticket, poll, silent_waiter, admitted_waiter, left_place, queue_of_rebuild,
-		lapsed_seat, row_of_borrow, epoch_of_borrow, score_of_borrow, borrow_of_rebuild, longer_borrow, longer_score, safeguards };
+		lapsed_seat, row_of_borrow, epoch_of_borrow, score_of_borrow, borrow_of_rebuild, longer_borrow, longer_score, low_water_mark, lock_of_mark, safeguards };
 	const char *names[] = { "nothing", "free_seats", "length_of_queue", "rank", "ticket", "poll", "silent_waiter",
 		"admitted_waiter", "left_place", "queue_of_rebuild", "lapsed_seat", "row_of_borrow", "epoch_of_borrow", "score_of_borrow",
-		"borrow_of_rebuild", "longer_borrow", "longer_score" };
+		"borrow_of_rebuild", "longer_borrow", "longer_score", "low_water_mark",
+		"lock_of_mark" };
 	int without = nothing;
 }
 #define WITHOUT(safeguard) c_expr { without == safeguard }
@@ -79,14 +83,24 @@ byte before[H]; /* who had a place when it came */
 byte losses, builds;
 hidden byte i, n, k, m;
 
-/* Whoever believes has an open row, that of a borrower says until when, and no more believe than there are seats. */
+/* Whoever believes has an open row, that of a borrower says until when, no more believe than there are seats, and no more
+   borrow than may. */
 inline check() {
-	n = 0;
+	n = 0; k = 0;
 	for (i : 0 .. H - 1) {
 		if :: belief[i] > 0 -> n++; assert(row[i]) :: else fi;
+		if :: until[i] > 0 -> k++ :: else fi;
 		assert(lent[i] <= until[i])
 	}
-	assert(n <= S)
+	assert(n <= S);
+	assert(k <= S - R)
+}
+
+/* How many others borrow: whether that reaches the mark. */
+inline count(c) {
+	k = 0;
+	for (i : 0 .. H - 1) { if :: i != c && until[i] > 0 -> k++ :: else fi }
+	marked = k >= S - R && !WITHOUT(low_water_mark)
 }
 
 inline close(x) { assert(belief[x] == 0); row[x] = 0; until[x] = 0 }
@@ -201,6 +215,7 @@ proctype Holder(byte c) {
 	bit ranked;
 #if U > 0
 	byte decided; /* the epoch of the row that says until when */
+	bit counted, marked; /* how many others borrow; that they are as many as may */
 #endif
 	do
 	:: atomic { USABLE -> d_step { reserve(c) };
@@ -219,18 +234,20 @@ proctype Holder(byte c) {
 		d_step { belief[c] = 0; lent[c] = 0; taken[c] = 0; pool.sits[c] = 0; pool.reserved[c] = 0; pool.left[c] = 0 };
 		if :: d_step { close(c) } :: skip fi }
 #if U > 0
-	/* To borrow: the row says until when, in the epoch that is; then the pool of that epoch; then the holder hears it. A
-	   borrow never ends earlier than one before it. That the session has a row stands for its fence. */
-	:: atomic { row[c] && belief[c] > 0 ->
-		decided = epoch;
+	/* To borrow: the row says until when, in the epoch that is, and not when as many others borrow as may, which is counted
+	   under the licence's lock; then the pool of that epoch; then the holder hears it. A borrow never ends earlier than one
+	   before it. That the session has a row stands for its fence. */
+	:: d_step { WITHOUT(lock_of_mark) && !counted -> count(c); counted = 1 }
+	:: atomic { row[c] && belief[c] > 0 && (counted || !WITHOUT(lock_of_mark)) ->
+		d_step { if :: !counted -> count(c) :: else fi; counted = 0 };
 		if
-		:: !WITHOUT(row_of_borrow) ->
-			if
-			:: until[c] = U
-			:: until[c] = (WITHOUT(longer_borrow) -> 1 : MAX(until[c], 1))
-			fi
-		:: else
+		:: WITHOUT(row_of_borrow) -> decided = epoch
+		:: !WITHOUT(row_of_borrow) && !marked -> until[c] = U; decided = epoch
+		:: !WITHOUT(row_of_borrow) && (!marked || until[c] > 0) ->
+			until[c] = (WITHOUT(longer_borrow) -> 1 : MAX(until[c], 1)); decided = epoch
+		:: !WITHOUT(row_of_borrow) && marked /* the limit */
 		fi;
+		marked = 0;
 		d_step { check() } }
 	:: d_step { decided != 0 && USABLE && pool.sits[c] && !pool.reserved[c] && pool.left[c] > 0 && row[c] &&
 			(pool.epoch == decided || WITHOUT(epoch_of_borrow)) ->
