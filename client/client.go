@@ -296,7 +296,7 @@ func (c *Client) Validate(ctx context.Context, q Question) (*Validation, error) 
 	v := new(Validation)
 	ctx, cancel := context.WithTimeout(ctx, attempt)
 	defer cancel()
-	if _, _, err := l.post(ctx, message{path: "/v1/validate", body: body}, v); err != nil {
+	if _, _, err := l.send(ctx, message{path: "/v1/validate", body: body}, v); err != nil {
 		return nil, err
 	}
 	if v.Code == "" {

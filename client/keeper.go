@@ -47,6 +47,9 @@ func newKeeper(s *Seat, body []byte, first *quest, beat time.Duration) *keeper {
 // keep is the keeper's life.
 func (k *keeper) keep() {
 	var end Event
+	if no := k.stillOffline(); no != nil {
+		k.lapse(no)
+	}
 	for end.Kind == "" {
 		now := k.line.now()
 		if promise := k.promise(); promise > 0 && now >= promise {
@@ -105,7 +108,7 @@ func (k *keeper) heartbeat(now instant) Event {
 	defer cancel()
 	var a beaten
 	token := k.bearer()
-	_, sent, err := k.line.post(ctx, message{path: "/v1/heartbeat", body: []byte("{}"), token: token}, &a)
+	_, sent, err := k.line.send(ctx, message{path: "/v1/heartbeat", body: []byte("{}"), token: token}, &a)
 	ttl := seconds(a.TTLSeconds)
 	if err == nil && (ttl == 0 || k.line.now() >= sent.add(ttl)) {
 		err = &silence{cause: errors.New("its answer came when the lease was over")}
@@ -228,10 +231,16 @@ func (k *keeper) retry(err error) {
 	k.lapse(err)
 }
 
-// stillOffline looks at the receipt again by which alone the seat is believed in, so that a clock that is set back is noticed.
+// stillOffline looks at the receipt again by which alone the seat is believed in, so that a clock that is set back is noticed,
+// and what was withdrawn, where the revocation list at least can be had.
 func (k *keeper) stillOffline() error {
 	if !k.Status().Offline {
 		return nil
+	}
+	if r, err := k.drawer.glance(); err == nil {
+		ctx, cancel := context.WithTimeout(k.ctx, leaving)
+		defer cancel()
+		k.drawer.refresh(ctx, k.line, r.License)
 	}
 	_, _, err := k.drawer.get(k.ctx)
 	return err
@@ -239,11 +248,12 @@ func (k *keeper) stillOffline() error {
 
 // lapse stops believing, and says so when that is news.
 func (k *keeper) lapse(err error) {
-	k.doubt(lapsed(err))
 	news := because(Lapsed, err)
 	if k.told.Kind == Lapsed && (news.Code == "" || news.Code == k.told.Code) {
+		k.doubt(lapsed(k.told.Err)) // that nobody answers is not why
 		return
 	}
+	k.doubt(lapsed(err))
 	k.told = news
 	k.tell(news)
 }

@@ -64,14 +64,18 @@ func (l *line) hang() {
 // message is a question.
 type message struct {
 	path  string
-	body  []byte // JSON
+	body  []byte // JSON; nil = there is none, and it is a GET
 	token string // of a seat
 	key   string // Idempotency-Key
 }
 
-// post asks, reads the answer into answer, and says when the question was sent. An error is a Refusal or a silence.
-func (l *line) post(ctx context.Context, m message, answer any) (status int, sent instant, err error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, l.base+m.path, bytes.NewReader(m.body))
+// send asks, reads the answer into answer, and says when the question was sent. An error is a Refusal or a silence.
+func (l *line) send(ctx context.Context, m message, answer any) (status int, sent instant, err error) {
+	method := http.MethodPost
+	if m.body == nil {
+		method = http.MethodGet
+	}
+	request, err := http.NewRequestWithContext(ctx, method, l.base+m.path, bytes.NewReader(m.body))
 	if err != nil {
 		return 0, 0, &silence{cause: err, futile: true}
 	}

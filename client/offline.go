@@ -103,7 +103,12 @@ func (d *drawer) get(ctx context.Context) (receipt.Receipt, string, error) {
 		return receipt.Receipt{}, "", err
 	}
 	compact := strings.TrimSpace(string(text))
-	r, err := v.Receipt(compact)
+	r, err := parse(compact)
+	if err != nil {
+		return receipt.Receipt{}, "", err
+	}
+	v.Revocations = d.revocationsFor(r.License)
+	r, err = v.Receipt(compact)
 	if err == nil && r.Session == "" {
 		err = errors.New("the receipt names no seat")
 	}
@@ -113,7 +118,9 @@ func (d *drawer) get(ctx context.Context) (receipt.Receipt, string, error) {
 // discard throws the receipt of a session away, if it is the one that is kept.
 func (d *drawer) discard(session string) {
 	if r, err := d.glance(); err == nil && r.Session == session {
-		_, _ = os.Remove(d.path), os.Remove(d.path+sealSuffix) // the one is refused without the other
+		for _, suffix := range []string{"", sealSuffix, receipt.RevocationsSuffix} {
+			_ = os.Remove(d.path + suffix) // the receipt is refused without its seal
+		}
 	}
 }
 
@@ -207,7 +214,7 @@ func (s *Seat) Borrow(ctx context.Context, until time.Time) (Borrowed, error) {
 		BorrowedUntil time.Time `json:"borrowed_until"`
 		Receipt       string    `json:"receipt"`
 	}
-	_, sent, err := s.line.post(ctx, message{path: "/v1/borrow", body: body, token: token, key: rand.Text()}, &a)
+	_, sent, err := s.line.send(ctx, message{path: "/v1/borrow", body: body, token: token, key: rand.Text()}, &a)
 	if err != nil {
 		return Borrowed{}, err
 	}
@@ -224,6 +231,7 @@ func (s *Seat) Borrow(ctx context.Context, until time.Time) (Borrowed, error) {
 	if err != nil {
 		return b, fmt.Errorf("usher: the seat is borrowed, but its receipt is not kept: %w", err)
 	}
+	s.drawer.refresh(ctx, s.line, r.License)
 	return b, nil
 }
 

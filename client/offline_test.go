@@ -19,10 +19,10 @@ import (
 
 // issuer signs receipts as the service does.
 type issuer struct {
-	t     testing.TB
-	roots string
-	key   *ecdsa.PrivateKey
-	head  string
+	t         testing.TB
+	roots     string
+	root, key *ecdsa.PrivateKey
+	head      string
 }
 
 func newIssuer(t testing.TB) *issuer {
@@ -45,7 +45,7 @@ func newIssuer(t testing.TB) *issuer {
 	must(err)
 	head, err := receipt.EncodeHeader(receipt.TypeReceipt, kid, certificate)
 	must(err)
-	return &issuer{t, string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})), key, head}
+	return &issuer{t, string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})), root, key, head}
 }
 
 // sign is a receipt of a session for the laptop.

@@ -78,7 +78,7 @@ func (q *quest) ask(ctx context.Context) (*grant, *Place, time.Duration, error) 
 	ctx, cancel := context.WithTimeout(ctx, attempt)
 	defer cancel()
 	var a seated
-	status, sent, err := q.line.post(ctx, message{path: "/v1/acquire", body: q.body, key: q.key}, &a)
+	status, sent, err := q.line.send(ctx, message{path: "/v1/acquire", body: q.body, key: q.key}, &a)
 	var refusal *Refusal
 	var quiet *silence
 	switch {
@@ -123,7 +123,7 @@ func (q *quest) giveUp(ctx context.Context) {
 			_ = release(ctx, q.line, g.token)
 			return
 		case place != nil:
-			_, _, _ = q.line.post(ctx, message{path: "/v1/release", body: q.body}, &struct{}{})
+			_, _, _ = q.line.send(ctx, message{path: "/v1/release", body: q.body}, &struct{}{})
 			return
 		case !sleep(ctx, max(retryAfter(err), soonest/2<<try)):
 			return
@@ -133,7 +133,7 @@ func (q *quest) giveUp(ctx context.Context) {
 
 // release gives a session's seat back.
 func release(ctx context.Context, l *line, token string) error {
-	_, _, err := l.post(ctx, message{path: "/v1/release", body: []byte("{}"), token: token}, &struct{}{})
+	_, _, err := l.send(ctx, message{path: "/v1/release", body: []byte("{}"), token: token}, &struct{}{})
 	return err
 }
 

@@ -32,8 +32,8 @@ type script struct {
 
 // asked is a request as it came.
 type asked struct {
-	path, key, token string
-	body             map[string]any
+	path, query, key, token string
+	body                    map[string]any // nil = a GET
 	// at is when, since the test began.
 	at time.Duration
 }
@@ -52,7 +52,10 @@ func (s *script) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := asked{path: r.URL.Path, key: r.Header.Get("Idempotency-Key"), token: r.Header.Get("Authorization"), at: time.Since(s.began)}
+	q := asked{path: r.URL.Path, query: r.URL.RawQuery, key: r.Header.Get("Idempotency-Key"), token: r.Header.Get("Authorization"), at: time.Since(s.began)}
+	if r.Method == http.MethodGet && len(text) == 0 {
+		text = []byte("null")
+	}
 	if err := json.Unmarshal(text, &q.body); err != nil {
 		s.t.Errorf("%s was asked %q", q.path, text)
 	}

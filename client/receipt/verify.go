@@ -89,6 +89,23 @@ func (v *Verifier) licenseFile(text []byte) (LicenseFile, error) {
 // keeps when it is the same version. The caller sets Revocations to it.
 func (v *Verifier) RevocationList(answer []byte) (*Revocations, error) {
 	list, err := v.revocationList(answer)
+	if err == nil {
+		err = inTime(list.IssuedAt, list.ExpiresAt, v.now())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the revocation list is refused: %w", err)
+	}
+	return list, nil
+}
+
+// RevocationsSuffix makes the name of the file in which an answer that
+// RevocationList believed is kept beside a receipt of the receipt's.
+const RevocationsSuffix = ".revocations"
+
+// KeptRevocationList believes a list as RevocationList does, even when it has
+// expired since: what it names stays withdrawn.
+func (v *Verifier) KeptRevocationList(answer []byte) (*Revocations, error) {
+	list, err := v.revocationList(answer)
 	if err != nil {
 		return nil, fmt.Errorf("the revocation list is refused: %w", err)
 	}
@@ -120,9 +137,6 @@ func (v *Verifier) revocationList(answer []byte) (*Revocations, error) {
 		return nil, err
 	}
 	if err := signed.cover(list.IssuedAt); err != nil {
-		return nil, err
-	}
-	if err := inTime(list.IssuedAt, list.ExpiresAt, v.now()); err != nil {
 		return nil, err
 	}
 	if a.Number != nil {

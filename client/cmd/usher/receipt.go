@@ -105,6 +105,9 @@ func (v *verify) do(ctx context.Context, path string) error {
 	if err := v.seal(ctx, verifier, path); err != nil {
 		return err
 	}
+	if err := v.kept(verifier, path); err != nil {
+		return err
+	}
 	found, err := v.judge(verifier, document)
 	if errors.Is(err, receipt.ErrMissingShard) && isURL(v.revocations) {
 		if err = v.fetchShard(ctx, verifier, document); err == nil {
@@ -241,6 +244,21 @@ func (v *verify) fetchShard(ctx context.Context, verifier *receipt.Verifier, doc
 		return wrong("--revocations: %v", err)
 	}
 	verifier.Revocations = list
+	return nil
+}
+
+// kept takes the revocation list that is kept beside the document, where none is named.
+func (v *verify) kept(verifier *receipt.Verifier, path string) error {
+	if v.revocations != "" {
+		return nil
+	}
+	text, err := os.ReadFile(path + receipt.RevocationsSuffix)
+	if err != nil {
+		return nil //nolint:nilerr // there is none
+	}
+	if verifier.Revocations, err = verifier.KeptRevocationList(text); err != nil {
+		return wrong("%s: %v", path+receipt.RevocationsSuffix, err)
+	}
 	return nil
 }
 

@@ -166,6 +166,13 @@ func TestReceiptVerifyHasAnExitCodeForEachRefusal(t *testing.T) {
 	}))
 	t.Cleanup(service.Close)
 
+	beside := func(list string) string {
+		path := signed(nil)
+		if err := os.WriteFile(path+receipt.RevocationsSuffix, []byte(list), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
 	roots, jwks := "--roots="+file(i.pinned(t)), "--jwks="+file(i.jwks(t))
 	w := world{map[string]string{}}
 	for _, at := range []struct {
@@ -195,6 +202,8 @@ func TestReceiptVerifyHasAnExitCodeForEachRefusal(t *testing.T) {
 		{"of a revoked session", exitRevoked, "revoked", []string{licenseFile, roots, "--revocations=" + file(ended)}},
 		{"by a revoked key", exitRevoked, "revoked", []string{good, roots, "--revocations=" + file(leaked)}},
 		{"revoked in a shard", exitRevoked, "revoked", []string{good, roots, "--revocations=" + service.URL + "/v1/revocations"}},
+		{"revoked by the list that is kept beside it", exitRevoked, "revoked", []string{beside(ended), roots}},
+		{"good by the list that is named", exitOK, "good", []string{beside(ended), roots, "--revocations=" + file(first(i.revocations(t, nil)))}},
 		{"by a key that was retired", exitRetiredKey, "retired_key", []string{good, roots, "--revocations=" + file(retired)}},
 		{"with a clock set back", exitClockSetBack, "clock_set_back", []string{sealed(here, now.Add(time.Hour)), roots}},
 		{"copied from elsewhere", exitCopied, "copied", []string{sealed("another machine", now), roots}},
@@ -223,6 +232,7 @@ func TestReceiptVerifyHasAnExitCodeForEachRefusal(t *testing.T) {
 
 	w.usher(t, "receipt", "verify", good).want(t, exitUsage).says(t, "--roots")
 	w.usher(t, "receipt", "verify", filepath.Join(dir, "missing"), roots).want(t, exitUsage).says(t, "no such file")
+	w.usher(t, "receipt", "verify", beside("spoilt"), roots).want(t, exitUsage).says(t, receipt.RevocationsSuffix)
 	w.usher(t, "receipt", "verify", good, "--roots="+good).want(t, exitUsage).says(t, "--roots:")
 	w.usher(t, "receipt", "verify", good, "--jwks=http://127.0.0.1:1/").want(t, exitUnreachable)
 }

@@ -1,10 +1,12 @@
 package clienttest_test
 
 import (
+	"bytes"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"net/http"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"github.com/coditect/usher/client"
 	"github.com/coditect/usher/client/receipt"
 	. "github.com/coditect/usher/functions/all/functiontest"
+	"github.com/coditect/usher/shared/platform/testenv"
 )
 
 // roots are the world's root keys, as a vendor pins them: those of the key set that nobody vouches for.
@@ -77,6 +80,55 @@ func TestABorrowedSeatIsKeptBySeveralLivesOfAProgramOnlineAndOffline(t *testing.
 		t.Fatal(err)
 	}
 	free(t, s, l, "desktop", slack)
+}
+
+func TestABorrowIsRefusedOfflineOnceTheRevocationListNamesIt(t *testing.T) {
+	t.Parallel()
+	w := New(t)
+	s := serve(t, w)
+	l := w.Seats(t, 1, lease)
+	c := clientOf(s, l, "laptop")
+	c.ReceiptFile, c.Roots, c.Product = filepath.Join(t.TempDir(), "seat.jws"), roots(t, w), Product
+	seat := acquire(t, c)
+	if _, err := seat.Borrow(t.Context(), time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(c.ReceiptFile + receipt.RevocationsSuffix)
+	if err != nil {
+		t.Fatal("borrowing brought no revocation list:", err)
+	}
+	seat.Release()
+	w.Revoke(t, l)
+
+	// Seats cannot be reached, but the list can.
+	s.breaks(func(w http.ResponseWriter, r *http.Request, functions http.Handler) {
+		if r.URL.Path != "/v1/revocations" {
+			cut(w)
+		}
+		functions.ServeHTTP(w, r)
+	})
+	testenv.Eventually(t, 30*time.Second, func() error {
+		offline, err := c.Acquire(t.Context())
+		if errors.Is(err, client.ErrUnreachable) {
+			return nil // the receipt is not believed any more
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer offline.Release()
+		select {
+		case e := <-offline.Events():
+			if !errors.Is(e.Err, receipt.ErrRevoked) {
+				t.Errorf("it heard %+v", e)
+			}
+			return nil
+		case <-time.After(time.Second): // the list is read every few seconds
+			return errors.New("the receipt is believed still")
+		}
+	})
+	if now, err := os.ReadFile(c.ReceiptFile + receipt.RevocationsSuffix); err != nil || bytes.Equal(now, text) {
+		t.Errorf("there is no newer list, %v", err)
+	}
 }
 
 func TestABorrowThatWasWithdrawnIsRefusedAtTheNextContact(t *testing.T) {

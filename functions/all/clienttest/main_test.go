@@ -44,6 +44,7 @@ func serve(t *testing.T, w *World) *service {
 	for _, door := range []*Door{s.Acquire, s.Heartbeat, s.Release, w.Validate(t), w.Borrow(t)} {
 		mux.Handle(door.Path, door.Handler)
 	}
+	mux.Handle("/v1/revocations", w.Keys(t).Handler)
 	return front(t, mux)
 }
 
