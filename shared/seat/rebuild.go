@@ -88,7 +88,7 @@ const (
 	// rowArgs is how many arguments of stage.lua a session takes.
 	rowArgs = 8
 	// partRows and partSeats bound what one script stages: Redis serves nobody else meanwhile.
-	partRows, partSeats = 500, 2000
+	partRows, partSeats = 100, 400
 	// buildingLife is how long others wait for a rebuild of which they hear nothing.
 	buildingLife = time.Second
 	// stagedLife is how long what was staged stays when its rebuild has died.
@@ -231,7 +231,7 @@ func (p *Pools) install(ctx context.Context, l pool, s *snapshot) (string, error
 func (p *Pools) stage(ctx context.Context, l pool, s *snapshot) (string, error) {
 	keys := l.stagedKeys(s.limits.epoch)
 	parts := slices.Collect(partsOf(s.rows))
-	budget := time.Second + time.Duration(len(parts))*50*time.Millisecond
+	budget := time.Second + time.Duration(len(parts))*15*time.Millisecond
 	staged := 0
 	for _, part := range parts {
 		args := make([]any, 0, 8+rowArgs*len(part.rows))
