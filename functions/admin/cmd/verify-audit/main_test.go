@@ -15,8 +15,13 @@ import (
 	"testing"
 	"time"
 
+	firestoreapi "cloud.google.com/go/firestore"
 	"github.com/google/uuid"
+	"google.golang.org/api/option"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/coditect/usher/client/auditchain"
 	"github.com/coditect/usher/functions/all/functiontest"
 	"github.com/coditect/usher/shared/audit"
 	"github.com/coditect/usher/shared/identity"
@@ -164,6 +169,33 @@ func TestAChainThatItsOwnerRewroteDisagreesWithItsCheckpoint(t *testing.T) {
 		t.Errorf("said is %s", out)
 	}
 	verify(2, "-roots", filepath.Join(t.TempDir(), "none.pem"))
+	// A checkpoint may be gone when the next one is old, and a root signed that it is.
+	owner, err := firestoreapi.NewClient(t.Context(), firestore.Project(), option.WithEndpoint(firestore.Addr()), option.WithoutAuthentication(),
+		option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = owner.Close() }()
+	found, err := owner.Collection("chains/" + theirs + "/checkpoints").Documents(t.Context()).GetAll()
+	if err != nil || len(found) != 1 {
+		t.Fatalf("there are %d checkpoints: %v", len(found), err)
+	}
+	second := func(at time.Time) {
+		t.Helper()
+		if _, err := found[0].Ref.Update(t.Context(), []firestoreapi.Update{{Path: "number", Value: 2}, {Path: "at", Value: at}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	missing := theirs + ": checkpoint 1 is missing from the journal\n"
+	second(time.Now().Add(time.Hour - auditchain.CheckpointsKept))
+	if out := verify(1, "-tenant", theirs); !strings.Contains(out, missing) {
+		t.Errorf("said is %s", out)
+	}
+	second(time.Now().Add(-time.Hour - auditchain.CheckpointsKept))
+	verify(0, "-tenant", theirs)
+	if out := verify(1, "-tenant", theirs, "-roots", roots); !strings.Contains(out, missing) {
+		t.Errorf("said is %s", out)
+	}
 	// A tenant that its owner deleted is known to the journal alone.
 	for _, sql := range []string{
 		`DELETE FROM app.audit_entries WHERE tenant_id = $1`, `DELETE FROM app.audit_chains WHERE tenant_id = $1`, `DELETE FROM app.tenants WHERE id = $1`,
