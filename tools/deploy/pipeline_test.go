@@ -192,6 +192,9 @@ func TestWhatIsBuiltIsWhatIsReleased(t *testing.T) {
 		if got := args[len(args)-len(verb):]; !slices.Equal(got, verb) {
 			t.Errorf("%s ends with %v, want %v", id, got, verb)
 		}
+		if i := slices.Index(args, "-as"); i < 0 || args[i+1] != "$BUILD_ID" {
+			t.Errorf("%s does not say which release it is of: %v", id, args)
+		}
 		if !slices.Contains(args, "$PROJECT_ID") || !slices.Contains(args, "$_REGION") {
 			t.Errorf("%s does not say where: %v", id, args)
 		}
