@@ -393,9 +393,6 @@ func TestABinaryLinksTheCodeOfItsDoorsAndOfNoOther(t *testing.T) {
 		}
 		doors := table[name].doors()
 		for door, sdk := range sdks {
-			if name == "usage" && door == "redis" {
-				continue // asks shared/seat for the row of a session, and shared/budget counts in memory: both also have the code for Redis. No address of one is given
-			}
 			declared := slices.ContainsFunc(doors, func(d string) bool {
 				return strings.Fields(d)[0] == door || door == "journal" && d == "entries"
 			})
