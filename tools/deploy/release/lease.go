@@ -21,6 +21,7 @@ const (
 	leaseLife = 10 * time.Minute
 	// claimTimeout bounds one reading and writing of the job, with its repetitions.
 	claimTimeout = time.Minute
+	conflictRest = 100 * time.Millisecond // between repetitions, when others write the job at the same time
 )
 
 // claim is what a verb does with the lease when it begins.
@@ -63,6 +64,10 @@ func (c *cloud) editJob(ctx context.Context, change func(*runpb.Job) error) erro
 		}
 		if status.Code(err) != codes.Aborted || ctx.Err() != nil {
 			return fmt.Errorf("change the job %s: %w", migrateJob, err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(conflictRest):
 		}
 	}
 }
