@@ -179,7 +179,14 @@ func run(t *testing.T, path string, env []string, args ...string) *process {
 	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = env, &p.out, &p.out
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	must(t, p.cmd.Start())
-	t.Cleanup(func() { _ = p.cmd.Process.Kill() })
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill()
+		_ = p.cmd.Wait()
+		if t.Failed() {
+			said := p.out.String()
+			t.Logf("%s %s said:\n%s", filepath.Base(path), strings.Join(args, " "), said[max(0, len(said)-2000):])
+		}
+	})
 	return p
 }
 
@@ -247,6 +254,7 @@ func ring(name string) string {
 func TestTheImagesMigrateServeAndEndWithTheVariablesThatInfraGives(t *testing.T) {
 	images, db, redis, issuer := unpack(t), testenv.EmptyPostgres(t), testenv.Redis(t), testenv.Issuer(t)
 	table, variables := planned(t)
+	journal, told := testenv.Firestore(t), testenv.NewReceiver(t)
 	cloud, keys, err := local.StartCloud(t.Context(), t.TempDir())
 	must(t, err)
 	t.Cleanup(func() { _ = cloud.Close() })
@@ -266,12 +274,13 @@ func TestTheImagesMigrateServeAndEndWithTheVariablesThatInfraGives(t *testing.T)
 		"OPERATOR_DATABASE_URL": db.URL("usher_operator"), "REDIS_URL": redis.Database(0), "BUDGET_REDIS_URL": redis.Database(1),
 		"LICENSE_KEY_PEPPERS": ring("1"), "API_KEY_PEPPERS": ring("1"), "NOTIFY_KEYS": ring("a"), "SMTP_PASSWORD": "secret",
 		"STRIPE_API_KEY": "sk_test_1", "STRIPE_WEBHOOK_SECRETS": "whsec_12345678",
-		"IDENTITY_ISSUER": issuer.URL(), "SCHEDULER_EMAIL": scheduler,
+		"IDENTITY_ISSUER": issuer.URL(), "SCHEDULER_EMAIL": scheduler, "JOURNAL_PROJECT": journal.Project(),
+		"OTEL_EXPORTER_OTLP_ENDPOINT": told.URL,
 	}
 	maps.Copy(here, keys)
 	environment := func(function string) []string {
 		// Where the stand-ins are: the only variables that infra/ does not give.
-		env := []string{"CLOUD_EMULATOR=" + keys["CLOUD_EMULATOR"], "SCHEDULER_ISSUER=" + issuer.URL()}
+		env := []string{"CLOUD_EMULATOR=" + keys["CLOUD_EMULATOR"], "SCHEDULER_ISSUER=" + issuer.URL(), "JOURNAL_EMULATOR=" + journal.Addr()}
 		for variable, value := range variables[function] {
 			if ours, ok := here[variable]; ok {
 				value = ours
@@ -313,11 +322,16 @@ func TestTheImagesMigrateServeAndEndWithTheVariablesThatInfraGives(t *testing.T)
 		}
 	}
 
+	pushed := told.Pushes()
 	for function, p := range running {
 		must(t, p.cmd.Process.Signal(syscall.SIGTERM))
 		if err := p.cmd.Wait(); err != nil {
 			t.Errorf("told to stop, %s ended with %v\n%s", function, err, &p.out)
 		}
+	}
+	// Each tells at its end what it has measured.
+	if last := told.Pushes() - pushed; last != len(running) {
+		t.Errorf("told to stop, %d of %d functions told what they had measured", last, len(running))
 	}
 	// Back and forth, as in development.
 	for _, verb := range []string{"down", "up", "status"} {
