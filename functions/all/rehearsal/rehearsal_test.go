@@ -30,6 +30,7 @@ import (
 
 	"github.com/coditect/usher/functions/all/local"
 	"github.com/coditect/usher/functions/all/smoke"
+	"github.com/coditect/usher/shared/billing/stripesim"
 	"github.com/coditect/usher/shared/platform/localenv"
 	"github.com/coditect/usher/shared/platform/testenv"
 )
@@ -109,8 +110,9 @@ func extract(t *testing.T, layer, to string) string {
 
 // row is what is read of a function's row.
 type row struct {
-	Caller string
-	Paths  []string
+	Caller   string
+	Paths    []string
+	Schedule *struct{ Path string }
 }
 
 // planned is the table of infra/ and, for each function, the variables that staging gives it: those in clear with their
@@ -254,6 +256,10 @@ func ring(name string) string {
 func TestTheImagesMigrateServeAndEndWithTheVariablesThatInfraGives(t *testing.T) {
 	images, db, redis, issuer := unpack(t), testenv.EmptyPostgres(t), testenv.Redis(t), testenv.Issuer(t)
 	table, variables := planned(t)
+	stripe, err := stripesim.New(stripesim.Options{Key: "sk_test_1"})
+	must(t, err)
+	money := httptest.NewServer(stripe)
+	t.Cleanup(money.Close)
 	journal, told := testenv.Firestore(t), testenv.NewReceiver(t)
 	cloud, keys, err := local.StartCloud(t.Context(), t.TempDir())
 	must(t, err)
@@ -280,7 +286,7 @@ func TestTheImagesMigrateServeAndEndWithTheVariablesThatInfraGives(t *testing.T)
 	maps.Copy(here, keys)
 	environment := func(function string) []string {
 		// Where the stand-ins are: the only variables that infra/ does not give.
-		env := []string{"CLOUD_EMULATOR=" + keys["CLOUD_EMULATOR"], "SCHEDULER_ISSUER=" + issuer.URL(), "JOURNAL_EMULATOR=" + journal.Addr()}
+		env := []string{"CLOUD_EMULATOR=" + keys["CLOUD_EMULATOR"], "SCHEDULER_ISSUER=" + issuer.URL(), "JOURNAL_EMULATOR=" + journal.Addr(), "STRIPE_URL=" + money.URL}
 		for variable, value := range variables[function] {
 			if ours, ok := here[variable]; ok {
 				value = ours
@@ -296,13 +302,17 @@ func TestTheImagesMigrateServeAndEndWithTheVariablesThatInfraGives(t *testing.T)
 		return env
 	}
 
+	// scheduled calls a function as Cloud Scheduler does.
+	scheduled := func(function string, p *process) {
+		token, err := issuer.Token(map[string]any{"aud": variables[function]["SCHEDULER_AUDIENCE"], "email": scheduler, "email_verified": true}, time.Hour)
+		must(t, err)
+		if status, err := ask(t, http.MethodPost, p.url.String()+table[function].Schedule.Path, token); err != nil || status != http.StatusOK {
+			t.Fatalf("%s answers its schedule %d, %v", function, status, err)
+		}
+	}
 	// rotate first: its first call makes all keys.
 	running := map[string]*process{"rotate": serve(t, "rotate", images["rotate"], environment("rotate"))}
-	token, err := issuer.Token(map[string]any{"aud": variables["rotate"]["SCHEDULER_AUDIENCE"], "email": scheduler, "email_verified": true}, time.Hour)
-	must(t, err)
-	if status, err := ask(t, http.MethodPost, running["rotate"].url.String()+"/tasks/rotate", token); err != nil || status != http.StatusOK {
-		t.Fatalf("rotate answers %d, %v\n%s", status, err, &running["rotate"].out)
-	}
+	scheduled("rotate", running["rotate"])
 	for function := range table {
 		if function != "rotate" {
 			running[function] = serve(t, function, images[function], environment(function))
@@ -313,10 +323,15 @@ func TestTheImagesMigrateServeAndEndWithTheVariablesThatInfraGives(t *testing.T)
 	}
 	public := front(t, table, running)
 	must(t, smoke.Test(t.Context(), public.URL))
+	for function, row := range table {
+		if row.Schedule != nil {
+			scheduled(function, running[function])
+		}
+	}
 	// The public reaches no scheduled work.
 	for function, row := range table {
 		if row.Caller == "scheduler" {
-			if status, err := ask(t, http.MethodPost, public.URL+"/tasks/"+function, token); err != nil || status != http.StatusNotFound {
+			if status, err := ask(t, http.MethodPost, public.URL+"/tasks/"+function, ""); err != nil || status != http.StatusNotFound {
 				t.Errorf("through the front, %s answers %d, %v", function, status, err)
 			}
 		}
