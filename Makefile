@@ -49,6 +49,7 @@ fix: ## Format the code and mend what the linters can mend
 lint: ## Run the linters, import rules included
 	@go vet ./...
 	@go vet -tags firebase ./functions/register
+	@go vet -tags rehearsal ./functions/all/rehearsal
 	@for system in darwin windows; do GOOS=$$system CGO_ENABLED=0 go vet ./client/...; done
 	@$(TOOL) golangci-lint run
 

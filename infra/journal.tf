@@ -10,6 +10,16 @@ resource "google_firestore_database" "journal" {
   depends_on                        = [google_project_service.needed]
 }
 
+# Checkpoints come each minute, and say themselves when nothing is left that they could be compared with (shared/journal). Nothing
+# else has an end: the newest setting of the switches counts however old it is, and incidents are few.
+resource "google_firestore_field" "expires" {
+  database   = google_firestore_database.journal.name
+  collection = "checkpoints" # of every chain
+  field      = "expires"
+  ttl_config {}
+  index_config {} # nobody asks by it
+}
+
 # What is not in these roles is the point: datastore.entities.update and datastore.entities.delete.
 resource "google_project_iam_custom_role" "journal" {
   for_each = {

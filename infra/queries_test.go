@@ -2,13 +2,16 @@ package infra_test
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	promlabels "github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/promql/promqltest"
@@ -63,34 +66,75 @@ func TestEveryAlertSaysWhatToDo(t *testing.T) {
 	}
 }
 
-func TestTheDashboardShowsEveryChart(t *testing.T) {
-	p, _ := readPlan(t)
+// chart is one of queries.yaml.
+type chart struct{ Title, Query string }
+
+func charts(t *testing.T) []chart {
+	t.Helper()
 	text, err := os.ReadFile("queries.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var q struct {
-		Charts []struct{ Title, Query string }
-	}
+	var q struct{ Charts []chart }
 	if err := yaml.Unmarshal(text, &q); err != nil {
 		t.Fatal(err)
 	}
+	if len(q.Charts) == 0 {
+		t.Fatal("there are no charts")
+	}
+	return q.Charts
+}
+
+func TestTheDashboardShowsEveryChart(t *testing.T) {
+	p, _ := readPlan(t)
 	for _, r := range p.Planned.Root.Resources {
 		if r.Type != "google_monitoring_dashboard" {
 			continue
 		}
 		shown := r.Values["dashboard_json"].(string)
-		for _, chart := range q.Charts {
+		for _, chart := range charts(t) {
 			if !strings.Contains(shown, fmt.Sprintf("%q", chart.Title)) {
 				t.Errorf("the dashboard does not show %s", chart.Title)
-			}
-			if _, err := parser.NewParser(parser.Options{}).ParseExpr(chart.Query); err != nil {
-				t.Errorf("%s: %v", chart.Title, err)
 			}
 		}
 		return
 	}
 	t.Error("the plan has no dashboard")
+}
+
+// Each uptime check asks what the smoke test asks, in which a release must pass, too, and expects the same.
+func TestUptimeChecksExpectWhatTheSmokeTestExpects(t *testing.T) {
+	p, _ := readPlan(t)
+	smoke, err := os.ReadFile(filepath.Join("..", "functions", "all", "smoke", "smoke.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	checks := 0
+	for _, r := range p.Planned.Root.Resources {
+		if r.Type != "google_monitoring_uptime_check_config" {
+			continue
+		}
+		checks++
+		asks := first(r.Values["http_check"])
+		method, _ := asks["request_method"].(string)
+		status, says := 200, ""
+		if codes, _ := asks["accepted_response_status_codes"].([]any); len(codes) > 0 {
+			status = int(first(codes)["status_value"].(float64))
+		}
+		if matchers, _ := r.Values["content_matchers"].([]any); len(matchers) > 0 {
+			says = first(matchers)["content"].(string)
+		}
+		line := fmt.Sprintf(`%q, "%s", .*, %d, %q}`, method, regexp.QuoteMeta(asks["path"].(string)), status, says)
+		if method == "" {
+			line = strings.Replace(line, `""`, `"GET"`, 1)
+		}
+		if !regexp.MustCompile(line).Match(smoke) {
+			t.Errorf("%s expects what the smoke test does not: %s", r.Name, line)
+		}
+	}
+	if checks != 2 {
+		t.Errorf("there are %d uptime checks", checks)
+	}
 }
 
 // What is logged word for word, and the alerts that count it.
@@ -197,9 +241,17 @@ var series = map[string]struct{ quiet, loud string }{
 		`{"usher.webhook.attempts", "usher.outcome"="given_up"} 3x20 4x10`,
 	},
 	"incident-watch": {watch("200"), watch("503")},
-	"key-set": {
-		`monitoring_googleapis_com:uptime_check_check_passed{monitored_resource="uptime_url"} 1x30`,
-		`monitoring_googleapis_com:uptime_check_check_passed{monitored_resource="uptime_url"} 0x30`,
+	"from-outside": {
+		`monitoring_googleapis_com:uptime_check_check_passed{monitored_resource="uptime_url", check_id="key-set"} 1x30
+		 monitoring_googleapis_com:uptime_check_check_passed{monitored_resource="uptime_url", check_id="heartbeat"} 1x30`,
+		`monitoring_googleapis_com:uptime_check_check_passed{monitored_resource="uptime_url", check_id="key-set"} 1x30
+		 monitoring_googleapis_com:uptime_check_check_passed{monitored_resource="uptime_url", check_id="heartbeat"} 0x30`,
+	},
+	"standby-late": {
+		`cloudsql_googleapis_com:database_replication_replica_lag{monitored_resource="cloudsql_database"} 2x30
+		 cloudsql_googleapis_com:database_replication_network_lag{monitored_resource="cloudsql_database"} 299x30`,
+		`cloudsql_googleapis_com:database_replication_replica_lag{monitored_resource="cloudsql_database"} 2x30
+		 cloudsql_googleapis_com:database_replication_network_lag{monitored_resource="cloudsql_database"} 301x30`,
 	},
 	"cannot-start": {
 		`logging_googleapis_com:user_usher_cannot_start{monitored_resource="cloud_run_revision"} 2x30`,
@@ -232,6 +284,98 @@ func pool(metric string, used, most int) string {
 func watch(status string) string {
 	return fmt.Sprintf(`{"http.server.request.duration_count", "http.route"="/tasks/watch", "http.response.status_code"=%q} 0+1x30
 		{"http.server.request.duration_count", "http.route"="/v1/incidents", "http.response.status_code"="200"} 0+1x30`, status)
+}
+
+// emitted are the series of testdata/emitted.txt, which functions/all holds to what the functions emit, as promqltest reads them: counters and
+// histograms grow each minute, and gauges stay.
+func emitted(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", "emitted.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	for line := range strings.Lines(string(text)) {
+		m := regexp.MustCompile(`^(counter|gauge|histogram) \{("[^"]+")(.*)\}([ 0-9.]*)\n$`).FindStringSubmatch(line)
+		if m == nil {
+			t.Fatalf("this is no series: %s", line)
+		}
+		name, labels := m[2], m[3]
+		switch m[1] {
+		case "counter":
+			fmt.Fprintf(&all, "{%s%s} 0+60x30\n", name, labels)
+		case "gauge":
+			fmt.Fprintf(&all, "{%s%s} 3x30\n", name, labels)
+		default:
+			part := func(of, le string, each int) {
+				fmt.Fprintf(&all, "{%s%s%s} 0+%dx30\n", strings.TrimSuffix(name, `"`)+of+`"`, labels, le, each)
+			}
+			bounds := strings.Fields(m[4])
+			for i, bound := range bounds {
+				part("_bucket", fmt.Sprintf(", le=%q", bound), i+1)
+			}
+			part("_bucket", `, le="+Inf"`, len(bounds)+1)
+			part("_count", "", len(bounds)+1)
+			part("_sum", "", 1)
+		}
+	}
+	return all.String()
+}
+
+// labelled are the labels that a query's answer has, by its outermost grouping.
+func labelled(t *testing.T, query parser.Expr) []string {
+	t.Helper()
+	switch e := query.(type) {
+	case *parser.ParenExpr:
+		return labelled(t, e.Expr)
+	case *parser.BinaryExpr: // of which one side is a number, or both have the same labels
+		return labelled(t, e.LHS)
+	case *parser.Call: // histogram_quantile
+		return slices.DeleteFunc(labelled(t, e.Args[len(e.Args)-1]), func(label string) bool { return label == "le" })
+	case *parser.AggregateExpr:
+		if e.Op == parser.TOPK {
+			return labelled(t, e.Expr)
+		}
+		return sorted(slices.Clone(e.Grouping))
+	default:
+		t.Fatalf("what labels has %s?", query)
+		return nil
+	}
+}
+
+// Prometheus evaluates each chart on what the functions emit: it shows something, that is a number, with the labels that it asks for.
+func TestEveryChartShowsWhatTheFunctionsEmit(t *testing.T) {
+	engine := promqltest.NewTestEngine(t, false, 0, promqltest.DefaultMaxSamplesPerQuery)
+	storage := promqltest.LoadedStorage(t, "load 1m\n"+regexp.MustCompile(`(?m)^\{`).ReplaceAllString(emitted(t), "  {")+"\n")
+	defer func() { _ = storage.Close() }()
+	for _, chart := range charts(t) {
+		asked, err := parser.NewParser(parser.Options{}).ParseExpr(chart.Query)
+		if err != nil {
+			t.Errorf("%s: %v", chart.Title, err)
+			continue
+		}
+		q, err := engine.NewInstantQuery(t.Context(), storage, nil, chart.Query, time.Unix(0, 0).Add(30*time.Minute))
+		if err != nil {
+			t.Errorf("%s: %v", chart.Title, err)
+			continue
+		}
+		vector, err := q.Exec(t.Context()).Vector()
+		if err != nil || len(vector) == 0 {
+			t.Errorf("%s shows nothing: %v", chart.Title, err)
+		}
+		want := labelled(t, asked)
+		for _, sample := range vector {
+			var labels []string
+			sample.Metric.Range(func(l promlabels.Label) { labels = append(labels, l.Name) })
+			if !slices.Equal(sorted(labels), want) {
+				t.Errorf("%s shows %v, and should show the labels %v", chart.Title, sample.Metric, want)
+			}
+			if math.IsNaN(sample.F) || math.IsInf(sample.F, 0) {
+				t.Errorf("%s shows %v of %v", chart.Title, sample.F, sample.Metric)
+			}
+		}
+		q.Close()
+	}
 }
 
 // Prometheus evaluates each alert's query, on series that must not make it go off and on others that must.

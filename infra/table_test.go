@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -392,9 +393,6 @@ func TestABinaryLinksTheCodeOfItsDoorsAndOfNoOther(t *testing.T) {
 		}
 		doors := table[name].doors()
 		for door, sdk := range sdks {
-			if name == "usage" && door == "redis" {
-				continue // asks shared/seat for the row of a session, and shared/budget counts in memory: both also have the code for Redis. No address of one is given
-			}
 			declared := slices.ContainsFunc(doors, func(d string) bool {
 				return strings.Fields(d)[0] == door || door == "journal" && d == "entries"
 			})
@@ -545,5 +543,54 @@ func TestNobodyChangesWhatIsInTheJournal(t *testing.T) {
 				t.Errorf("the role %s permits %s", name, verb)
 			}
 		}
+	}
+}
+
+// What the policy deletes is what shared/journal says has an end, and nothing else: in which collection, and by which field.
+func TestCheckpointsAloneHaveAnEndAndItIsTheOneThatTheJournalWrites(t *testing.T) {
+	p, _ := readPlan(t)
+	file, err := parser.ParseFile(token.NewFileSet(), filepath.Join("..", "shared", "journal", "checkpoints.go"), nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fields, collections []string
+	ast.Inspect(file, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.Field: // of a document, as Firestore has it
+			if n.Tag != nil && len(n.Names) == 1 && n.Names[0].Name == "Expires" {
+				tag, _ := strconv.Unquote(n.Tag.Value)
+				fields = append(fields, reflect.StructTag(tag).Get("firestore"))
+			}
+		case *ast.FuncDecl:
+			if n.Name.Name == "checkpointsOf" {
+				ast.Inspect(n, func(n ast.Node) bool {
+					if l, ok := n.(*ast.BasicLit); ok {
+						text, _ := strconv.Unquote(l.Value)
+						collections = append(collections, strings.Trim(text, "/"))
+					}
+					return true
+				})
+			}
+		}
+		return true
+	})
+	if len(fields) != 1 || len(collections) != 1 {
+		t.Fatalf("the journal writes an end as %v, in %v", fields, collections)
+	}
+	policies := 0
+	for _, r := range p.Planned.Root.Resources {
+		if r.Type != "google_firestore_field" {
+			continue
+		}
+		policies++
+		if r.Values["database"] != "usher-journal" || r.Values["collection"] != collections[0] || r.Values["field"] != fields[0] {
+			t.Errorf("%s.%s is of %v, %v in %v; the journal writes %s in %s", r.Type, r.Name, r.Values["database"], r.Values["field"], r.Values["collection"], fields[0], collections[0])
+		}
+		if ttl, _ := r.Values["ttl_config"].([]any); len(ttl) != 1 {
+			t.Errorf("%s.%s has no TTL", r.Type, r.Name)
+		}
+	}
+	if policies != 1 {
+		t.Errorf("%d fields have a policy", policies)
 	}
 }

@@ -23,15 +23,21 @@ locals {
       hold  = "300s"
       query = "sum(cloudsql_googleapis_com:database_postgresql_num_backends{monitored_resource=\"cloudsql_database\"}) > ${floor(var.postgres_max_connections * 0.9)}"
     }
+    # Beside a standby alone. What the primary cannot send in time, and what the standby cannot apply in time: each of them is lost with the region.
+    "standby-late" = {
+      title = "The standby of PostgreSQL is five minutes behind"
+      hold  = "300s"
+      query = join(" or ", [for lag in ["network_lag", "replica_lag"] : "max(cloudsql_googleapis_com:database_replication_${lag}{monitored_resource=\"cloudsql_database\"}) > 300"])
+    }
     "redis-memory" = {
       title = "Redis: memory over 75 %"
       hold  = "300s"
       query = "max(redis_googleapis_com:stats_memory_usage_ratio{monitored_resource=\"redis_instance\",instance_id=~\".*pools\"}) > 0.75"
     }
-    "key-set" = {
-      title = "The key set cannot be read from outside"
+    "from-outside" = {
+      title = "The key set or heartbeat cannot be reached from outside"
       hold  = "300s"
-      query = "min(avg_over_time(monitoring_googleapis_com:uptime_check_check_passed{monitored_resource=\"uptime_url\"}[10m])) < 0.5"
+      query = "min by (check_id) (avg_over_time(monitoring_googleapis_com:uptime_check_check_passed{monitored_resource=\"uptime_url\"}[10m])) < 0.5"
     }
     "cannot-start" = {
       title = "A function cannot start"
@@ -102,7 +108,37 @@ resource "google_monitoring_dashboard" "usher" {
   })
 }
 
-# From outside, through the load balancer: the key set is what every client depends on.
+# From outside, through the load balancer, in three parts of the world: the key set, which every client depends on, and heartbeat, which every
+# seat does. Without a token it refuses, and needs no store for that: so it is up.
+resource "google_monitoring_uptime_check_config" "heartbeat" {
+  display_name     = "Heartbeat"
+  timeout          = "10s"
+  period           = "300s"
+  selected_regions = ["EUROPE", "USA", "ASIA_PACIFIC"]
+  http_check {
+    path           = "/v1/heartbeat"
+    request_method = "POST"
+    content_type   = "USER_PROVIDED"
+    # What a client sends, and what is asked for is JSON.
+    custom_content_type = "application/json"
+    body                = base64encode("{}")
+    port                = 443
+    use_ssl             = true
+    validate_ssl        = true
+    accepted_response_status_codes {
+      status_value = 401
+    }
+  }
+  content_matchers {
+    content = "seat_token_invalid"
+    matcher = "CONTAINS_STRING"
+  }
+  monitored_resource {
+    type   = "uptime_url"
+    labels = { project_id = var.project, host = var.domain }
+  }
+}
+
 resource "google_monitoring_uptime_check_config" "keys" {
   display_name = "Key set"
   timeout      = "10s"

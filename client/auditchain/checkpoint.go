@@ -9,7 +9,7 @@ import (
 // Checkpoint is what a chain's head was at one time, kept outside the database that holds the chain. Signed says so in a form
 // that package receipt verifies; the other fields are worth as much as whoever told them.
 type Checkpoint struct {
-	// Number counts a tenant's checkpoints from 1, without a gap.
+	// Number counts a tenant's checkpoints from 1, without a gap. Those that are older than CheckpointsKept may be gone.
 	Number int64     `json:"number"`
 	Tenant string    `json:"tenant_id"`
 	Seq    int64     `json:"seq"`
@@ -44,7 +44,14 @@ const (
 	Kept = 90 * 24 * time.Hour
 	// Due is how old an entry may be without a checkpoint. One is written each minute; what is more is for a watch that is late.
 	Due = 10 * time.Minute
+	// CheckpointsKept is for how long checkpoints are kept at least: eleven years, longer than any entry, of which none is kept for
+	// more than 3,660 days and the rest of its month.
+	CheckpointsKept = 11 * 365 * 24 * time.Hour
 )
+
+// FollowsExpired says whether checkpoints in front of this one may be gone, as of now, because they were old. Its time must be one that
+// a root signed. One that is younger than CheckpointsKept has its predecessor: of whatever lies in front of it, somebody took it away.
+func (c Checkpoint) FollowsExpired(now time.Time) bool { return now.Sub(c.At) > CheckpointsKept }
 
 // Comparison compares a chain with its checkpoints while the chain is verified.
 type Comparison struct {

@@ -1,7 +1,9 @@
 package all_test
 
 import (
+	"flag"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -106,6 +108,8 @@ func TestWhatIsMeasuredIsWhatDashboardsAndAlertsAskFor(t *testing.T) {
 		}
 	}
 
+	s.isRecorded(t, r)
+
 	asked := map[string]bool{}
 	for name, query := range readQueries(t) {
 		for _, fault := range misread(query, known, r, asked) {
@@ -120,6 +124,55 @@ func TestWhatIsMeasuredIsWhatDashboardsAndAlertsAskFor(t *testing.T) {
 			if !asked[name+" "+label] {
 				t.Errorf("no alert and no chart asks %s for %s", name, label)
 			}
+		}
+	}
+}
+
+var record = flag.Bool("record", false, "write infra/testdata/emitted.txt anew, and compare nothing with it")
+
+// isRecorded holds infra/testdata/emitted.txt, on which infra's tests evaluate the charts, to what was emitted: each of its series came, and it has
+// some of each metric.
+func (s *service) isRecorded(t *testing.T, r *testenv.Receiver) {
+	t.Helper()
+	file := filepath.Join(testenv.Root(t), "infra", "testdata", "emitted.txt")
+	var emitted []string
+	for _, metric := range r.Metrics() {
+		for _, one := range r.Series(metric) {
+			line := fmt.Sprintf("%s {%q", one.Kind, metric)
+			for _, label := range slices.Sorted(maps.Keys(one.Labels)) {
+				value := one.Labels[label]
+				if strings.HasSuffix(label, ".id") && value != "other" {
+					value = "an id"
+				}
+				line += fmt.Sprintf(", %q=%q", label, value)
+			}
+			line += "}"
+			for _, bound := range one.Bounds {
+				line += fmt.Sprint(" ", bound)
+			}
+			emitted = append(emitted, line)
+		}
+	}
+	slices.Sort(emitted)
+	emitted = slices.Compact(emitted)
+	if *record {
+		if err := os.WriteFile(file, []byte(strings.Join(emitted, "\n")+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if line = strings.TrimSuffix(line, "\n"); !slices.Contains(emitted, line) {
+			t.Errorf("infra/testdata/emitted.txt has a series that was not emitted (go test ./functions/all -run Measured -record writes it anew): %s", line)
+		}
+	}
+	for _, metric := range r.Metrics() {
+		if !strings.Contains(string(text), fmt.Sprintf(" {%q", metric)) {
+			t.Errorf("infra/testdata/emitted.txt has no series of %s (go test ./functions/all -run Measured -record writes it anew)", metric)
 		}
 	}
 }

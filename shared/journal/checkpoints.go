@@ -65,12 +65,17 @@ const (
 	writersAtOnce = 8
 	// knownFor is how long an instance goes by what it has read of the journal. Then it looks at each chain anew.
 	knownFor = time.Hour
+	// renewedAfter is how old the last checkpoint of a chain may become: then another one says the same, so that the last never comes to its end.
+	renewedAfter = 365 * 24 * time.Hour
+	// checkpointLife is how long Firestore keeps a checkpoint. What follows it is no younger by more than a year, and by a month
+	// in which the watch does not run: that one is then as old as auditchain.CheckpointsKept, which says why others may be gone.
+	checkpointLife = auditchain.CheckpointsKept + renewedAfter + 30*24*time.Hour
 )
 
 // Run writes a checkpoint for each tenant whose chain is not the one that the journal is known to have, at most one a minute for
 // each. It looks at the chains that changed in any direction since this instance last looked, at those that the journal has and
 // the database has not, and once an hour at all. It may be called twice, or at once with itself, and may end anywhere: a checkpoint is
-// created under its number, one above the last, and holds more than the last. What cannot be written now waits; the error says why,
+// created under its number, one above the last, and holds more than the last, or after a year the same. What cannot be written now waits; the error says why,
 // and the report what was done all the same.
 func (c *Checkpoints) Run(ctx context.Context) (Report, error) {
 	if c.Journal.Off() {
@@ -251,7 +256,7 @@ func (c *Checkpoints) one(ctx context.Context, tenant tenancy.ID) (outcome, erro
 	case !agrees || chain.Head.Seq < newest.Seq:
 		c.Log.ErrorContext(ctx, "an audit chain is not the one of its last checkpoint", "tenant", tenant.String(), "seq", newest.Seq, "checkpoint", newest.Number)
 		return checkpointDisagrees, nil
-	case chain.Head.Seq == newest.Seq:
+	case chain.Head.Seq == newest.Seq && (newest.Number == 0 || c.Now().Sub(newest.At) < renewedAfter):
 		c.remember(tenant, chain.Head)
 		return checkpointKnown, nil
 	case !newest.At.IsZero() && !now.Truncate(time.Minute).After(newest.At):
@@ -272,7 +277,7 @@ func (c *Checkpoints) one(ctx context.Context, tenant tenancy.ID) (outcome, erro
 		return 0, err
 	}
 	err = c.Journal.create(ctx, checkpointPath(tenant.String(), next.Number), checkpointDocument{
-		Number: next.Number, Tenant: next.Tenant, Seq: next.Seq, Hash: next.Hash.String(), At: next.At, Signed: signed,
+		Number: next.Number, Tenant: next.Tenant, Seq: next.Seq, Hash: next.Hash.String(), At: next.At, Signed: signed, Expires: next.At.Add(checkpointLife),
 	})
 	if errors.Is(err, errExists) { // another run was faster
 		return checkpointWaits, nil
@@ -292,6 +297,8 @@ type checkpointDocument struct {
 	Hash   string    `firestore:"hash"`
 	At     time.Time `firestore:"at"`
 	Signed string    `firestore:"signed"`
+	// Expires is when Firestore may delete it (infra/journal.tf).
+	Expires time.Time `firestore:"expires"`
 }
 
 func (d *checkpointDocument) read() (auditchain.Checkpoint, error) {

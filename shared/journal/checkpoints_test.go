@@ -61,6 +61,40 @@ func TestEachTenantWithNewEntriesHasACheckpointAMinute(t *testing.T) {
 	}
 }
 
+func TestTheLastCheckpointOfAQuietTenantIsRenewedLongBeforeItExpires(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testenv.Firestore(t))
+	w.acts(t, w.a, 2)
+	w.run(t)
+	w.aMinuteLater(t)
+	for _, at := range []struct {
+		days int
+		seqs string
+	}{{364, "[2]"}, {366, "[2 2]"}} {
+		later := w.checkpoints()
+		later.Now = func() time.Time { return time.Now().Add(time.Duration(at.days) * 24 * time.Hour) }
+		runOf(t, later)
+		if got := w.seqs(t, w.a); got != at.seqs {
+			t.Errorf("after %d days checkpoints are %s, and should be %s", at.days, got, at.seqs)
+		}
+	}
+	points, err := w.journal.Checkpoints(t.Context(), w.a.UUID(), 0, 10)
+	must(t, err)
+	if c, r := w.verify(t, w.a, points); c.First != nil || c.Compared != 2 || len(r.Problems) != 0 {
+		t.Errorf("verified is %+v, %+v", c, r)
+	}
+	// Each says when its end is: no earlier than a year after what is kept of it must be.
+	found, err := w.owner(t).Collection("chains/" + w.a.String() + "/checkpoints").Documents(t.Context()).GetAll()
+	must(t, err)
+	for i, d := range found {
+		expires, err := d.DataAt("expires")
+		must(t, err)
+		if left := time.Until(expires.(time.Time)); left < auditchain.CheckpointsKept+365*24*time.Hour {
+			t.Errorf("checkpoint %d expires in %v", i+1, left)
+		}
+	}
+}
+
 func TestRunsAtOnceWriteACheckpointOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, testenv.Firestore(t))

@@ -84,7 +84,7 @@ func TestNothingServesBeforeItWasTestedMigratedForAndTried(t *testing.T) {
 			t.Errorf("%s does not wait for %s", order[0], first)
 		}
 		for _, awaited := range step(t, build, first).GetWaitFor() {
-			if awaited != "-" && awaited != "terraform" {
+			if awaited != "-" && step(t, build, awaited).GetEntrypoint() != "install" {
 				t.Errorf("%s waits for %s, and does not need it", first, awaited)
 			}
 		}
@@ -95,7 +95,7 @@ func TestNothingServesBeforeItWasTestedMigratedForAndTried(t *testing.T) {
 		}
 	}
 	last := build.GetSteps()[len(build.GetSteps())-1]
-	if last.GetId() != "verify" || len(build.GetSteps()) != 4+len(order) {
+	if last.GetId() != "verify" || len(build.GetSteps()) != 5+len(order) {
 		t.Errorf("the last of %d steps is %s", len(build.GetSteps()), last.GetId())
 	}
 	for _, s := range build.GetSteps() {
@@ -192,8 +192,24 @@ func TestWhatIsBuiltIsWhatIsReleased(t *testing.T) {
 		if got := args[len(args)-len(verb):]; !slices.Equal(got, verb) {
 			t.Errorf("%s ends with %v, want %v", id, got, verb)
 		}
+		if i := slices.Index(args, "-as"); i < 0 || args[i+1] != "$BUILD_ID" {
+			t.Errorf("%s does not say which release it is of: %v", id, args)
+		}
 		if !slices.Contains(args, "$PROJECT_ID") || !slices.Contains(args, "$_REGION") {
 			t.Errorf("%s does not say where: %v", id, args)
 		}
+	}
+}
+
+// Tests that need the emulator of Firestore fail where it is missing, and are not skipped; it lies where they look for it.
+func TestTheTestsOfABuildHaveTheEmulator(t *testing.T) {
+	t.Parallel()
+	build := read(t)
+	args := step(t, build, "firestore").GetArgs()
+	if target := args[slices.Index(args, "-t")+1]; target != "/builder/home/google-cloud-sdk/platform/cloud-firestore-emulator" {
+		t.Errorf("the emulator is put into %s", target)
+	}
+	if !before(t, build, "firestore", "test") || !slices.Contains(step(t, build, "test").GetEnv(), "CI=true") {
+		t.Error("the tests may be skipped")
 	}
 }

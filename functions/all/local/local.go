@@ -26,6 +26,7 @@ import (
 	"github.com/coditect/usher/functions/all"
 	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/platform/localenv"
+	"github.com/coditect/usher/shared/platform/otlp"
 	"github.com/coditect/usher/shared/platform/serve"
 	"github.com/coditect/usher/shared/platform/telemetry"
 )
@@ -171,6 +172,11 @@ func Start(ctx context.Context, o Options) (u *Usher, err error) {
 			return defaults[variable]
 		}
 	}
+	// A process measures at one place: all functions as one, named all.
+	push, err := otlp.Open(ctx, all.Name, "", o.Getenv, log)
+	if err != nil {
+		return u, err
+	}
 	// What is signed needs a key, and seat tokens a ring, before anything is served.
 	if err := makeKeys(ctx, env("rotate"), filepath.Join(o.Dir, "roots.pem"), log); err != nil {
 		return u, err
@@ -191,7 +197,16 @@ func Start(ctx context.Context, o Options) (u *Usher, err error) {
 	if err != nil {
 		return u, err
 	}
-	u.serve(listener, handler, issuer, stripe)
+	u.closes = append(u.closes, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+		defer cancel()
+		push.Close(ctx)
+		return nil
+	})
+	u.serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		push.Tick() // scheduled work comes every 10 s
+		handler.ServeHTTP(w, r)
+	}), issuer, stripe)
 	s.supervise(running, o.Progress, u.failed)
 
 	path := filepath.Join(o.Dir, "demo.json")

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -49,17 +50,19 @@ func folder(t *testing.T) string {
 // run starts make run in a folder, without a journal. Port "" is a free one.
 func run(t *testing.T, dir, port string) *testenv.Proc {
 	t.Helper()
-	return runWith(t, dir, port, "off")
+	return runWith(t, dir, port, map[string]string{"JOURNAL": "off"})
 }
 
-func runWith(t *testing.T, dir, port, journal string) *testenv.Proc {
+func runWith(t *testing.T, dir, port string, settings map[string]string) *testenv.Proc {
 	t.Helper()
 	if port == "" {
 		port = "0"
 	}
-	return testenv.Process(t, "run", map[string]string{
-		"RUN_IN": dir, "PORT": port, "NO_COLOR": "1", "DATABASE_URL": "", "REDIS_URL": "", "JOURNAL": journal, "JOURNAL_PROJECT": "",
-	})
+	env := map[string]string{
+		"RUN_IN": dir, "PORT": port, "NO_COLOR": "1", "DATABASE_URL": "", "REDIS_URL": "", "JOURNAL": "", "JOURNAL_PROJECT": "", "OTEL_EXPORTER_OTLP_ENDPOINT": "",
+	}
+	maps.Copy(env, settings)
+	return testenv.Process(t, "run", env)
 }
 
 // ready waits until make run has said where it serves, and answers what it told tools.
@@ -120,7 +123,8 @@ func TestRunServesWhatTheContractSaysAndKeepsItsData(t *testing.T) {
 	interrupt(t, p, d)
 
 	// The same port, so that the tokens of before are still for this service.
-	again := runWith(t, dir, d.BaseURL[strings.LastIndexByte(d.BaseURL, ':')+1:], "")
+	told := testenv.NewReceiver(t)
+	again := runWith(t, dir, d.BaseURL[strings.LastIndexByte(d.BaseURL, ':')+1:], map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": told.URL})
 	kept, api := ready(t, again, dir)
 	journaled(t, api, kept)
 	if kept.SchedulerToken == "" || kept.Issuer != d.Issuer {
@@ -149,6 +153,10 @@ func TestRunServesWhatTheContractSaysAndKeepsItsData(t *testing.T) {
 	must(t, api.As(seat), http.MethodPost, "/v1/heartbeat", nil)
 	must(t, api.As(seat), http.MethodPost, "/v1/release", nil)
 	interrupt(t, again, kept)
+	// What was not pushed yet is pushed at the end.
+	if beats := told.Sum("http.server.request.duration", "http.route", "/v1/heartbeat", "http.response.status_code", "200"); beats != 1 || told.From("service.name") != "all" {
+		t.Errorf("the receiver of telemetry heard of %v heartbeats, from %s", beats, told.From("service.name"))
+	}
 }
 
 func TestRunTellsToolsWhatTheyNeed(t *testing.T) {

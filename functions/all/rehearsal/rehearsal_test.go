@@ -30,6 +30,7 @@ import (
 
 	"github.com/coditect/usher/functions/all/local"
 	"github.com/coditect/usher/functions/all/smoke"
+	"github.com/coditect/usher/shared/billing/stripesim"
 	"github.com/coditect/usher/shared/platform/localenv"
 	"github.com/coditect/usher/shared/platform/testenv"
 )
@@ -109,8 +110,9 @@ func extract(t *testing.T, layer, to string) string {
 
 // row is what is read of a function's row.
 type row struct {
-	Caller string
-	Paths  []string
+	Caller   string
+	Paths    []string
+	Schedule *struct{ Path string }
 }
 
 // planned is the table of infra/ and, for each function, the variables that staging gives it: those in clear with their
@@ -179,7 +181,14 @@ func run(t *testing.T, path string, env []string, args ...string) *process {
 	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = env, &p.out, &p.out
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	must(t, p.cmd.Start())
-	t.Cleanup(func() { _ = p.cmd.Process.Kill() })
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill()
+		_ = p.cmd.Wait()
+		if t.Failed() {
+			said := p.out.String()
+			t.Logf("%s %s said:\n%s", filepath.Base(path), strings.Join(args, " "), said[max(0, len(said)-2000):])
+		}
+	})
 	return p
 }
 
@@ -247,6 +256,11 @@ func ring(name string) string {
 func TestTheImagesMigrateServeAndEndWithTheVariablesThatInfraGives(t *testing.T) {
 	images, db, redis, issuer := unpack(t), testenv.EmptyPostgres(t), testenv.Redis(t), testenv.Issuer(t)
 	table, variables := planned(t)
+	stripe, err := stripesim.New(stripesim.Options{Key: "sk_test_1"})
+	must(t, err)
+	money := httptest.NewServer(stripe)
+	t.Cleanup(money.Close)
+	journal, told := testenv.Firestore(t), testenv.NewReceiver(t)
 	cloud, keys, err := local.StartCloud(t.Context(), t.TempDir())
 	must(t, err)
 	t.Cleanup(func() { _ = cloud.Close() })
@@ -266,12 +280,13 @@ func TestTheImagesMigrateServeAndEndWithTheVariablesThatInfraGives(t *testing.T)
 		"OPERATOR_DATABASE_URL": db.URL("usher_operator"), "REDIS_URL": redis.Database(0), "BUDGET_REDIS_URL": redis.Database(1),
 		"LICENSE_KEY_PEPPERS": ring("1"), "API_KEY_PEPPERS": ring("1"), "NOTIFY_KEYS": ring("a"), "SMTP_PASSWORD": "secret",
 		"STRIPE_API_KEY": "sk_test_1", "STRIPE_WEBHOOK_SECRETS": "whsec_12345678",
-		"IDENTITY_ISSUER": issuer.URL(), "SCHEDULER_EMAIL": scheduler,
+		"IDENTITY_ISSUER": issuer.URL(), "SCHEDULER_EMAIL": scheduler, "JOURNAL_PROJECT": journal.Project(),
+		"OTEL_EXPORTER_OTLP_ENDPOINT": told.URL,
 	}
 	maps.Copy(here, keys)
 	environment := func(function string) []string {
 		// Where the stand-ins are: the only variables that infra/ does not give.
-		env := []string{"CLOUD_EMULATOR=" + keys["CLOUD_EMULATOR"], "SCHEDULER_ISSUER=" + issuer.URL()}
+		env := []string{"CLOUD_EMULATOR=" + keys["CLOUD_EMULATOR"], "SCHEDULER_ISSUER=" + issuer.URL(), "JOURNAL_EMULATOR=" + journal.Addr(), "STRIPE_URL=" + money.URL}
 		for variable, value := range variables[function] {
 			if ours, ok := here[variable]; ok {
 				value = ours
@@ -287,13 +302,17 @@ func TestTheImagesMigrateServeAndEndWithTheVariablesThatInfraGives(t *testing.T)
 		return env
 	}
 
+	// scheduled calls a function as Cloud Scheduler does.
+	scheduled := func(function string, p *process) {
+		token, err := issuer.Token(map[string]any{"aud": variables[function]["SCHEDULER_AUDIENCE"], "email": scheduler, "email_verified": true}, time.Hour)
+		must(t, err)
+		if status, err := ask(t, http.MethodPost, p.url.String()+table[function].Schedule.Path, token); err != nil || status != http.StatusOK {
+			t.Fatalf("%s answers its schedule %d, %v", function, status, err)
+		}
+	}
 	// rotate first: its first call makes all keys.
 	running := map[string]*process{"rotate": serve(t, "rotate", images["rotate"], environment("rotate"))}
-	token, err := issuer.Token(map[string]any{"aud": variables["rotate"]["SCHEDULER_AUDIENCE"], "email": scheduler, "email_verified": true}, time.Hour)
-	must(t, err)
-	if status, err := ask(t, http.MethodPost, running["rotate"].url.String()+"/tasks/rotate", token); err != nil || status != http.StatusOK {
-		t.Fatalf("rotate answers %d, %v\n%s", status, err, &running["rotate"].out)
-	}
+	scheduled("rotate", running["rotate"])
 	for function := range table {
 		if function != "rotate" {
 			running[function] = serve(t, function, images[function], environment(function))
@@ -304,20 +323,30 @@ func TestTheImagesMigrateServeAndEndWithTheVariablesThatInfraGives(t *testing.T)
 	}
 	public := front(t, table, running)
 	must(t, smoke.Test(t.Context(), public.URL))
+	for function, row := range table {
+		if row.Schedule != nil {
+			scheduled(function, running[function])
+		}
+	}
 	// The public reaches no scheduled work.
 	for function, row := range table {
 		if row.Caller == "scheduler" {
-			if status, err := ask(t, http.MethodPost, public.URL+"/tasks/"+function, token); err != nil || status != http.StatusNotFound {
+			if status, err := ask(t, http.MethodPost, public.URL+"/tasks/"+function, ""); err != nil || status != http.StatusNotFound {
 				t.Errorf("through the front, %s answers %d, %v", function, status, err)
 			}
 		}
 	}
 
+	pushed := told.Pushes()
 	for function, p := range running {
 		must(t, p.cmd.Process.Signal(syscall.SIGTERM))
 		if err := p.cmd.Wait(); err != nil {
 			t.Errorf("told to stop, %s ended with %v\n%s", function, err, &p.out)
 		}
+	}
+	// Each tells at its end what it has measured.
+	if last := told.Pushes() - pushed; last != len(running) {
+		t.Errorf("told to stop, %d of %d functions told what they had measured", last, len(running))
 	}
 	// Back and forth, as in development.
 	for _, verb := range []string{"down", "up", "status"} {

@@ -128,6 +128,12 @@ func (f *FirestoreServer) Stop() error { return f.server.end(syscall.SIGKILL) }
 // Close ends the emulator and removes its directory.
 func (f *FirestoreServer) Close() error { return errors.Join(f.Stop(), os.RemoveAll(f.dir)) }
 
+// HasFirestore says that the emulator is on this machine, with or without the Java that it needs.
+func HasFirestore() bool {
+	_, err := firestoreJar()
+	return err == nil
+}
+
 // firestoreJar finds the emulator in the Google Cloud SDK: beside gcloud, or where packages put it.
 func firestoreJar() (string, error) {
 	roots := []string{"/usr/lib/google-cloud-sdk", "/opt/google-cloud-sdk", "/usr/share/google-cloud-sdk", "/snap/google-cloud-cli/current"}

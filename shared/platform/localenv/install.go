@@ -34,6 +34,8 @@ var (
 	CCompiler = Software{"a C compiler", []string{"cc"}, "gcc libc6-dev", "gcc"}
 	// Spin checks the model of the seat protocol; what it generates is C.
 	Spin = Software{"Spin", []string{"spin"}, "spin", "spin"}
+	// Java runs the emulator of Firestore, where that is (HasFirestore).
+	Java = Software{"Java", []string{"java"}, "default-jre-headless", "openjdk"}
 	// Node runs other implementations than ours that tests compare with.
 	Node = Software{"Node.js", []string{"node", "npm"}, "nodejs npm", "node"}
 )

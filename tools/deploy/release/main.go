@@ -6,6 +6,10 @@
 //	release [flags] verify          watch errors for -for; roll back and fail when they are over 1 %
 //	release [flags] rollback        give what is tagged previous all traffic again
 //
+// One releases to a project at a time, -as a name of its own: migrate takes a lease, which candidate, shift and verify must still have, and which
+// verify, or a step that fails, gives back; the lease of a build that was killed ends ten minutes later. Who has not got it is told who has, and changes
+// nothing. Rollback takes it from whoever has it.
+//
 // It runs in this repository's tools/deploy, whose commit is what is released. FILE has a line for each image: its name and its reference, as command images prints them. Each verb may be repeated: what
 // is as it should be stays as it is.
 package main
@@ -27,6 +31,7 @@ func main() {
 	var to target
 	flag.StringVar(&to.project, "project", "", "id of the Google Cloud project")
 	flag.StringVar(&to.region, "region", "europe-west1", "region of its services")
+	flag.StringVar(&to.release, "as", "", "name of this release, such as the build's: the same for all its verbs")
 	watch := flag.Duration("for", 10*time.Minute, "how long to verify: Cloud Monitoring tells requests up to four minutes late")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -41,6 +46,12 @@ func main() {
 func run(ctx context.Context, to target, watch time.Duration, args []string) error {
 	if to.project == "" || len(args) == 0 {
 		return errors.New("a -project and one of migrate, candidate, shift, verify, rollback are needed")
+	}
+	if to.release == "" {
+		if args[0] != "rollback" {
+			return errors.New("name the release: -as")
+		}
+		to.release = "rollback of " + time.Now().UTC().Format(time.RFC3339Nano)
 	}
 	schema, err := newestMigration("../../migrations")
 	if err != nil {
@@ -61,19 +72,24 @@ func run(ctx context.Context, to target, watch time.Duration, args []string) err
 			return err
 		}
 	}
-	switch args[0] {
+	return cloud.do(ctx, args[0], images, watch, 30*time.Second)
+}
+
+// do does what the verb says, with the lease.
+func (c *cloud) do(ctx context.Context, verb string, images map[string]string, watch, every time.Duration) error {
+	switch verb {
 	case "migrate":
-		return cloud.migrate(ctx, images[migrateJob])
+		return c.under(ctx, takeLease, false, func(ctx context.Context) error { return c.migrate(ctx, images[migrateJob]) })
 	case "candidate":
-		return cloud.candidate(ctx, images)
+		return c.under(ctx, keepLease, false, func(ctx context.Context) error { return c.candidate(ctx, images) })
 	case "shift":
-		return cloud.shift(ctx)
+		return c.under(ctx, keepLease, false, c.shift)
 	case "verify":
-		return cloud.verify(ctx, watch, 30*time.Second)
+		return c.under(ctx, keepLease, true, func(ctx context.Context) error { return c.verify(ctx, watch, every) })
 	case "rollback":
-		return cloud.rollback(ctx)
+		return c.under(ctx, seizeLease, true, c.rollback)
 	default:
-		return fmt.Errorf("unknown verb %q", args[0])
+		return fmt.Errorf("unknown verb %q", verb)
 	}
 }
 

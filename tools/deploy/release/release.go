@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	monitoring "cloud.google.com/go/monitoring/apiv3/v2"
@@ -36,15 +37,17 @@ const (
 	labelSchema   = "usher-schema"
 	labelPrevious = "usher-schema-previous"
 
+	listTimeout    = time.Minute
 	serviceTimeout = 5 * time.Minute  // an instance may take a minute and a half until its stores answer
 	jobTimeout     = 35 * time.Minute // the job itself has 30
 
 	mostErrors    = 0.01 // the share of answers 5xx above which a release is taken back
 	leastRequests = 20   // below as many, one failure says nothing of a share
+	mostBlind     = 10   // looks in a row at which Google did not answer, after which a release is taken back: five minutes
 )
 
-// target is where Usher runs, and the newest migration of what is released there.
-type target struct{ project, region, schema string }
+// target is where Usher runs, the newest migration of what is released there, and by what name it is told from other releases.
+type target struct{ project, region, schema, release string }
 
 // cloud is a project's Cloud Run and its measurements.
 type cloud struct {
@@ -54,6 +57,10 @@ type cloud struct {
 	jobs     *cloudrun.JobsClient
 	metrics  *monitoring.MetricClient
 	says     io.Writer
+
+	now       func() time.Time
+	leaseLife time.Duration
+	editing   sync.Mutex // the migrate job
 }
 
 func open(ctx context.Context, to target, options ...option.ClientOption) (*cloud, error) {
@@ -63,7 +70,7 @@ func open(ctx context.Context, to target, options ...option.ClientOption) (*clou
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, err
 	}
-	return &cloud{target: to, services: services, jobs: jobs, metrics: metrics, says: os.Stdout}, nil
+	return &cloud{target: to, services: services, jobs: jobs, metrics: metrics, says: os.Stdout, now: time.Now, leaseLife: leaseLife}, nil
 }
 
 func (c *cloud) close() {
@@ -71,6 +78,8 @@ func (c *cloud) close() {
 }
 
 func (c *cloud) parent() string { return "projects/" + c.project + "/locations/" + c.region }
+
+func (c *cloud) jobName() string { return c.parent() + "/jobs/" + migrateJob }
 
 func (c *cloud) say(format string, args ...any) { _, _ = fmt.Fprintf(c.says, format+"\n", args...) }
 
@@ -83,20 +92,14 @@ func (c *cloud) migrate(ctx context.Context, image string) error {
 	if err != nil {
 		return err
 	}
-	name := c.parent() + "/jobs/" + migrateJob
-	job, err := c.jobs.GetJob(ctx, &runpb.GetJobRequest{Name: name})
+	err = c.editJob(ctx, func(job *runpb.Job) error {
+		job.GetTemplate().GetTemplate().GetContainers()[0].Image = image
+		return nil
+	})
 	if err != nil {
-		return fmt.Errorf("read the job %s: %w", migrateJob, err)
+		return err
 	}
-	job.GetTemplate().GetTemplate().GetContainers()[0].Image = image
-	updated, err := c.jobs.UpdateJob(ctx, &runpb.UpdateJobRequest{Job: job})
-	if err != nil {
-		return fmt.Errorf("give the job %s its image: %w", migrateJob, err)
-	}
-	if _, err := updated.Wait(ctx); err != nil {
-		return fmt.Errorf("give the job %s its image: %w", migrateJob, err)
-	}
-	started, err := c.jobs.RunJob(ctx, &runpb.RunJobRequest{Name: name, Overrides: &runpb.RunJobRequest_Overrides{
+	started, err := c.jobs.RunJob(ctx, &runpb.RunJobRequest{Name: c.jobName(), Overrides: &runpb.RunJobRequest_Overrides{
 		ContainerOverrides: []*runpb.RunJobRequest_Overrides_ContainerOverride{{Args: append([]string{"up"}, knownTo(services)...)}},
 	}})
 	if err != nil {
@@ -115,6 +118,8 @@ func (c *cloud) migrate(ctx context.Context, image string) error {
 
 // all lists the services, by name. Everything in the region is Usher's: a project holds one environment of it.
 func (c *cloud) all(ctx context.Context) (map[string]*runpb.Service, error) {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
 	found := map[string]*runpb.Service{}
 	for services := c.services.ListServices(ctx, &runpb.ListServicesRequest{Parent: c.parent()}); ; {
 		s, err := services.Next()
@@ -304,9 +309,19 @@ func (c *cloud) shift(ctx context.Context) error {
 		c.say("%s: %s takes over from %s", name, next, current)
 		return true, nil
 	})
-	if err != nil {
-		return errors.Join(err, c.rollback(context.WithoutCancel(ctx)))
+	if err == nil || lost(err) {
+		return err // whoever has the lease now moves the traffic
 	}
+	return errors.Join(err, c.takeBack(ctx))
+}
+
+// takeBack is rollback in the middle of a release, and says in its error where the traffic is if not where it was. Whoever stopped
+// the build must not stop this.
+func (c *cloud) takeBack(ctx context.Context) error {
+	if err := c.rollback(context.WithoutCancel(ctx)); err != nil {
+		return fmt.Errorf("of these functions the traffic may be where it was shifted to (make rollback, when Cloud Run answers): %w", err)
+	}
+	c.say("all traffic is where it was before this release")
 	return nil
 }
 
@@ -334,6 +349,9 @@ func (c *cloud) each(ctx context.Context, change func(name string, s *runpb.Serv
 	}
 	var failures []error
 	for _, name := range slices.Sorted(maps.Keys(services)) {
+		if ctx.Err() != nil {
+			return errors.Join(append(failures, context.Cause(ctx))...)
+		}
 		changed, err := change(name, services[name])
 		if err == nil && changed {
 			_, err = c.update(ctx, services[name])
@@ -345,38 +363,56 @@ func (c *cloud) each(ctx context.Context, change func(name string, s *runpb.Serv
 	return errors.Join(failures...)
 }
 
-// verify watches the revisions of this release. Errors over the limit take it back, and are an error.
+// verify watches the revisions of this release. Errors over the limit take it back, and are an error. So does a watch that sees
+// nothing for a while: what served before was watched once, and the database is good for it.
 func (c *cloud) verify(ctx context.Context, watch, every time.Duration) error {
-	begin := time.Now()
+	begin, blind := time.Now(), 0
 	for {
-		services, err := c.all(ctx)
-		if err != nil {
-			return err
-		}
-		for _, name := range slices.Sorted(maps.Keys(services)) {
-			if tagged(services[name], tagPrevious) == "" {
-				continue
+		bad, err := c.look(ctx, begin)
+		switch {
+		case ctx.Err() != nil:
+			return fmt.Errorf("%w: the release has all traffic, and nobody watches it (make rollback takes it back)", context.Cause(ctx))
+		case err != nil:
+			if blind++; blind >= mostBlind {
+				c.say("nothing was seen %d times: rolling back", blind)
+				return errors.Join(fmt.Errorf("the release cannot be watched: %w", err), c.takeBack(ctx))
 			}
-			all, failed, err := c.requests(ctx, serving(services[name]), begin)
-			if err != nil {
-				return err
-			}
-			if all >= leastRequests && float64(failed) > mostErrors*float64(all) {
-				c.say("%s answered %d of %d requests with an error: rolling back", name, failed, all)
-				// Whoever stopped the build must not stop this.
-				return errors.Join(fmt.Errorf("%s has too many errors", name), c.rollback(context.WithoutCancel(ctx)))
-			}
-		}
-		if time.Since(begin) >= watch {
+			c.say("looking again: %v", err)
+		case bad != "":
+			c.say("%s: rolling back", bad)
+			return errors.Join(errors.New(bad), c.takeBack(ctx))
+		case time.Since(begin) >= watch:
 			c.say("kept")
 			return nil
+		default:
+			blind = 0
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
 		case <-time.After(every):
 		}
 	}
+}
+
+// look answers which function of this release has too many errors since then, in words; empty when none has.
+func (c *cloud) look(ctx context.Context, since time.Time) (bad string, err error) {
+	services, err := c.all(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, name := range slices.Sorted(maps.Keys(services)) {
+		if tagged(services[name], tagPrevious) == "" {
+			continue
+		}
+		all, failed, err := c.requests(ctx, serving(services[name]), since)
+		if err != nil {
+			return "", err
+		}
+		if all >= leastRequests && float64(failed) > mostErrors*float64(all) {
+			return fmt.Sprintf("%s has too many errors: %d of %d requests", name, failed, all), nil
+		}
+	}
+	return "", nil
 }
 
 // requests counts what a revision answered since then, and how much of it with 5xx.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -42,6 +43,8 @@ type google struct {
 	broken   map[string]bool
 	stuck    map[string]bool     // services that refuse to be written when traffic moves
 	answers  map[string][2]int64 // revision to all requests and failed ones
+	moved    func()              // called when traffic has moved
+	out      int                 // so many of the next questions to Cloud Monitoring are not answered
 }
 
 func newGoogle(functions ...string) *google {
@@ -128,6 +131,9 @@ func (g *google) UpdateService(_ context.Context, r *runpb.UpdateServiceRequest)
 	g.versions[name]++
 	wanted.Etag = fmt.Sprint(g.versions[name])
 	g.services[name] = wanted
+	if g.moved != nil && image == old.GetTemplate().GetContainers()[0].GetImage() {
+		g.moved()
+	}
 	return done(proto.CloneOf(wanted))
 }
 
@@ -140,8 +146,13 @@ func (j jobs) GetJob(context.Context, *runpb.GetJobRequest) (*runpb.Job, error) 
 func (j jobs) UpdateJob(_ context.Context, r *runpb.UpdateJobRequest) (*longrunningpb.Operation, error) {
 	j.g.mu.Lock()
 	defer j.g.mu.Unlock()
+	if r.GetJob().GetEtag() != j.g.job.GetEtag() {
+		return nil, status.Errorf(codes.Aborted, "the job was changed by somebody else")
+	}
 	j.g.job = proto.CloneOf(r.GetJob())
-	return done(r.GetJob())
+	j.g.versions["job"]++
+	j.g.job.Etag = fmt.Sprint(j.g.versions["job"])
+	return done(proto.CloneOf(j.g.job))
 }
 
 func (j jobs) RunJob(_ context.Context, r *runpb.RunJobRequest) (*longrunningpb.Operation, error) {
@@ -159,6 +170,10 @@ func (j jobs) RunJob(_ context.Context, r *runpb.RunJobRequest) (*longrunningpb.
 func (g *google) ListTimeSeries(_ context.Context, r *monitoringpb.ListTimeSeriesRequest) (*monitoringpb.ListTimeSeriesResponse, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.out > 0 {
+		g.out--
+		return nil, status.Error(codes.Internal, "Cloud Monitoring is out")
+	}
 	answer := &monitoringpb.ListTimeSeriesResponse{}
 	for revision, counts := range g.answers {
 		if !strings.Contains(r.GetFilter(), `resource.labels.revision_name = "`+revision+`"`) {
@@ -188,7 +203,7 @@ func reach(t *testing.T, g *google) (*cloud, *bytes.Buffer) {
 	}
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
-	c, err := open(t.Context(), target{"vendor", "europe-west1", "23"}, option.WithEndpoint(listener.Addr().String()), option.WithoutAuthentication(),
+	c, err := open(t.Context(), target{"vendor", "europe-west1", "23", "build-1"}, option.WithEndpoint(listener.Addr().String()), option.WithoutAuthentication(),
 		option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())))
 	if err != nil {
 		t.Fatal(err)
@@ -399,6 +414,65 @@ func TestErrorsOverOnePercentTakeTheReleaseBack(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestAWatchThatSeesNothingForAWhileTakesTheReleaseBack(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		out  int
+		kept bool
+	}{
+		"Cloud Monitoring answers in the end": {mostBlind - 1, true},
+		"it does not":                         {mostBlind, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := newGoogle("acquire", "keys")
+			c, says := reach(t, g)
+			must(t, c.candidate(t.Context(), images(2)))
+			must(t, c.shift(t.Context()))
+			g.out = test.out
+			// Its time is over at once: it is kept when it was seen once after all.
+			err := c.verify(t.Context(), 0, time.Millisecond)
+			if test.kept {
+				must(t, err)
+				g.has(t, "acquire", "acquire-2", "previous=acquire-1")
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), "cannot be watched") || !strings.Contains(says.String(), "all traffic is where it was before this release") {
+				t.Errorf("the error is %v, and it said\n%s", err, says)
+			}
+			g.has(t, "acquire", "acquire-1", "failed=acquire-2")
+		})
+	}
+}
+
+func TestAReleaseThatCannotBeTakenBackSaysWhereTheTrafficIs(t *testing.T) {
+	t.Parallel()
+	g := newGoogle("acquire", "keys")
+	c, _ := reach(t, g)
+	must(t, c.candidate(t.Context(), images(2)))
+	must(t, c.shift(t.Context()))
+	g.out, g.stuck["acquire"] = mostBlind, true
+	err := c.verify(t.Context(), 0, time.Millisecond)
+	if err == nil || !strings.Contains(err.Error(), "may be where it was shifted to") || !strings.Contains(err.Error(), "acquire may not be changed") {
+		t.Errorf("the error is %v", err)
+	}
+	g.has(t, "acquire", "acquire-2")
+}
+
+func TestAWatchThatIsStoppedSaysThatNobodyWatches(t *testing.T) {
+	t.Parallel()
+	g := newGoogle("acquire", "keys")
+	c, _ := reach(t, g)
+	must(t, c.candidate(t.Context(), images(2)))
+	must(t, c.shift(t.Context()))
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if err := c.verify(ctx, time.Hour, time.Hour); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "nobody watches it") {
+		t.Errorf("the error is %v", err)
+	}
+	g.has(t, "acquire", "acquire-2")
 }
 
 func TestImagesWithoutADigestAreRefused(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/coditect/usher/client/auditchain"
 	"github.com/coditect/usher/functions/all/functiontest"
 	"github.com/coditect/usher/shared/audit"
 	"github.com/coditect/usher/shared/identity"
@@ -164,6 +166,35 @@ func TestAChainThatItsOwnerRewroteDisagreesWithItsCheckpoint(t *testing.T) {
 		t.Errorf("said is %s", out)
 	}
 	verify(2, "-roots", filepath.Join(t.TempDir(), "none.pem"))
+	// A checkpoint may be gone when the next one is old, and a root signed that it is.
+	second := func(at time.Time) {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPatch, fmt.Sprintf(
+			"http://%s/v1/projects/%s/databases/(default)/documents/chains/%s/checkpoints/%012d?updateMask.fieldPaths=number&updateMask.fieldPaths=at",
+			firestore.Addr(), firestore.Project(), theirs, 1,
+		), strings.NewReader(fmt.Sprintf(`{"fields": {"number": {"integerValue": "2"}, "at": {"timestampValue": %q}}}`, at.UTC().Format(time.RFC3339))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer owner") // whom the emulator lets change what is there
+		answer, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := answer.Body.Close(); err != nil || answer.StatusCode != http.StatusOK {
+			t.Fatalf("the checkpoint could not be changed: %s, %v", answer.Status, err)
+		}
+	}
+	missing := theirs + ": checkpoint 1 is missing from the journal\n"
+	second(time.Now().Add(time.Hour - auditchain.CheckpointsKept))
+	if out := verify(1, "-tenant", theirs); !strings.Contains(out, missing) {
+		t.Errorf("said is %s", out)
+	}
+	second(time.Now().Add(-time.Hour - auditchain.CheckpointsKept))
+	verify(0, "-tenant", theirs)
+	if out := verify(1, "-tenant", theirs, "-roots", roots); !strings.Contains(out, missing) {
+		t.Errorf("said is %s", out)
+	}
 	// A tenant that its owner deleted is known to the journal alone.
 	for _, sql := range []string{
 		`DELETE FROM app.audit_entries WHERE tenant_id = $1`, `DELETE FROM app.audit_chains WHERE tenant_id = $1`, `DELETE FROM app.tenants WHERE id = $1`,

@@ -1,5 +1,5 @@
 // Command install provides what the tests stand on: PostgreSQL, Redis, PgBouncer, a C compiler for the race detector, the
-// model checker Spin, and Node.js with the JOSE library that receipts are shown to. What is there already it leaves alone.
+// model checker Spin, Node.js with the JOSE library that receipts are shown to, and Java where the emulator of Firestore is. What is there already it leaves alone.
 // It runs in the top folder of the repository.
 package main
 
@@ -13,8 +13,11 @@ import (
 
 func main() {
 	ctx := context.Background()
-	err := localenv.Install(ctx, os.Stderr,
-		localenv.PostgreSQL, localenv.Redis, localenv.PgBouncer, localenv.CCompiler, localenv.Spin)
+	wanted := []localenv.Software{localenv.PostgreSQL, localenv.Redis, localenv.PgBouncer, localenv.CCompiler, localenv.Spin}
+	if localenv.HasFirestore() {
+		wanted = append(wanted, localenv.Java)
+	}
+	err := localenv.Install(ctx, os.Stderr, wanted...)
 	if err == nil {
 		_, err = localenv.InstallNode(ctx, os.Stderr, "tools/jose", ".local/node")
 	}
