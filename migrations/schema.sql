@@ -2735,7 +2735,7 @@ COMMENT ON COLUMN app.usage_reports.subscription_id IS 'For a price of the older
 
 -- COMMENT COLUMN usage_reports.told_at
 
-COMMENT ON COLUMN app.usage_reports.told_at IS 'Of a usage record: the second under which Stripe has it. It is fixed before it is first sent: of one second Stripe is told the sum of all reports that have it, so that telling it again changes nothing.';
+COMMENT ON COLUMN app.usage_reports.told_at IS 'The second under which Stripe has it, where that is not the last of its hour: of a usage record, and of an hour that ran when its subscription was ended at once. It is fixed before it is first sent: of one second Stripe is told the sum of all records that have it, so that telling it again changes nothing.';
 
 -- TABLE users
 
@@ -4528,6 +4528,7 @@ GRANT SELECT(tenant_id) ON TABLE app.ended_sessions TO usher_deliver;
 GRANT SELECT(tenant_id) ON TABLE app.ended_sessions TO usher_resolver;
 GRANT SELECT(tenant_id) ON TABLE app.ended_sessions TO usher_usage;
 GRANT SELECT(tenant_id) ON TABLE app.ended_sessions TO usher_meter;
+GRANT SELECT(tenant_id) ON TABLE app.ended_sessions TO usher_subscription;
 
 -- ACL COLUMN ended_sessions.id
 
@@ -4538,16 +4539,19 @@ GRANT SELECT(id) ON TABLE app.ended_sessions TO usher_usage;
 
 GRANT SELECT(license_id) ON TABLE app.ended_sessions TO usher_deliver;
 GRANT SELECT(license_id) ON TABLE app.ended_sessions TO usher_meter;
+GRANT SELECT(license_id) ON TABLE app.ended_sessions TO usher_subscription;
 
 -- ACL COLUMN ended_sessions.seat_no
 
 GRANT SELECT(seat_no) ON TABLE app.ended_sessions TO usher_deliver;
 GRANT SELECT(seat_no) ON TABLE app.ended_sessions TO usher_meter;
+GRANT SELECT(seat_no) ON TABLE app.ended_sessions TO usher_subscription;
 
 -- ACL COLUMN ended_sessions.overdraft
 
 GRANT SELECT(overdraft) ON TABLE app.ended_sessions TO usher_deliver;
 GRANT SELECT(overdraft) ON TABLE app.ended_sessions TO usher_meter;
+GRANT SELECT(overdraft) ON TABLE app.ended_sessions TO usher_subscription;
 
 -- ACL COLUMN ended_sessions.holder
 
@@ -4573,6 +4577,7 @@ GRANT SELECT(version) ON TABLE app.ended_sessions TO usher_deliver;
 
 GRANT SELECT(acquired_at) ON TABLE app.ended_sessions TO usher_deliver;
 GRANT SELECT(acquired_at) ON TABLE app.ended_sessions TO usher_meter;
+GRANT SELECT(acquired_at) ON TABLE app.ended_sessions TO usher_subscription;
 
 -- ACL COLUMN ended_sessions.status
 
@@ -4594,12 +4599,14 @@ GRANT SELECT(ended_by) ON TABLE app.ended_sessions TO usher_usage;
 GRANT SELECT(ended_at) ON TABLE app.ended_sessions TO usher_deliver;
 GRANT SELECT(ended_at) ON TABLE app.ended_sessions TO usher_usage;
 GRANT SELECT(ended_at) ON TABLE app.ended_sessions TO usher_meter;
+GRANT SELECT(ended_at) ON TABLE app.ended_sessions TO usher_subscription;
 
 -- ACL COLUMN ended_sessions.recorded_at
 
 GRANT SELECT(recorded_at) ON TABLE app.ended_sessions TO usher_deliver;
 GRANT SELECT(recorded_at) ON TABLE app.ended_sessions TO usher_resolver;
 GRANT SELECT(recorded_at) ON TABLE app.ended_sessions TO usher_meter;
+GRANT SELECT(recorded_at) ON TABLE app.ended_sessions TO usher_subscription;
 
 -- ACL TABLE event_cursor
 
@@ -5082,6 +5089,7 @@ GRANT SELECT(tenant_id) ON TABLE app.open_sessions TO usher_resolver;
 GRANT SELECT(tenant_id) ON TABLE app.open_sessions TO usher_deliver;
 GRANT SELECT(tenant_id) ON TABLE app.open_sessions TO usher_usage;
 GRANT SELECT(tenant_id) ON TABLE app.open_sessions TO usher_meter;
+GRANT SELECT(tenant_id) ON TABLE app.open_sessions TO usher_subscription;
 
 -- ACL COLUMN open_sessions.id
 
@@ -5094,12 +5102,14 @@ GRANT SELECT(license_id) ON TABLE app.open_sessions TO usher_facts;
 GRANT SELECT(license_id) ON TABLE app.open_sessions TO usher_resolver;
 GRANT SELECT(license_id) ON TABLE app.open_sessions TO usher_deliver;
 GRANT SELECT(license_id) ON TABLE app.open_sessions TO usher_meter;
+GRANT SELECT(license_id) ON TABLE app.open_sessions TO usher_subscription;
 
 -- ACL COLUMN open_sessions.seat_no
 
 GRANT SELECT(seat_no) ON TABLE app.open_sessions TO usher_resolver;
 GRANT SELECT(seat_no) ON TABLE app.open_sessions TO usher_deliver;
 GRANT SELECT(seat_no) ON TABLE app.open_sessions TO usher_meter;
+GRANT SELECT(seat_no) ON TABLE app.open_sessions TO usher_subscription;
 
 -- ACL COLUMN open_sessions.fence_epoch
 
@@ -5113,6 +5123,7 @@ GRANT SELECT(fence_counter) ON TABLE app.open_sessions TO usher_usage;
 
 GRANT SELECT(overdraft) ON TABLE app.open_sessions TO usher_deliver;
 GRANT SELECT(overdraft) ON TABLE app.open_sessions TO usher_meter;
+GRANT SELECT(overdraft) ON TABLE app.open_sessions TO usher_subscription;
 
 -- ACL COLUMN open_sessions.holder
 
@@ -5139,6 +5150,7 @@ GRANT SELECT(version) ON TABLE app.open_sessions TO usher_deliver;
 GRANT SELECT(acquired_at) ON TABLE app.open_sessions TO usher_deliver;
 GRANT SELECT(acquired_at) ON TABLE app.open_sessions TO usher_resolver;
 GRANT SELECT(acquired_at) ON TABLE app.open_sessions TO usher_meter;
+GRANT SELECT(acquired_at) ON TABLE app.open_sessions TO usher_subscription;
 
 -- ACL COLUMN open_sessions.borrowed_until
 
@@ -5155,6 +5167,7 @@ GRANT SELECT(evicted_at) ON TABLE app.open_sessions TO usher_resolver;
 GRANT SELECT(evicted_at) ON TABLE app.open_sessions TO usher_usage;
 GRANT UPDATE(evicted_at) ON TABLE app.open_sessions TO usher_incident;
 GRANT SELECT(evicted_at) ON TABLE app.open_sessions TO usher_meter;
+GRANT SELECT(evicted_at) ON TABLE app.open_sessions TO usher_subscription;
 
 -- ACL COLUMN open_sessions.evict_reason
 
@@ -5203,6 +5216,7 @@ GRANT SELECT(created_at) ON TABLE app.outbox TO usher_resolver;
 
 GRANT SELECT,INSERT,DELETE ON TABLE app.overdraft_counts TO usher_meter;
 GRANT SELECT ON TABLE app.overdraft_counts TO usher_resolver;
+GRANT SELECT,INSERT,DELETE ON TABLE app.overdraft_counts TO usher_subscription;
 
 -- ACL TABLE plan_metrics
 
@@ -5835,69 +5849,82 @@ GRANT INSERT(api_key_id) ON TABLE app.usage_events TO usher_usage;
 
 GRANT SELECT ON TABLE app.usage_hours TO usher_usage;
 GRANT SELECT ON TABLE app.usage_hours TO usher_meter;
+GRANT SELECT ON TABLE app.usage_hours TO usher_subscription;
 
 -- ACL COLUMN usage_hours.tenant_id
 
 GRANT INSERT(tenant_id) ON TABLE app.usage_hours TO usher_usage;
 GRANT SELECT(tenant_id) ON TABLE app.usage_hours TO usher_resolver;
 GRANT INSERT(tenant_id) ON TABLE app.usage_hours TO usher_meter;
+GRANT INSERT(tenant_id) ON TABLE app.usage_hours TO usher_subscription;
 
 -- ACL COLUMN usage_hours.license_id
 
 GRANT INSERT(license_id) ON TABLE app.usage_hours TO usher_usage;
 GRANT INSERT(license_id) ON TABLE app.usage_hours TO usher_meter;
+GRANT INSERT(license_id) ON TABLE app.usage_hours TO usher_subscription;
 
 -- ACL COLUMN usage_hours.metric
 
 GRANT INSERT(metric) ON TABLE app.usage_hours TO usher_usage;
 GRANT INSERT(metric) ON TABLE app.usage_hours TO usher_meter;
+GRANT INSERT(metric) ON TABLE app.usage_hours TO usher_subscription;
 
 -- ACL COLUMN usage_hours.hour
 
 GRANT INSERT(hour) ON TABLE app.usage_hours TO usher_usage;
 GRANT SELECT(hour) ON TABLE app.usage_hours TO usher_resolver;
 GRANT INSERT(hour) ON TABLE app.usage_hours TO usher_meter;
+GRANT INSERT(hour) ON TABLE app.usage_hours TO usher_subscription;
 
 -- ACL COLUMN usage_hours.quantity
 
 GRANT INSERT(quantity),UPDATE(quantity) ON TABLE app.usage_hours TO usher_usage;
 GRANT SELECT(quantity) ON TABLE app.usage_hours TO usher_resolver;
 GRANT INSERT(quantity),UPDATE(quantity) ON TABLE app.usage_hours TO usher_meter;
+GRANT INSERT(quantity),UPDATE(quantity) ON TABLE app.usage_hours TO usher_subscription;
 
 -- ACL COLUMN usage_hours.settled
 
 GRANT UPDATE(settled) ON TABLE app.usage_hours TO usher_meter;
 GRANT SELECT(settled) ON TABLE app.usage_hours TO usher_resolver;
+GRANT UPDATE(settled) ON TABLE app.usage_hours TO usher_subscription;
 
 -- ACL TABLE usage_months
 
 GRANT SELECT ON TABLE app.usage_months TO usher_usage;
 GRANT SELECT ON TABLE app.usage_months TO usher_meter;
+GRANT SELECT ON TABLE app.usage_months TO usher_subscription;
 
 -- ACL COLUMN usage_months.tenant_id
 
 GRANT INSERT(tenant_id) ON TABLE app.usage_months TO usher_usage;
 GRANT INSERT(tenant_id) ON TABLE app.usage_months TO usher_meter;
+GRANT INSERT(tenant_id) ON TABLE app.usage_months TO usher_subscription;
 
 -- ACL COLUMN usage_months.license_id
 
 GRANT INSERT(license_id) ON TABLE app.usage_months TO usher_usage;
 GRANT INSERT(license_id) ON TABLE app.usage_months TO usher_meter;
+GRANT INSERT(license_id) ON TABLE app.usage_months TO usher_subscription;
 
 -- ACL COLUMN usage_months.metric
 
 GRANT INSERT(metric) ON TABLE app.usage_months TO usher_usage;
 GRANT INSERT(metric) ON TABLE app.usage_months TO usher_meter;
+GRANT INSERT(metric) ON TABLE app.usage_months TO usher_subscription;
 
 -- ACL COLUMN usage_months.month
 
 GRANT INSERT(month) ON TABLE app.usage_months TO usher_usage;
 GRANT INSERT(month) ON TABLE app.usage_months TO usher_meter;
+GRANT INSERT(month) ON TABLE app.usage_months TO usher_subscription;
 
 -- ACL COLUMN usage_months.quantity
 
 GRANT UPDATE(quantity) ON TABLE app.usage_months TO usher_usage;
 GRANT INSERT(quantity),UPDATE(quantity) ON TABLE app.usage_months TO usher_meter;
+GRANT INSERT(quantity),UPDATE(quantity) ON TABLE app.usage_months TO usher_subscription;
 
 -- ACL COLUMN usage_months.warned
 
@@ -5906,6 +5933,7 @@ GRANT UPDATE(warned) ON TABLE app.usage_months TO usher_usage;
 -- ACL TABLE usage_reports
 
 GRANT SELECT ON TABLE app.usage_reports TO usher_meter;
+GRANT SELECT ON TABLE app.usage_reports TO usher_subscription;
 
 -- ACL COLUMN usage_reports.tenant_id
 
@@ -5913,43 +5941,51 @@ GRANT INSERT(tenant_id) ON TABLE app.usage_reports TO usher_meter;
 GRANT SELECT(tenant_id) ON TABLE app.usage_reports TO usher_usage;
 GRANT SELECT(tenant_id) ON TABLE app.usage_reports TO usher_resolver;
 GRANT SELECT(tenant_id) ON TABLE app.usage_reports TO usher_expire;
+GRANT INSERT(tenant_id) ON TABLE app.usage_reports TO usher_subscription;
 
 -- ACL COLUMN usage_reports.id
 
 GRANT INSERT(id) ON TABLE app.usage_reports TO usher_meter;
+GRANT INSERT(id) ON TABLE app.usage_reports TO usher_subscription;
 
 -- ACL COLUMN usage_reports.license_id
 
 GRANT INSERT(license_id) ON TABLE app.usage_reports TO usher_meter;
 GRANT SELECT(license_id) ON TABLE app.usage_reports TO usher_usage;
 GRANT SELECT(license_id) ON TABLE app.usage_reports TO usher_expire;
+GRANT INSERT(license_id) ON TABLE app.usage_reports TO usher_subscription;
 
 -- ACL COLUMN usage_reports.metric
 
 GRANT INSERT(metric) ON TABLE app.usage_reports TO usher_meter;
 GRANT SELECT(metric) ON TABLE app.usage_reports TO usher_usage;
+GRANT INSERT(metric) ON TABLE app.usage_reports TO usher_subscription;
 
 -- ACL COLUMN usage_reports.hour
 
 GRANT INSERT(hour) ON TABLE app.usage_reports TO usher_meter;
 GRANT SELECT(hour) ON TABLE app.usage_reports TO usher_usage;
 GRANT SELECT(hour) ON TABLE app.usage_reports TO usher_expire;
+GRANT INSERT(hour) ON TABLE app.usage_reports TO usher_subscription;
 
 -- ACL COLUMN usage_reports.quantity
 
 GRANT INSERT(quantity) ON TABLE app.usage_reports TO usher_meter;
 GRANT SELECT(quantity) ON TABLE app.usage_reports TO usher_usage;
 GRANT SELECT(quantity) ON TABLE app.usage_reports TO usher_expire;
+GRANT INSERT(quantity) ON TABLE app.usage_reports TO usher_subscription;
 
 -- ACL COLUMN usage_reports.customer
 
 GRANT INSERT(customer) ON TABLE app.usage_reports TO usher_meter;
 GRANT SELECT(customer) ON TABLE app.usage_reports TO usher_expire;
+GRANT INSERT(customer) ON TABLE app.usage_reports TO usher_subscription;
 
 -- ACL COLUMN usage_reports.event_name
 
 GRANT INSERT(event_name) ON TABLE app.usage_reports TO usher_meter;
 GRANT SELECT(event_name) ON TABLE app.usage_reports TO usher_expire;
+GRANT INSERT(event_name) ON TABLE app.usage_reports TO usher_subscription;
 
 -- ACL COLUMN usage_reports.status
 
@@ -5957,37 +5993,45 @@ GRANT UPDATE(status) ON TABLE app.usage_reports TO usher_meter;
 GRANT SELECT(status) ON TABLE app.usage_reports TO usher_usage;
 GRANT SELECT(status) ON TABLE app.usage_reports TO usher_resolver;
 GRANT SELECT(status) ON TABLE app.usage_reports TO usher_expire;
+GRANT UPDATE(status) ON TABLE app.usage_reports TO usher_subscription;
 
 -- ACL COLUMN usage_reports.attempts
 
 GRANT UPDATE(attempts) ON TABLE app.usage_reports TO usher_meter;
+GRANT UPDATE(attempts) ON TABLE app.usage_reports TO usher_subscription;
 
 -- ACL COLUMN usage_reports.next_at
 
 GRANT UPDATE(next_at) ON TABLE app.usage_reports TO usher_meter;
 GRANT SELECT(next_at) ON TABLE app.usage_reports TO usher_resolver;
+GRANT UPDATE(next_at) ON TABLE app.usage_reports TO usher_subscription;
 
 -- ACL COLUMN usage_reports.sent_at
 
 GRANT UPDATE(sent_at) ON TABLE app.usage_reports TO usher_meter;
+GRANT UPDATE(sent_at) ON TABLE app.usage_reports TO usher_subscription;
 
 -- ACL COLUMN usage_reports.finished_at
 
 GRANT UPDATE(finished_at) ON TABLE app.usage_reports TO usher_meter;
 GRANT SELECT(finished_at) ON TABLE app.usage_reports TO usher_expire;
+GRANT UPDATE(finished_at) ON TABLE app.usage_reports TO usher_subscription;
 
 -- ACL COLUMN usage_reports.error
 
 GRANT UPDATE(error) ON TABLE app.usage_reports TO usher_meter;
+GRANT UPDATE(error) ON TABLE app.usage_reports TO usher_subscription;
 
 -- ACL COLUMN usage_reports.subscription_id
 
 GRANT INSERT(subscription_id) ON TABLE app.usage_reports TO usher_meter;
 GRANT SELECT(subscription_id) ON TABLE app.usage_reports TO usher_expire;
+GRANT INSERT(subscription_id) ON TABLE app.usage_reports TO usher_subscription;
 
 -- ACL COLUMN usage_reports.told_at
 
 GRANT UPDATE(told_at) ON TABLE app.usage_reports TO usher_meter;
+GRANT UPDATE(told_at) ON TABLE app.usage_reports TO usher_subscription;
 
 -- ACL COLUMN users.tenant_id
 

@@ -45,6 +45,7 @@ func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*s
 		Name: "subscription",
 		Routes: httpx.Watched(budgets.Refused, httpx.Gated(switches.Writable, Routes(Deps{
 			DB: db, People: people, Desk: &billing.Desk{DB: db, Stripe: stripe, Coupon: cfg.Coupon}, Seats: seats, Origins: origins, Log: log,
+			Meter: billing.NewMeter(billing.MeterDeps{DB: db, Stripe: stripe, Log: log}),
 			Books: billing.NewBooks(billing.BooksDeps{DB: db, Stripe: stripe, Registry: registry, Notices: notices, Now: billing.StoreTime, Log: log}),
 		}))),
 		// Redis is not asked: what it is to be told it is told by the sweep.

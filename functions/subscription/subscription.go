@@ -13,7 +13,7 @@
 //	404  not_found: there is no subscription
 //	409  subscription_ended; no_offer: none is made, or it was taken before; payment_failed: the further seats could not be paid, and nothing has changed
 //	422  invalid_request
-//	503  store_unavailable: PostgreSQL or Stripe cannot answer
+//	503  store_unavailable: PostgreSQL or Stripe cannot answer; who cancels at once: or Stripe has not taken in yet what was used
 //
 // Each verb may be sent again: it asks Stripe for a state, and takes in what Stripe says then, as function webhook does.
 package subscription
@@ -21,6 +21,7 @@ package subscription
 import (
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -41,6 +42,7 @@ type Deps struct {
 	People *identity.People
 	Desk   *billing.Desk
 	Books  *billing.Books
+	Meter  *billing.Meter
 	Seats  *seat.Pools
 	// Origins are the sites to which a person may be sent back; the first is where they go when nobody says.
 	Origins billing.Origins
@@ -140,7 +142,8 @@ func Routes(d Deps) []httpx.Route {
 		}, d.seats),
 		route(httpx.Route{
 			Method: "POST", Path: "/v1/subscription/cancel", ID: "cancel_subscription", Summary: "Cancel the subscription",
-			Body: CancelRequest{}, BodyOptional: true, Replies: one, Problems: conflict,
+			Description: "With the period, or at once. At once, what was used until then is billed first: while Stripe has not taken it in the answer is 503, and nothing is cancelled.",
+			Body:        CancelRequest{}, BodyOptional: true, Replies: one, Problems: conflict, Timeout: cancelling,
 		}, d.cancel),
 		route(httpx.Route{
 			Method: "POST", Path: "/v1/subscription/resume", ID: "resume_subscription", Summary: "Take a cancellation back",
@@ -173,6 +176,9 @@ func (d Deps) current(c *httpx.Call, p identity.Principal) (s billing.Subscribed
 	})
 	return s, err
 }
+
+// cancelling is how long a cancellation may take: what was used is told before.
+const cancelling = 20 * time.Second
 
 var errEnded = fault.Conflict("subscription_ended", "The subscription has ended. Subscribe anew at the checkout.")
 
@@ -219,6 +225,12 @@ func (d Deps) cancel(c *httpx.Call, p identity.Principal) (httpx.Reply, error) {
 	}
 	if q.AcceptOffer {
 		return d.stay(c, p, s.ID)
+	}
+	if q.CancelType == "immediate" {
+		// The last invoice is made with it.
+		if err := d.Meter.Close(c.Context(), p.Tenant, s.ID); err != nil {
+			return httpx.Reply{}, err
+		}
 	}
 	if err := d.Desk.Cancel(c.Context(), s.ID, q.CancelType == "immediate"); err != nil {
 		return httpx.Reply{}, err

@@ -2,6 +2,7 @@ package subscription_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -48,14 +49,18 @@ func newWorld(t *testing.T) *world {
 			VALUES ($1, gen_random_uuid(), $2 || '@example.com', $2, 'active', $3, $2, now())`, tenant, role, w.issuer.URL())
 	}
 	var err error
-	w.stripe, err = stripesim.New(stripesim.Options{Key: key, Coupon: "stay", Prices: []stripesim.Price{{ID: "price_seat", Amount: 5800, Currency: "usd", Interval: "month"}}})
+	w.stripe, err = stripesim.New(stripesim.Options{Key: key, Coupon: "stay", Prices: []stripesim.Price{
+		{ID: "price_seat", Amount: 5800, Currency: "usd", Interval: "month"},
+		{ID: "price_calls", Amount: 2, Currency: "usd", Interval: "month", Meter: "calls_used"},
+	}})
 	w.must(err)
 	server := httptest.NewServer(w.stripe)
 	t.Cleanup(server.Close)
 	env := map[string]string{
 		"DATABASE_URL": w.db.URL("usher_subscription"), "BUDGET_REDIS_URL": "redis://127.0.0.1:1/1", "REDIS_URL": "redis://127.0.0.1:1/0", "LICENSE_KEY_PEPPERS": ring, "NOTIFY_KEYS": ring,
 		"IDENTITY_ISSUER": w.issuer.URL(), "IDENTITY_AUDIENCE": "usher-test", "STRIPE_API_KEY": key, "STRIPE_URL": server.URL, "STRIPE_TIMEOUT": "1s",
-		"STRIPE_CATALOG":  `{"pro": {"currency": "usd", "monthly": {"seat": {"id": "price_seat", "amount": 5800}}}}`,
+		"STRIPE_CATALOG": `{"pro": {"currency": "usd", "monthly": {"seat": {"id": "price_seat", "amount": 5800},
+			"metered": [{"id": "price_calls", "amount": 2, "metric": "calls", "event_name": "calls_used"}]}}}`,
 		"BILLING_ORIGINS": site, "STRIPE_RETENTION_COUPON": "stay",
 	}
 	f, err := subscription.Open(t.Context(), func(name string) string { return env[name] }, w.log.Logger)
@@ -67,8 +72,8 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// buy makes a subscription of three seats, of which the webhook has not heard yet but for its row.
-func (w *world) buy() {
+// buy makes a subscription of three seats, and of metered prices, of which the webhook has not heard yet but for its row.
+func (w *world) buy(metered ...string) {
 	w.t.Helper()
 	api := func(path, form string) (made struct{ ID string }) {
 		r := httptest.NewRequestWithContext(w.t.Context(), "POST", path, strings.NewReader(form))
@@ -81,7 +86,11 @@ func (w *world) buy() {
 	w.customer = api("/v1/customers", "name=Acme").ID
 	id := uuid.Must(uuid.NewV7())
 	w.db.Exec(w.t, `INSERT INTO app.billing_customers (tenant_id, id, stripe_id) VALUES ($1, $2, $3)`, tenant, id, w.customer)
-	session := api("/v1/checkout/sessions", "mode=subscription&success_url=x&customer="+w.customer+"&line_items[0][price]=price_seat&line_items[0][quantity]=3")
+	form := "mode=subscription&success_url=x&customer=" + w.customer + "&line_items[0][price]=price_seat&line_items[0][quantity]=3"
+	for i, price := range metered {
+		form += fmt.Sprintf("&line_items[%d][price]=%s", i+1, price)
+	}
+	session := api("/v1/checkout/sessions", form)
 	sub := w.stripe.Complete(session.ID, false)
 	w.db.Exec(w.t, `INSERT INTO app.subscriptions (tenant_id, id, customer_id, status, plan_code, cycle, seats, next_seats, period_start, period_end, cancel_at_period_end)
 		VALUES ($1, $2, $3, 'incomplete', 'pro', 'monthly', 3, 3, now(), now() + interval '1 month', false)`, tenant, sub, id)
@@ -188,6 +197,28 @@ func TestASubscriptionIsCancelledResumedAndEnded(t *testing.T) {
 	}
 	for _, verb := range []string{"/cancel", "/resume"} {
 		w.call("owner", "POST", verb, "").refused(t, http.StatusConflict, "subscription_ended")
+	}
+}
+
+func TestWhoCancelsAtOnceIsBilledWhatWasUsed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.stripe.Advance(-2 * time.Hour)
+	w.buy("price_calls")
+	w.stripe.Rewind()
+	w.call("owner", "POST", "/seats", `{"seats":3}`) // takes in what was bought, as the webhook does
+	w.db.Exec(t, `INSERT INTO app.usage_hours (tenant_id, license_id, metric, hour, quantity)
+		SELECT tenant_id, id, 'calls', date_trunc('hour', now(), 'UTC'), 42 FROM app.licenses`)
+	w.stripe.Fault(stripesim.Faults{Down: true})
+	w.call("owner", "POST", "/cancel", `{"cancel_type":"immediate"}`).refused(t, http.StatusServiceUnavailable, "store_unavailable")
+	w.stripe.Fault(stripesim.Faults{Slow: 1})
+	w.db.Exec(t, `UPDATE app.usage_reports SET next_at = now() WHERE finished_at IS NULL`) // five minutes later
+	if a := w.call("owner", "POST", "/cancel", `{"cancel_type":"immediate"}`); a.status != 200 || a.Status != billing.StatusCanceled {
+		t.Errorf("answered %d %s", a.status, a.raw)
+	}
+	last := w.stripe.Get(w.stripe.Find("invoice", w.customer)[0])
+	if last["total"] != 84.0 {
+		t.Errorf("the last invoice is %v", last)
 	}
 }
 

@@ -24,6 +24,25 @@ const (
 type reported struct {
 	Customer, EventName string
 	Least, Most         int64
+	// Newest is when it last acknowledged something.
+	Newest time.Time
+}
+
+// readReported reads what Stripe was told by meter events of a subscription's licence, of hours within [from, to): the least
+// is what it acknowledged so long ago.
+func readReported(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, subscription string, from, to time.Time, ago time.Duration) ([]reported, error) {
+	rows, err := tx.Query(ctx, `
+		SELECT r.customer, r.event_name,
+		       coalesce(sum(r.quantity) FILTER (WHERE r.status = 'acknowledged' AND r.finished_at <= now() - make_interval(secs => $5)), 0)::bigint,
+		       coalesce(sum(r.quantity) FILTER (WHERE r.status <> 'pending'), 0)::bigint,
+		       coalesce(max(r.finished_at) FILTER (WHERE r.status = 'acknowledged'), 'epoch')
+		  FROM app.usage_reports r JOIN app.subscriptions s ON s.tenant_id = r.tenant_id AND s.license_id = r.license_id
+		 WHERE r.tenant_id = $1 AND s.id = $2 AND r.subscription_id IS NULL AND r.hour >= $3 AND r.hour < $4
+		 GROUP BY r.customer, r.event_name`, tenant.UUID(), subscription, from, to, ago.Seconds())
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[reported])
 }
 
 // compareMeters holds what was reported of a subscription's customer against the sums of the meters that its prices go by, and
@@ -33,17 +52,8 @@ func (b *Books) compareMeters(ctx context.Context, tenant tenancy.ID, subscripti
 	to := time.Now().UTC().Truncate(time.Hour).Add(-2 * time.Hour)
 	from := to.Add(-comparedFor).Truncate(time.Hour)
 	var all []reported
-	err = b.DB.AsReadOnly(ctx, tenant, func(tx tenancy.Tx) error {
-		rows, err := tx.Query(ctx, `
-			SELECT r.customer, r.event_name,
-			       coalesce(sum(r.quantity) FILTER (WHERE r.status = 'acknowledged' AND r.finished_at < now() - make_interval(secs => $5)), 0)::bigint,
-			       coalesce(sum(r.quantity) FILTER (WHERE r.status <> 'pending'), 0)::bigint
-			  FROM app.usage_reports r JOIN app.subscriptions s ON s.tenant_id = r.tenant_id AND s.license_id = r.license_id
-			 WHERE r.tenant_id = $1 AND s.id = $2 AND r.subscription_id IS NULL AND r.hour >= $3 AND r.hour < $4
-			 GROUP BY r.customer, r.event_name`, tenant.UUID(), subscription, from, to, takenIn.Seconds())
-		if err == nil {
-			all, err = pgx.CollectRows(rows, pgx.RowToStructByPos[reported])
-		}
+	err = b.DB.AsReadOnly(ctx, tenant, func(tx tenancy.Tx) (err error) {
+		all, err = readReported(ctx, tx, tenant, subscription, from, to, takenIn)
 		return err
 	})
 	if err != nil {

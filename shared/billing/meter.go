@@ -85,7 +85,7 @@ func (m *Meter) Run(ctx context.Context) (done MeterReport, err error) {
 		}
 		moved := 0
 		for _, id := range tenants {
-			n, err := m.report(ctx, tenancy.Verified(id), until, &done)
+			n, err := m.report(ctx, tenancy.Verified(id), "", until, &done)
 			moved += n
 			if err != nil {
 				faults = append(faults, err)
@@ -112,7 +112,7 @@ func (m *Meter) count(ctx context.Context, until time.Time, done *MeterReport) e
 		for _, id := range tenants {
 			tenant := tenancy.Verified(id)
 			err := m.DB.As(ctx, tenant, func(tx tenancy.Tx) error {
-				n, err := metering.CountOverdraft(ctx, tx, tenant)
+				n, err := metering.CountOverdraft(ctx, tx, tenant, false)
 				done.OverdraftHours += n
 				return err
 			})
@@ -142,9 +142,13 @@ func (m *Meter) tenants(ctx context.Context, why, query string) (tenants []uuid.
 	return tenants, nil
 }
 
-// report does what is due for a tenant, and answers how much it was.
-func (m *Meter) report(ctx context.Context, tenant tenancy.ID, until time.Time, done *MeterReport) (moved int, err error) {
-	for _, step := range []func(context.Context, tenancy.ID, *MeterReport) (int, error){m.settle, m.tell} {
+// report does what is due for a tenant, and answers how much it was. Of the licence of a subscription that is closing, ""
+// for none, the hour that runs is due, too.
+func (m *Meter) report(ctx context.Context, tenant tenancy.ID, closing string, until time.Time, done *MeterReport) (moved int, err error) {
+	settle := func(ctx context.Context, tenant tenancy.ID, done *MeterReport) (int, error) {
+		return m.settle(ctx, tenant, closing, done)
+	}
+	for _, step := range []func(context.Context, tenancy.ID, *MeterReport) (int, error){settle, m.tell} {
 		for time.Now().Before(until) {
 			n, err := step(ctx, tenant, done)
 			moved += n
@@ -161,7 +165,7 @@ func (m *Meter) report(ctx context.Context, tenant tenancy.ID, until time.Time, 
 
 // settle makes a report of each hour's usage that is in none and has a price, and answers how many hours it settled. What
 // came late, after its hour was settled, is in a report of its own.
-func (m *Meter) settle(ctx context.Context, tenant tenancy.ID, done *MeterReport) (n int, err error) {
+func (m *Meter) settle(ctx context.Context, tenant tenancy.ID, closing string, done *MeterReport) (n int, err error) {
 	var reported int
 	err = m.DB.As(ctx, tenant, func(tx tenancy.Tx) error {
 		rows, err := tx.Query(ctx, `
@@ -172,9 +176,11 @@ func (m *Meter) settle(ctx context.Context, tenant tenancy.ID, done *MeterReport
 			       WHERE tenant_id = h.tenant_id AND license_id = h.license_id AND (ended_at IS NULL OR ended_at > h.hour + interval '3599 s')
 			       ORDER BY status NOT IN ('canceled', 'incomplete_expired') DESC, created_at DESC LIMIT 1) s ON true
 			  LEFT JOIN app.billing_customers c ON c.tenant_id = h.tenant_id AND c.id = s.customer_id AND c.deleted_at IS NULL
-			 WHERE h.tenant_id = $1 AND h.settled < h.quantity AND h.hour <= now() - interval '1 hour'
+			 WHERE h.tenant_id = $1 AND h.settled < h.quantity
+			   AND (h.hour <= now() - interval '1 hour'
+			    OR h.license_id = (SELECT license_id FROM app.subscriptions WHERE tenant_id = $1 AND id = $3))
 			 ORDER BY h.hour LIMIT $2
-			   FOR NO KEY UPDATE OF h SKIP LOCKED`, tenant.UUID(), hoursAtATime)
+			   FOR NO KEY UPDATE OF h SKIP LOCKED`, tenant.UUID(), hoursAtATime, closing)
 		if err != nil {
 			return err
 		}
@@ -337,11 +343,16 @@ func (m *Meter) claim(ctx context.Context, tenant tenancy.ID) (reports []usageRe
 			)
 			UPDATE app.usage_reports r
 			   SET status = 'sent', attempts = attempts + 1, next_at = now() + interval '5 minutes', sent_at = coalesce(sent_at, now()),
-			       told_at = coalesce(r.told_at, (
+			       told_at = coalesce(r.told_at, CASE WHEN r.hour + $3 > now() THEN
+			           -- Of an hour that runs: by its end there may be no subscription any more. An odd second, and before this one,
+			           -- in which the subscription may end.
+			           greatest(r.hour, to_timestamp(2 * floor((floor(extract(epoch FROM now())) - 2) / 2) + 1), (
+			               SELECT max(s.period_start) FROM app.subscriptions s
+			                WHERE s.tenant_id = r.tenant_id AND s.license_id = r.license_id AND s.ended_at IS NULL)) ELSE (
 			           -- An hour of a period that is over is billed in the next: under an even second, which no hour ends with.
 			           SELECT CASE WHEN r.hour + $3 >= s.period_start THEN r.hour + $3
 			                       ELSE to_timestamp(2 * ceil(extract(epoch FROM s.period_start) / 2) + 2 * ceil(extract(epoch FROM s.period_start - r.hour) / 3600)) END
-			             FROM app.subscriptions s WHERE s.tenant_id = r.tenant_id AND s.id = r.subscription_id))
+			             FROM app.subscriptions s WHERE s.tenant_id = r.tenant_id AND s.id = r.subscription_id) END)
 			  FROM due WHERE r.tenant_id = $1 AND r.id = due.id`, tenant.UUID(), reportsAtATime, billedAt)
 		b.Queue(`
 			SELECT r.id::text, r.customer, r.event_name, coalesce(r.subscription_id, ''), coalesce(r.told_at, r.hour + $2), r.sent_at = now(),
@@ -393,6 +404,96 @@ func (m *Meter) finish(ctx context.Context, tenant tenancy.ID, reports []usageRe
 			  FROM unnest($2::text[], $3::text[], $4::boolean[]) AS n (id, error, afresh)
 			 WHERE r.tenant_id = $1 AND r.id = n.id::uuid AND r.status = 'sent'`, tenant.UUID(), refused, errs, afresh)
 	})
+}
+
+// Close tells Stripe of all that was used until now under a subscription, the hour that runs included, and waits until the
+// meters there say so: an invoice that is made then has it. It is to come before the subscription is ended at once. What
+// Stripe refuses, or nobody knows of any more whether it has it, holds nothing up. The error is fault.Unavailable when Stripe or
+// the database does not answer, when Stripe has not added up yet, and while somebody else tells it of some of that: it may
+// be called again.
+func (m *Meter) Close(ctx context.Context, tenant tenancy.ID, subscription string) error {
+	err := m.DB.As(ctx, tenant, func(tx tenancy.Tx) error {
+		_, err := metering.CountOverdraft(ctx, tx, tenant, true)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("count for tenant %s: %w", tenant, err)
+	}
+	until := time.Now().Add(closeBudget)
+	var done MeterReport
+	for {
+		n, err := m.report(ctx, tenant, subscription, until, &done)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			break
+		}
+	}
+	for {
+		late, err := m.outstanding(ctx, tenant, subscription)
+		if late == "" || err != nil {
+			return err
+		}
+		if !time.Now().Before(until) {
+			return fault.Unavailable(fmt.Errorf("close subscription %s: %s", subscription, late))
+		}
+		select {
+		case <-ctx.Done():
+			return fault.Unavailable(fmt.Errorf("close subscription %s: %s: %w", subscription, late, ctx.Err()))
+		case <-time.After(closePause):
+		}
+	}
+}
+
+const (
+	// closeBudget is how long Close goes on telling and waiting, and closePause how long it waits before it looks again.
+	closeBudget = 6 * time.Second
+	closePause  = 300 * time.Millisecond
+)
+
+// outstanding says what of a subscription's usage may not be on an invoice that is made now; "" for nothing.
+func (m *Meter) outstanding(ctx context.Context, tenant tenancy.ID, subscription string) (string, error) {
+	var told bool
+	var from, now time.Time
+	var sums []reported
+	err := m.DB.AsReadOnly(ctx, tenant, func(tx tenancy.Tx) error {
+		err := tx.QueryRow(ctx, `
+			SELECT now(), s.period_start, NOT EXISTS (
+			           SELECT FROM app.usage_reports r WHERE r.tenant_id = s.tenant_id AND r.license_id = s.license_id AND r.status = 'sent')
+			  FROM app.subscriptions s WHERE s.tenant_id = $1 AND s.id = $2`, tenant.UUID(), subscription).Scan(&now, &from, &told)
+		if err != nil {
+			return err
+		}
+		from = metering.Hour(from)
+		sums, err = readReported(ctx, tx, tenant, subscription, from, now, 0)
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("read what was reported for %s: %w", subscription, err)
+	}
+	if !told {
+		return "Stripe is being told of usage", nil
+	}
+	var meters map[string]string
+	for _, r := range sums {
+		if now.Sub(r.Newest) > takenIn {
+			continue // whatever is missing there, waiting brings it no more
+		}
+		if meters == nil {
+			if meters, err = m.Stripe.meters(ctx); err != nil {
+				return "", err
+			}
+		}
+		has, err := m.Stripe.metered(ctx, meters[r.EventName], r.Customer, from, now.Truncate(time.Minute).Add(time.Minute))
+		if err != nil {
+			return "", err
+		}
+		if has < r.Least {
+			return "Stripe has not added usage up yet", nil
+		}
+	}
+	return "", nil
 }
 
 // expire drops old events.

@@ -579,3 +579,90 @@ func TestACatalogueWithMeteredPricesReadsWhatItSells(t *testing.T) {
 		}
 	}
 }
+
+// Who cancels at once pays for what was used until then, the hour that runs included, wherever the closing of it dies before it
+// succeeds, and beside a meter that reports at the same time.
+func TestWhatWasUsedUntilACancellationAtOnceIsOnTheLastInvoiceToTheUnit(t *testing.T) {
+	t.Parallel()
+	for form, w := range map[string]*metered{
+		"meter events":  newMetered(t, 1),
+		"usage records": newMeteredBy(t, 1, withRecords, recordsCatalog, 20*24*time.Hour),
+	} {
+		t.Run(form, func(t *testing.T) {
+			t.Parallel()
+			b := w.buyers[0]
+			sub := testenv.Value[string](t, w.db, `SELECT id FROM app.subscriptions`)
+			sent := 0
+			use := func(metric string, quantity int64, ago time.Duration) {
+				t.Helper()
+				sent++
+				_, err := w.record(t.Context(), b, []metering.Event{{ID: fmt.Sprint(sent), Metric: metric, Quantity: quantity, OccurredAt: time.Now().Add(-ago)}})
+				must(t, err)
+			}
+			use("calls", 5, 26*time.Hour)
+			use("pages", 7, 3*time.Hour)
+			use("clicks", 9, 3*time.Hour) // which have no price
+			use("calls", 3, 0)
+			w.db.Exec(t, `INSERT INTO app.open_sessions (tenant_id, id, license_id, seat_no, fence_epoch, fence_counter, overdraft, holder, hardware_id, acquired_at)
+				VALUES ($1, gen_random_uuid(), $2, 6, 0, 0, true, 'device:x', 'x', now() - interval '3 hours')`, b.tenant, b.license)
+			for _, step := range []string{"count overdraft", "read hours", "make reports", "commit", "claim reports", "ask Stripe", "finish reports"} {
+				for _, answered := range []bool{false, true} {
+					use("pages", 1, 0)
+					if err := w.closes(sub, fmt.Sprint(step, ", ", answered), 1); err == nil && !strings.HasPrefix(step, "commit") {
+						t.Errorf("it closed, and died at %s, %t", step, answered)
+					}
+					w.later()
+				}
+			}
+			use("calls", 1, 0)
+			w.sim.Fault(stripesim.Faults{Down: true})
+			if err := w.closes(sub, "", 0); fault.As(err) == nil || fault.As(err).Kind != fault.KindUnavailable {
+				t.Errorf("without Stripe it answered %v", err)
+			}
+			w.later()
+			use("calls", 4, 2*time.Hour)
+			w.sim.Fault(stripesim.Faults{Slow: 2})
+			var beside sync.WaitGroup
+			beside.Go(func() { _, _ = w.beside() })
+			err := w.closes(sub, "", 0)
+			beside.Wait()
+			if form == "meter events" {
+				must(t, err)
+			} else if err != nil { // the one beside it was telling some of it
+				w.later()
+				must(t, w.closes(sub, "", 0))
+			}
+			must(t, (&billing.Desk{Stripe: w.stripe}).Cancel(t.Context(), sub, true))
+
+			billed := map[string]int64{}
+			for _, line := range w.sim.Get(w.sim.Find("invoice", b.customer)[0])["lines"].(map[string]any)["data"].([]any) {
+				line := line.(map[string]any)
+				billed[line["price"].(map[string]any)["id"].(string)] += int64(line["quantity"].(float64))
+			}
+			for metric, price := range map[string]string{"calls": "price_calls", "pages": "price_pages", metering.OverdraftSeatHours: "price_overdraft"} {
+				used := testenv.Value[int64](t, w.db, `SELECT sum(quantity)::bigint FROM app.usage_hours WHERE metric = $1`, metric)
+				if used == 0 || billed[price] != used {
+					t.Errorf("%s: %d were used and %d are billed", metric, used, billed[price])
+				}
+			}
+			if used := testenv.Value[int64](t, w.db, `SELECT sum(quantity)::bigint FROM app.usage_hours WHERE metric = 'calls'`); used != 13 {
+				t.Errorf("%d calls are counted, want 13", used)
+			}
+			if states := testenv.Value[string](t, w.db, `SELECT string_agg(DISTINCT status, ' ') FROM app.usage_reports`); states != "acknowledged" {
+				t.Errorf("reports are %s", states)
+			}
+		})
+	}
+}
+
+// closes is a process of function subscription that closes a subscription's usage, and dies when it comes to the step for the nth
+// time, if it does.
+func (w *metered) closes(subscription, step string, nth int) error {
+	w.mu.Lock()
+	w.step, w.nth, w.dead = step, nth, false
+	w.mu.Unlock()
+	db, err := tenancy.OpenURL(w.t.Context(), w.db.Over(w.wire, "usher_subscription"), tenancy.Config{Timeout: 9 * time.Second, MaxConns: 4}, w.log.Logger)
+	must(w.t, err)
+	defer db.Close()
+	return billing.NewMeter(billing.MeterDeps{DB: db, Stripe: w.stripe, Log: w.log.Logger}).Close(w.t.Context(), tenancy.Verified(w.buyers[0].tenant), subscription)
+}

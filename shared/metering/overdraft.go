@@ -18,11 +18,11 @@ const OverdraftSeatHours = "overdraft_seat_hours"
 
 // CountOverdraft counts, in the transaction, the tenant's overdraft seats of the hours that have been over for five minutes,
 // by when the sweep has closed what lapsed in them. It goes on where it stopped, and a week back at most, and answers for
-// how many licences and hours something was counted. It needs the meter's role. It may be repeated: an hour that is counted
-// again counts no less, and nothing twice.
+// how many licences and hours something was counted. It may be repeated: an hour that is counted again counts no less, and
+// nothing twice. With running, the hour that runs is counted, too, as far as it has come: when it is over it is counted again.
 //
 // A seat that the licence has of its own by now is not counted: who buys further seats does not pay for the hour twice.
-func CountOverdraft(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID) (hours int64, err error) {
+func CountOverdraft(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, running bool) (hours int64, err error) {
 	var from, to time.Time
 	// Whoever counts the same tenant waits here, and then finds that it is done.
 	err = tx.QueryRow(ctx, `
@@ -32,10 +32,20 @@ func CountOverdraft(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID) (hour
 		)
 		SELECT counted_to, coalesce((SELECT max(counted_to) FROM app.overdraft_counts WHERE tenant_id = $1),
 		                            date_trunc('hour', now() - interval '7 days', 'UTC')) FROM mine`, tenant.UUID()).Scan(&to, &from)
-	if errors.Is(err, pgx.ErrNoRows) {
+	counted := errors.Is(err, pgx.ErrNoRows)
+	switch {
+	case counted && !running:
 		return 0, nil
-	} else if err != nil {
+	case counted:
+		err = tx.QueryRow(ctx, `SELECT date_trunc('hour', now() - interval '5 minutes', 'UTC')`).Scan(&from)
+		to = from
+	}
+	if err != nil {
 		return 0, fmt.Errorf("read up to where overdraft seats are counted: %w", err)
+	}
+	last := to
+	if running {
+		last = to.Add(time.Hour)
 	}
 	tag, err := tx.Exec(ctx, `
 		WITH seats AS (
@@ -49,10 +59,10 @@ func CountOverdraft(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID) (hour
 		SELECT $1, s.license_id, $4, h.hour, count(DISTINCT s.seat_no)
 		  FROM seats s
 		  JOIN app.licenses l ON l.tenant_id = $1 AND l.id = s.license_id AND s.seat_no > l.max_seats
-		 CROSS JOIN generate_series(greatest(date_trunc('hour', s.acquired_at, 'UTC'), $2), least(s.ended_at, $3) - interval '1 microsecond', interval '1 hour') AS h (hour)
+		 CROSS JOIN generate_series(greatest(date_trunc('hour', s.acquired_at, 'UTC'), $2), least(s.ended_at, $3, now()) - interval '1 microsecond', interval '1 hour') AS h (hour)
 		 GROUP BY s.license_id, h.hour
 		ON CONFLICT (tenant_id, license_id, metric, hour) DO UPDATE SET quantity = excluded.quantity WHERE excluded.quantity > u.quantity`,
-		tenant.UUID(), from, to, OverdraftSeatHours)
+		tenant.UUID(), from, last, OverdraftSeatHours)
 	if err == nil && tag.RowsAffected() > 0 {
 		_, err = tx.Exec(ctx, `
 			INSERT INTO app.usage_months (tenant_id, license_id, metric, month, quantity)
@@ -62,7 +72,7 @@ func CountOverdraft(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID) (hour
 			ON CONFLICT (tenant_id, license_id, metric, month) DO UPDATE SET quantity = excluded.quantity`,
 			tenant.UUID(), OverdraftSeatHours, from)
 	}
-	if err == nil {
+	if err == nil && !counted {
 		_, err = tx.Exec(ctx, `DELETE FROM app.overdraft_counts WHERE tenant_id = $1 AND counted_to < $2`, tenant.UUID(), to)
 	}
 	if err != nil {

@@ -92,9 +92,18 @@ func (s *Sim) summarise(meter object, p params) (any, error) {
 	case err1 != nil || err2 != nil || from%60 != 0 || to%60 != 0 || from >= to:
 		return nil, invalid("start_time and end_time are needed, and must be aligned with minute boundaries")
 	}
+	sum := s.usedWithin(p.text("customer"), str(meter["event_name"]), from, to)
+	if s.faults.Slow > 0 {
+		s.faults.Slow--
+		for _, u := range s.st.Used {
+			if u.Customer == p.text("customer") && u.Event == str(meter["event_name"]) && u.At >= from && u.At < to && u.Created > s.now()-60 {
+				sum -= u.Value
+			}
+		}
+	}
 	data := []any{object{
 		"id": "mtrusg_" + str(meter["event_name"]), "object": "billing.meter_event_summary", "meter": meter["id"], "livemode": false,
-		"start_time": from, "end_time": to, "aggregated_value": s.usedWithin(p.text("customer"), str(meter["event_name"]), from, to),
+		"start_time": from, "end_time": to, "aggregated_value": sum,
 	}}
 	return object{"object": "list", "url": "/v1/billing/meters/" + str(meter["id"]) + "/event_summaries", "has_more": false, "data": data}, nil
 }

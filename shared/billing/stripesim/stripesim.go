@@ -104,6 +104,8 @@ type Faults struct {
 	Down, Hang bool
 	// Lose does what it is asked, and answers 500: so often.
 	Lose int
+	// Slow answers the sum of a meter without what came within the last minute: so often.
+	Slow int
 	// Duplicate delivers each event so many times more; Reverse delivers each event after the next one; Delay delivers
 	// later; Drop loses the first delivery of every n-th event, so that it comes with Stripe's repetition only.
 	Duplicate int
