@@ -6032,6 +6032,7 @@ GRANT INSERT(subscription_id) ON TABLE app.usage_reports TO usher_subscription;
 
 GRANT UPDATE(told_at) ON TABLE app.usage_reports TO usher_meter;
 GRANT UPDATE(told_at) ON TABLE app.usage_reports TO usher_subscription;
+GRANT SELECT(told_at) ON TABLE app.usage_reports TO usher_expire;
 
 -- ACL COLUMN users.tenant_id
 

@@ -59,7 +59,7 @@ func (a *asked) holdToStripe(t *testing.T) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for kind, r := range a.all {
-		if strings.Contains(r.URL.Path, "/billing/meter_events") { // younger than what stripe-mock knows
+		if strings.Contains(r.URL.Path, "/billing/meter") { // younger than what stripe-mock knows
 			continue
 		}
 		again, err := http.NewRequestWithContext(t.Context(), r.Method, url+r.URL.RequestURI(), r.Body)

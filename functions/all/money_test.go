@@ -20,14 +20,14 @@ const (
 	stripeCatalog = `{"team": {"included_seats": 5, "currency": "usd", "monthly": {
 		"base": {"id": "price_base", "amount": 29000}, "seat": {"id": "price_seat", "amount": 5000},
 		"metered": [{"id": "price_calls", "amount": 2, "metric": "calls", "event_name": "calls_used"},
-		            {"id": "price_overdraft", "amount": 70, "metric": "overdraft_seat_hours", "event_name": "overdraft_used"}]}}, "enterprise": {"by_invoice": true}}`
+		            {"id": "price_overdraft", "amount": 70, "metric": "overdraft_seat_hours", "usage_records": true}]}}, "enterprise": {"by_invoice": true}}`
 )
 
 var stripePrices = []stripesim.Price{
 	{ID: "price_base", Amount: 29000, Currency: "usd", Interval: "month"},
 	{ID: "price_seat", Amount: 5000, Currency: "usd", Interval: "month"},
 	{ID: "price_calls", Amount: 2, Currency: "usd", Interval: "month", Meter: "calls_used"},
-	{ID: "price_overdraft", Amount: 70, Currency: "usd", Interval: "month", Meter: "overdraft_used"},
+	{ID: "price_overdraft", Amount: 70, Currency: "usd", Interval: "month", UsageRecords: true},
 }
 
 // deliver sends Stripe's events from the nth on, and answers how many there are by then.
@@ -285,6 +285,8 @@ func TestWhatIsUsedIsOnTheInvoiceToTheUnit(t *testing.T) {
 		shown.Items[2].Metric != "overdraft_seat_hours" || shown.Items[2].Billing.Quantity != overdraft || shown.Items[2].Billing.Reported != overdraft {
 		t.Fatalf("shown are %+v", shown.Items)
 	}
+	s.must(t, 200, scheduler, "POST", "/tasks/expire", nil) // compares
+	s.asked.holdToStripe(t)
 	s.stripe.Advance(31 * 24 * time.Hour)
 	s.deliver(t, n)
 	lines := s.stripe.Get(s.stripe.Find("invoice", "")[0])["lines"].(object)["data"].([]any)

@@ -49,7 +49,9 @@ func newWorld(t *testing.T) *world {
 		VALUES ($1, gen_random_uuid(), 'olivia@example.com', 'owner', 'active', 'x', 'olivia', now())`, tenant)
 	var err error
 	w.stripe, err = stripesim.New(stripesim.Options{Key: key, Prices: []stripesim.Price{
-		{ID: "price_seat", Amount: 5800, Currency: "usd", Interval: "month"}, {ID: "price_calls", Amount: 1, Currency: "usd", Interval: "month", Meter: "calls_used"},
+		{ID: "price_seat", Amount: 5800, Currency: "usd", Interval: "month"},
+		{ID: "price_calls", Amount: 1, Currency: "usd", Interval: "month", Meter: "calls_used"},
+		{ID: "price_pages", Amount: 1, Currency: "usd", Interval: "month", UsageRecords: true},
 	}})
 	w.must(err)
 	server := httptest.NewServer(w.stripe)
@@ -57,7 +59,8 @@ func newWorld(t *testing.T) *world {
 	env := map[string]string{
 		"DATABASE_URL": w.db.URL("usher_expire"), "REDIS_URL": "redis://127.0.0.1:1/0", "LICENSE_KEY_PEPPERS": ring, "NOTIFY_KEYS": ring,
 		"STRIPE_API_KEY": key, "STRIPE_URL": server.URL, "STRIPE_TIMEOUT": "1s",
-		"STRIPE_CATALOG":   `{"pro": {"currency": "usd", "monthly": {"seat": {"id": "price_seat", "amount": 5800}}}}`,
+		"STRIPE_CATALOG": `{"pro": {"currency": "usd", "monthly": {"seat": {"id": "price_seat", "amount": 5800},
+			"metered": [{"id": "price_pages", "amount": 1, "metric": "pages", "usage_records": true}]}}}`,
 		"SCHEDULER_ISSUER": w.issuer.URL(), "SCHEDULER_AUDIENCE": audience, "SCHEDULER_EMAIL": scheduler,
 	}
 	f, err := expire.Open(t.Context(), func(name string) string { return env[name] }, w.log.Logger)
@@ -192,8 +195,10 @@ func TestWithoutAnyEventWhatWasSoldAgreesWithStripeByTheMorning(t *testing.T) {
 	w := newWorld(t)
 	customer := w.api("/v1/customers", "name=Acme")
 	w.db.Exec(t, `INSERT INTO app.billing_customers (tenant_id, id, stripe_id) VALUES ($1, gen_random_uuid(), $2)`, tenant, customer)
-	session := w.api("/v1/checkout/sessions", "mode=subscription&success_url=x&customer="+customer+"&line_items[0][price]=price_seat&line_items[0][quantity]=3")
+	session := w.api("/v1/checkout/sessions", "mode=subscription&success_url=x&customer="+customer+"&line_items[0][price]=price_seat&line_items[0][quantity]=3&line_items[1][price]=price_pages")
+	w.stripe.Advance(-24 * time.Hour)
 	sub := w.stripe.Complete(session, false)
+	w.stripe.Rewind()
 	licensed := func() string {
 		return fmt.Sprint(testenv.Values[string](t, w.db, `SELECT concat_ws(' ', status, status_reason, max_seats) FROM app.licenses`))
 	}
@@ -222,6 +227,21 @@ func TestWithoutAnyEventWhatWasSoldAgreesWithStripeByTheMorning(t *testing.T) {
 	w.stripe.Forget("calls_used", hour, hour.Add(time.Hour))
 	if a := w.run(200); a.Stripe.MeterDifferences != 1 || a.Stripe.Unsettled != 0 || !strings.Contains(w.log.Text(), `"at_stripe":7,"reported":14`) {
 		t.Errorf("a meter that lost an event: did %+v", a)
+	}
+
+	// So are usage records: those of the period that runs.
+	item := w.stripe.Get(sub)["items"].(map[string]any)["data"].([]any)[1].(map[string]any)["id"]
+	w.api(fmt.Sprintf("/v1/subscription_items/%s/usage_records", item), fmt.Sprintf("action=set&quantity=5&timestamp=%d", hour.Add(time.Hour-time.Second).Unix()))
+	w.db.Exec(t, `INSERT INTO app.usage_hours (tenant_id, license_id, metric, hour, quantity, settled) SELECT $1, license_id, 'pages', $2, 5, 5 FROM app.subscriptions`, tenant, hour)
+	w.db.Exec(t, `INSERT INTO app.usage_reports (tenant_id, id, license_id, metric, hour, quantity, customer, event_name, subscription_id, told_at, status, sent_at, finished_at)
+		SELECT tenant_id, gen_random_uuid(), license_id, 'pages', $1, 5, $2, 'price_pages', id, $1::timestamptz + interval '3599 s', 'acknowledged', now() - interval '3 hours', now() - interval '3 hours'
+		  FROM app.subscriptions`, hour, customer)
+	if a := w.run(200); a.Stripe.MeterDifferences != 1 {
+		t.Errorf("records that agree: did %+v", a)
+	}
+	w.stripe.Forget("price_pages", hour, hour.Add(time.Hour))
+	if a := w.run(200); a.Stripe.MeterDifferences != 2 || a.Stripe.Unsettled != 0 || !strings.Contains(w.log.Text(), `"price":"price_pages","at_stripe":0,"reported":5`) {
+		t.Errorf("records that are lost: did %+v", a)
 	}
 
 	w.stripe.Refund(customer, 0)

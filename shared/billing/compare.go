@@ -81,6 +81,62 @@ func (b *Books) compareMeters(ctx context.Context, tenant tenancy.ID, subscripti
 	return differ, nil
 }
 
+// compareRecords holds what was told of a subscription's current period by usage records against Stripe's summaries of them, and
+// answers how many prices differ.
+func (b *Books) compareRecords(ctx context.Context, tenant tenancy.ID, subscription string) (differ int, err error) {
+	type told struct {
+		Price       string
+		Least, Most int64
+	}
+	var all []told
+	err = b.DB.AsReadOnly(ctx, tenant, func(tx tenancy.Tx) error {
+		rows, err := tx.Query(ctx, `
+			SELECT r.event_name,
+			       coalesce(sum(r.quantity) FILTER (WHERE r.status = 'acknowledged' AND r.finished_at <= now() - make_interval(secs => $3)), 0)::bigint,
+			       coalesce(sum(r.quantity) FILTER (WHERE r.status <> 'pending'), 0)::bigint
+			  FROM app.usage_reports r JOIN app.subscriptions s ON s.tenant_id = r.tenant_id AND s.id = r.subscription_id
+			 WHERE r.tenant_id = $1 AND s.id = $2 AND s.ended_at IS NULL AND r.told_at >= s.period_start
+			 GROUP BY r.event_name`, tenant.UUID(), subscription, takenIn.Seconds())
+		if err == nil {
+			all, err = pgx.CollectRows(rows, pgx.RowToStructByPos[told])
+		}
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read the usage records of %s: %w", subscription, err)
+	}
+	for _, r := range all {
+		has, err := b.Stripe.recorded(ctx, subscription, r.Price)
+		if err != nil {
+			return differ, err
+		}
+		if has < r.Least || has > r.Most {
+			differ++
+			b.Log.ErrorContext(ctx, "usage records at Stripe do not add up to what was told: see the subscription's item in the dashboard",
+				slog.String("tenant", tenant.String()), slog.String("subscription", subscription), slog.String("price", r.Price),
+				slog.Int64("at_stripe", has), slog.Int64("reported", r.Least), slog.Int64("perhaps", r.Most))
+		}
+	}
+	return differ, nil
+}
+
+// recorded is the sum of the usage records of a price in the period that runs.
+func (s *Stripe) recorded(ctx context.Context, subscription, price string) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	item, err := s.item(ctx, subscription, price)
+	if err != nil {
+		return 0, err
+	}
+	p := &stripe.UsageRecordSummaryListParams{SubscriptionItem: new(item)}
+	p.Context, p.Limit, p.Single = ctx, stripe.Int64(1), true
+	list := s.api.UsageRecordSummaries.List(p)
+	if list.Next() && list.UsageRecordSummary().Invoice == "" { // the newest, and of a period that is not over
+		return list.UsageRecordSummary().TotalUsage, nil
+	}
+	return 0, asked("read the sum of usage records", list.Err())
+}
+
 // meters are the ids of the account's meters, by the names of their events.
 func (s *Stripe) meters(ctx context.Context) (map[string]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)

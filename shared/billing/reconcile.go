@@ -34,7 +34,8 @@ type Reconciliation struct {
 	Compared  int `json:"compared"`
 	Repaired  int `json:"repaired"`
 	Unsettled int `json:"unsettled"`
-	// MeterDifferences are meters of a customer's whose sum at Stripe is not what was reported: the log says which, and by how much.
+	// MeterDifferences are meters of a customer's, and prices of usage records, whose sum at Stripe is not what was reported: the
+	// log says which, and by how much.
 	MeterDifferences int `json:"meter_differences"`
 	// Whole says that everything was compared; else the next run goes on.
 	Whole bool `json:"whole"`
@@ -236,6 +237,11 @@ func (b *Books) compare(ctx context.Context, r *Reconciliation, since, until tim
 					r.Repaired++
 				}
 				differences, err := b.compareMeters(ctx, tenant, d.Subscription)
+				if err != nil && b.stops(ctx, r, d.Subscription, err) {
+					return err
+				}
+				r.MeterDifferences += differences
+				differences, err = b.compareRecords(ctx, tenant, d.Subscription)
 				if err != nil && b.stops(ctx, r, d.Subscription, err) {
 					return err
 				}

@@ -224,19 +224,28 @@ func (s *Stripe) addUse(ctx context.Context, r *usageReport) error {
 
 // setUse sets the usage record of a second, which is the same however often it is told.
 func (s *Stripe) setUse(ctx context.Context, r *usageReport) error {
-	raw, err := s.api.Subscriptions.Get(r.subscription, &stripe.SubscriptionParams{Params: params(ctx, "")})
+	item, err := s.item(ctx, r.subscription, r.target)
 	if err != nil {
-		return asked("read subscription "+r.subscription, err)
-	}
-	i := slices.IndexFunc(raw.Items.Data, func(item *stripe.SubscriptionItem) bool { return s.catalog.same(r.target, item.Price.ID) })
-	if i < 0 {
-		return fmt.Errorf("subscription %s does not have price %s", r.subscription, r.target)
+		return err
 	}
 	_, err = s.api.UsageRecords.New(&stripe.UsageRecordParams{
-		Params: params(ctx, ""), SubscriptionItem: new(raw.Items.Data[i].ID), Action: new(stripe.UsageRecordActionSet),
+		Params: params(ctx, ""), SubscriptionItem: new(item), Action: new(stripe.UsageRecordActionSet),
 		Quantity: new(r.quantity), Timestamp: new(r.at.Unix()),
 	})
 	return asked("report usage", err)
+}
+
+// item is the id of a subscription's item with a price, or with one that it replaced.
+func (s *Stripe) item(ctx context.Context, subscription, price string) (string, error) {
+	raw, err := s.api.Subscriptions.Get(subscription, &stripe.SubscriptionParams{Params: params(ctx, "")})
+	if err != nil {
+		return "", asked("read subscription "+subscription, err)
+	}
+	i := slices.IndexFunc(raw.Items.Data, func(item *stripe.SubscriptionItem) bool { return s.catalog.same(price, item.Price.ID) })
+	if i < 0 {
+		return "", fmt.Errorf("subscription %s does not have price %s", subscription, price)
+	}
+	return raw.Items.Data[i].ID, nil
 }
 
 // closeSession expires a Checkout Session, so that nobody can pay at it any more; paid says that somebody had before.

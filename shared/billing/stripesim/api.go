@@ -187,8 +187,11 @@ func (s *Sim) do(method string, path []string, p params) (any, error) {
 		route += "/" + path[2]
 	}
 	var thing object
-	if route == "POST subscription_items/{id}/usage_records" {
+	switch route {
+	case "POST subscription_items/{id}/usage_records":
 		return s.record(id, p)
+	case "GET subscription_items/{id}/usage_record_summaries":
+		return s.summariseRecords(id)
 	}
 	if id != "" {
 		if thing = s.st.Things[id]; thing == nil || !strings.HasPrefix(path[0], strings.TrimPrefix(str(thing["object"]), "billing.")) && thing["object"] != "checkout.session" {

@@ -53,33 +53,53 @@ func (s *Sim) use(p params) (any, error) {
 	}, nil
 }
 
+// item finds an item of a subscription that lives; nil when there is none.
+func (s *Sim) item(id string) (sub, price object) {
+	for _, sub := range s.all("subscription", func(o object) bool { return o["status"] != "canceled" }) {
+		for _, one := range list(obj(sub["items"])["data"]) {
+			if obj(one)["id"] == id {
+				return sub, obj(obj(one)["price"])
+			}
+		}
+	}
+	return nil, nil
+}
+
+// summariseRecords adds up the usage records of an item's current period.
+func (s *Sim) summariseRecords(item string) (any, error) {
+	sub, price := s.item(item)
+	if sub == nil {
+		return nil, missing(item)
+	}
+	from, to := num(sub["current_period_start"]), num(sub["current_period_end"])
+	return object{"object": "list", "url": "/v1/subscription_items/" + item + "/usage_record_summaries", "has_more": false, "data": []any{object{
+		"id": "sis_" + item, "object": "usage_record_summary", "invoice": nil, "livemode": false, "subscription_item": item,
+		"period": object{"start": nil, "end": nil}, "total_usage": s.usedWithin(str(sub["customer"]), str(price["id"]), from, to),
+	}}}, nil
+}
+
 // record takes in a usage record of a subscription's item. Its second is set, or added to.
 func (s *Sim) record(item string, p params) (any, error) {
 	value, err1 := strconv.ParseInt(p.text("quantity"), 10, 64)
 	at, err2 := strconv.ParseInt(p.text("timestamp"), 10, 64)
-	for _, sub := range s.all("subscription", func(o object) bool { return o["status"] != "canceled" }) {
-		for _, one := range list(obj(sub["items"])["data"]) {
-			price := obj(obj(one)["price"])
-			switch {
-			case obj(one)["id"] != item:
-				continue
-			case !isMetered(price) || obj(price["recurring"])["meter"] != nil:
-				return nil, invalid("Usage records are for metered prices without a meter.")
-			case err1 != nil || value < 0 || err2 != nil || p.text("action") != "set" && p.text("action") != "increment":
-				return nil, invalid("quantity, timestamp and action are needed")
-			case at < num(sub["current_period_start"]) || at > s.now():
-				return nil, invalid("Cannot create the usage record with this timestamp because timestamps must be within the subscription's current period.")
-			}
-			key := fmt.Sprint(item, " ", at)
-			total := value
-			if p.text("action") == "increment" {
-				total += s.st.Used[key].Value
-			}
-			s.st.Used[key] = used{str(price["id"]), str(sub["customer"]), total, at, s.now()}
-			return object{"id": s.id("mbur"), "object": "usage_record", "livemode": false, "quantity": value, "subscription_item": item, "timestamp": at}, nil
-		}
+	sub, price := s.item(item)
+	switch {
+	case sub == nil:
+		return nil, missing(item)
+	case !isMetered(price) || obj(price["recurring"])["meter"] != nil:
+		return nil, invalid("Usage records are for metered prices without a meter.")
+	case err1 != nil || value < 0 || err2 != nil || p.text("action") != "set" && p.text("action") != "increment":
+		return nil, invalid("quantity, timestamp and action are needed")
+	case at < num(sub["current_period_start"]) || at > s.now():
+		return nil, invalid("Cannot create the usage record with this timestamp because timestamps must be within the subscription's current period.")
 	}
-	return nil, missing(item)
+	key := fmt.Sprint(item, " ", at)
+	total := value
+	if p.text("action") == "increment" {
+		total += s.st.Used[key].Value
+	}
+	s.st.Used[key] = used{str(price["id"]), str(sub["customer"]), total, at, s.now()}
+	return object{"id": s.id("mbur"), "object": "usage_record", "livemode": false, "quantity": value, "subscription_item": item, "timestamp": at}, nil
 }
 
 // summarise adds up a customer's meter events.
@@ -108,7 +128,7 @@ func (s *Sim) summarise(meter object, p params) (any, error) {
 	return object{"object": "list", "url": "/v1/billing/meters/" + str(meter["id"]) + "/event_summaries", "has_more": false, "data": data}, nil
 }
 
-// Forget drops the meter events of that name that lie within [from, to), as Stripe does with those that it finds wrong after it has
+// Forget drops the meter events of that name, or the usage records of the price of that id, that lie within [from, to), as Stripe does with those that it finds wrong after it has
 // taken them in.
 func (s *Sim) Forget(event string, from, to time.Time) {
 	s.mu.Lock()
