@@ -20,7 +20,7 @@ const installTimeout = 10 * time.Minute
 // Software is something that Install can provide.
 type Software struct {
 	name     string
-	programs []string // all of these, and it is installed
+	programs []string // all of these, and it is installed; of a browser, one of these
 	debian   string   // its Debian packages, with spaces between
 	homebrew string   // its Homebrew formula
 }
@@ -36,6 +36,11 @@ var (
 	Spin = Software{"Spin", []string{"spin"}, "spin", "spin"}
 	// Node runs other implementations than ours that tests compare with.
 	Node = Software{"Node.js", []string{"node", "npm"}, "nodejs npm", "node"}
+	// Chromium is the browser that tests click with; Google's Chrome will do.
+	Chromium = Software{"Chromium", []string{
+		"chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",
+		"/Applications/Google Chrome.app/Contents/MacOS/Google Chrome", "/Applications/Chromium.app/Contents/MacOS/Chromium",
+	}, "chromium", "google-chrome"}
 )
 
 // Install makes sure that each piece of software is there. What is missing it installs with the system's package
@@ -80,6 +85,10 @@ func Install(ctx context.Context, log io.Writer, wanted ...Software) error {
 }
 
 func (s Software) installed() bool {
+	if s.name == Chromium.name {
+		_, err := FindBrowser()
+		return err == nil
+	}
 	return !slices.ContainsFunc(s.programs, func(program string) bool {
 		_, err := Find(program)
 		return err != nil
@@ -109,6 +118,16 @@ func Find(program string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("find %s: %w", program, exec.ErrNotFound)
+}
+
+// FindBrowser answers the path of Chromium or Chrome.
+func FindBrowser() (string, error) {
+	for _, program := range Chromium.programs {
+		if path, err := exec.LookPath(program); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("find %s: %w", strings.Join(Chromium.programs, ", "), exec.ErrNotFound)
 }
 
 // newer orders paths that differ in a version number: the shorter number is the smaller one.
