@@ -12,7 +12,7 @@ PACKAGES  ?= ./...
 IMAGES    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run cli demo test check format lint drift licenses vulnerabilities bench capacity microbench generate fix fuzz install clean \
+.PHONY: help run cli demo test check format lint drift licenses vulnerabilities bench capacity microbench generate fix fuzz install pictures clean \
 	infra pipeline images compatible pipeline-dry-run deploy rollback prove model machine races history herd chaos cluster pooler money meter incidents firebase
 
 help: ## List the targets
@@ -140,10 +140,13 @@ incidents: install ## Prove: a frozen tenant is stopped, an attack is one incide
 generate: ## Write schema.sql and the OpenAPI document anew
 	@go generate ./...
 
+pictures: install ## Take the pictures of the pay page anew
+	@go test -count=1 -run InABrowser ./functions/all/local -args -pictures docs/flows
+
 fuzz: install ## Run each fuzz target for FUZZTIME (30s)
 	@tools/fuzz $(FUZZTIME)
 
-install: ## Install what the tests need: PostgreSQL, Redis, PgBouncer, a C compiler, Spin, Node.js
+install: ## Install what the tests need: PostgreSQL, Redis, PgBouncer, a C compiler, Spin, Chromium, Node.js
 	@go run ./shared/platform/localenv/install
 
 clean: ## Delete what was built, and all local data

@@ -12,11 +12,15 @@ import (
 
 var page = template.Must(template.New("page").Parse(`<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{{.Title}}</title>
-<style>body{font:16px/1.5 system-ui,sans-serif;max-width:30em;margin:4em auto;padding:0 1em}button{font:inherit;padding:.5em 1em;margin:.3em .3em .3em 0}
-td{padding:.2em 1em .2em 0}small{color:#555}</style></head>
+<style>body{font:16px/1.5 system-ui,sans-serif;color:#1a1f36;background:#f6f8fa;margin:0;padding:2.5em 1em}
+main{max-width:28em;margin:auto;padding:1.5em 2em;background:#fff;border:1px solid #d8dee4;border-radius:10px}h1{font-size:1.4em;margin:.2em 0 .8em}
+table{width:100%;border-collapse:collapse;margin-bottom:1.5em}td{padding:.6em 0;border-bottom:1px solid #e6e9ed;vertical-align:top}td:first-child{padding-right:1em}
+td:last-child{text-align:right;font-variant-numeric:tabular-nums}tr.total td{font-weight:600;border-bottom:0}
+button{font:inherit;width:100%;padding:.6em 1em;margin:.3em 0;background:#fff;color:inherit;border:1px solid #b6bfc9;border-radius:6px;cursor:pointer}
+form:first-of-type button{background:#0b5cad;border-color:#0b5cad;color:#fff}[role=status]{padding:.6em 1em;background:#fff6dd;border-radius:6px}small{color:#57606a}</style></head>
 <body><main><h1>{{.Title}}</h1>{{if .Says}}<p role="status"><strong>{{.Says}}</strong></p>{{end}}
-<table>{{range .Rows}}<tr><td>{{index . 0}}</td><td>{{index . 1}}</td></tr>{{end}}</table>
-{{range .Buttons}}<form method="post"><input type="hidden" name="do" value="{{.Do}}"><button>{{.Text}}</button></form>{{end}}
+{{if .Rows}}<table>{{range .Rows}}<tr{{if eq (index . 0) "Total now"}} class="total"{{end}}><td>{{index . 0}}</td><td>{{index . 1}}</td></tr>{{end}}</table>{{end}}
+{{range .Buttons}}<form method="post"><input type="hidden" name="do" value="{{.Do}}"><button id="{{.Do}}">{{.Text}}</button></form>{{end}}
 {{if .Back}}<p><a href="{{.Back}}">Back to the shop</a></p>{{end}}
 <p><small>This page stands in for Stripe's on one machine. No money moves.</small></p></main></body></html>`))
 
@@ -39,6 +43,12 @@ func money(minor int64) string { return fmt.Sprintf("%d.%02d USD", minor/100, mi
 func (s *Sim) pages(m *http.ServeMux) {
 	m.HandleFunc("/pay/{id}", s.pay)
 	m.HandleFunc("/portal/{id}", s.portal)
+	m.HandleFunc("GET /shop/paid", func(w http.ResponseWriter, _ *http.Request) {
+		show(w, view{Title: "Thank you", Says: "You have paid. The licence is made in a moment, and its key is mailed to you."})
+	})
+	m.HandleFunc("GET /shop/cancelled", func(w http.ResponseWriter, _ *http.Request) {
+		show(w, view{Title: "You are back in the shop", Says: "Nothing was bought, and nothing was paid."})
+	})
 	m.HandleFunc("POST /sim/advance", s.advance)
 	m.HandleFunc("POST /sim/faults", s.setFaults)
 	m.HandleFunc("GET /sim/events", func(w http.ResponseWriter, _ *http.Request) {
@@ -84,7 +94,10 @@ func (s *Sim) pay(w http.ResponseWriter, r *http.Request) {
 	v.Rows = append(v.Rows, [2]string{"Total now", money(num(session["amount_total"]))})
 	v.Buttons = []button{{"pay", "Pay with a card that works"}, {"decline", "Pay with a card that is declined"}, {"bank", "Pay by bank: the money comes later"}, {"cancel", "Cancel"}}
 	if session["status"] != "open" {
-		v.Buttons, v.Says, v.Back = nil, "This session is "+str(session["status"])+".", str(session["success_url"])
+		v.Buttons, v.Says, v.Back = nil, "This session is "+str(session["status"])+".", str(session["cancel_url"])
+		if session["status"] == "complete" {
+			v.Back = str(session["success_url"])
+		}
 		show(w, v)
 		return
 	}

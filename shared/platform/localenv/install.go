@@ -23,21 +23,27 @@ type Software struct {
 	programs []string // all of these, and it is installed
 	debian   string   // its Debian packages, with spaces between
 	homebrew string   // its Homebrew formula
+	oneOf    bool     // one of the programs is enough
 }
 
 // The software that `make run` and the tests stand on.
 var (
-	PostgreSQL = Software{"PostgreSQL", []string{"initdb", "postgres", "pg_dump"}, "postgresql", "postgresql@15"}
-	Redis      = Software{"Redis", []string{"redis-server"}, "redis-server", "redis"}
-	PgBouncer  = Software{"PgBouncer", []string{"pgbouncer"}, "pgbouncer", "pgbouncer"}
+	PostgreSQL = Software{name: "PostgreSQL", programs: []string{"initdb", "postgres", "pg_dump"}, debian: "postgresql", homebrew: "postgresql@15"}
+	Redis      = Software{name: "Redis", programs: []string{"redis-server"}, debian: "redis-server", homebrew: "redis"}
+	PgBouncer  = Software{name: "PgBouncer", programs: []string{"pgbouncer"}, debian: "pgbouncer", homebrew: "pgbouncer"}
 	// CCompiler is what Go's race detector links with. A Mac has it with its command line tools.
-	CCompiler = Software{"a C compiler", []string{"cc"}, "gcc libc6-dev", "gcc"}
+	CCompiler = Software{name: "a C compiler", programs: []string{"cc"}, debian: "gcc libc6-dev", homebrew: "gcc"}
 	// Spin checks the model of the seat protocol; what it generates is C.
-	Spin = Software{"Spin", []string{"spin"}, "spin", "spin"}
+	Spin = Software{name: "Spin", programs: []string{"spin"}, debian: "spin", homebrew: "spin"}
 	// Java runs the emulator of Firestore, where that is (HasFirestore).
-	Java = Software{"Java", []string{"java"}, "default-jre-headless", "openjdk"}
+	Java = Software{name: "Java", programs: []string{"java"}, debian: "default-jre-headless", homebrew: "openjdk"}
 	// Node runs other implementations than ours that tests compare with.
-	Node = Software{"Node.js", []string{"node", "npm"}, "nodejs npm", "node"}
+	Node = Software{name: "Node.js", programs: []string{"node", "npm"}, debian: "nodejs npm", homebrew: "node"}
+	// Chromium is the browser that tests click with; Google's Chrome will do.
+	Chromium = Software{name: "Chromium", programs: []string{
+		"chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",
+		"/Applications/Google Chrome.app/Contents/MacOS/Google Chrome", "/Applications/Chromium.app/Contents/MacOS/Chromium",
+	}, debian: "chromium", homebrew: "google-chrome", oneOf: true}
 )
 
 // Install makes sure that each piece of software is there. What is missing it installs with the system's package
@@ -82,6 +88,12 @@ func Install(ctx context.Context, log io.Writer, wanted ...Software) error {
 }
 
 func (s Software) installed() bool {
+	if s.oneOf {
+		return slices.ContainsFunc(s.programs, func(program string) bool {
+			_, err := Find(program)
+			return err == nil
+		})
+	}
 	return !slices.ContainsFunc(s.programs, func(program string) bool {
 		_, err := Find(program)
 		return err != nil
@@ -111,6 +123,16 @@ func Find(program string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("find %s: %w", program, exec.ErrNotFound)
+}
+
+// FindBrowser answers the path of Chromium or Chrome.
+func FindBrowser() (string, error) {
+	for _, program := range Chromium.programs {
+		if path, err := Find(program); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("find %s: %w", strings.Join(Chromium.programs, ", "), exec.ErrNotFound)
 }
 
 // newer orders paths that differ in a version number: the shorter number is the smaller one.

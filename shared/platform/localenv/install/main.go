@@ -1,5 +1,6 @@
 // Command install provides what the tests stand on: PostgreSQL, Redis, PgBouncer, a C compiler for the race detector, the
-// model checker Spin, Node.js with the JOSE library that receipts are shown to, and Java where the emulator of Firestore is. What is there already it leaves alone.
+// model checker Spin, a browser, Node.js with the JOSE library that receipts are shown to, and Java where the emulator of Firestore is.
+// What is there already it leaves alone.
 // It runs in the top folder of the repository.
 package main
 
@@ -13,7 +14,7 @@ import (
 
 func main() {
 	ctx := context.Background()
-	wanted := []localenv.Software{localenv.PostgreSQL, localenv.Redis, localenv.PgBouncer, localenv.CCompiler, localenv.Spin}
+	wanted := []localenv.Software{localenv.PostgreSQL, localenv.Redis, localenv.PgBouncer, localenv.CCompiler, localenv.Spin, localenv.Chromium}
 	if localenv.HasFirestore() {
 		wanted = append(wanted, localenv.Java)
 	}
