@@ -28,5 +28,6 @@ func Open(ctx context.Context, getenv func(string) string, log *slog.Logger) (*s
 		// PostgreSQL is not asked: heartbeats go on without it.
 		Ready: []httpx.Check{{Name: "redis", Ping: seats.Ping}},
 		Close: func() { _ = seats.Close(); db.Close() },
+		Lean:  true,
 	}, nil
 }

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,6 +39,24 @@ type Function struct {
 	Ready []httpx.Check
 	// Close lets go of the stores when no request is in flight any more; nil when there is nothing to let go of.
 	Close func()
+	// Lean keeps the process small rather than the collector idle: many instances of it are to cost little.
+	Lean bool
+}
+
+// collector sets how often the garbage collector runs, unless the environment says (GOGC, GOMEMLIMIT). A function's live heap is a
+// few megabytes: at Go's own pace a tenth of a request's CPU was spent on collecting it. The limit is below the memory of the
+// smallest instance (256 MiB in infra/functions.tf), for the collector to work harder before the platform kills.
+func collector(getenv func(string) string, lean bool) {
+	if getenv("GOGC") == "" {
+		percent := 400
+		if lean {
+			percent = 200
+		}
+		debug.SetGCPercent(percent)
+	}
+	if getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(200 << 20)
+	}
 }
 
 // Config is what every function reads from its environment, beside its own.
@@ -113,6 +132,7 @@ func run(name string, open func(context.Context, func(string) string, *slog.Logg
 	if f.Close != nil {
 		defer f.Close()
 	}
+	collector(getenv, f.Lean)
 
 	// The framework serves the function that this variable names, and without it would serve none at "/".
 	// With K_SERVICE, which Cloud Run sets, it would write an empty line to both outputs after each request, as a platform of
