@@ -44,7 +44,7 @@ type Function struct {
 }
 
 // collector sets how often the garbage collector runs, unless the environment says (GOGC, GOMEMLIMIT). A function's live heap is a
-// few megabytes: at Go's own pace a tenth of a request's CPU was spent on collecting it. The limit is below the memory of the
+// few megabytes: at Go's own pace a tenth of acquire's CPU was spent on collecting it. The limit is below the memory of the
 // smallest instance (256 MiB in infra/functions.tf), for the collector to work harder before the platform kills.
 func collector(getenv func(string) string, lean bool) {
 	if getenv("GOGC") == "" {
