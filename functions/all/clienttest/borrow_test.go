@@ -82,22 +82,29 @@ func TestABorrowedSeatIsKeptBySeveralLivesOfAProgramOnlineAndOffline(t *testing.
 	free(t, s, l, "desktop", slack)
 }
 
-func TestABorrowIsRefusedOfflineOnceTheRevocationListNamesIt(t *testing.T) {
-	t.Parallel()
+// borrowed is a laptop that has borrowed the one seat of a licence for an hour, and whose program has ended.
+func borrowed(t *testing.T) (*World, *service, License, *client.Client) {
+	t.Helper()
 	w := New(t)
 	s := serve(t, w)
 	l := w.Seats(t, 1, lease)
 	c := clientOf(s, l, "laptop")
 	c.ReceiptFile, c.Roots, c.Product = filepath.Join(t.TempDir(), "seat.jws"), roots(t, w), Product
 	seat := acquire(t, c)
+	defer seat.Release()
 	if _, err := seat.Borrow(t.Context(), time.Now().Add(time.Hour)); err != nil {
 		t.Fatal(err)
 	}
+	return w, s, l, c
+}
+
+func TestABorrowIsRefusedOfflineOnceTheRevocationListNamesIt(t *testing.T) {
+	t.Parallel()
+	w, s, l, c := borrowed(t)
 	text, err := os.ReadFile(c.ReceiptFile + receipt.RevocationsSuffix)
 	if err != nil {
 		t.Fatal("borrowing brought no revocation list:", err)
 	}
-	seat.Release()
 	w.Revoke(t, l)
 
 	// Seats cannot be reached, but the list can.
@@ -133,16 +140,7 @@ func TestABorrowIsRefusedOfflineOnceTheRevocationListNamesIt(t *testing.T) {
 
 func TestABorrowThatWasWithdrawnIsRefusedAtTheNextContact(t *testing.T) {
 	t.Parallel()
-	w := New(t)
-	s := serve(t, w)
-	l := w.Seats(t, 1, lease)
-	c := clientOf(s, l, "laptop")
-	c.ReceiptFile, c.Roots, c.Product = filepath.Join(t.TempDir(), "seat.jws"), roots(t, w), Product
-	first := acquire(t, c)
-	if _, err := first.Borrow(t.Context(), time.Now().Add(time.Hour)); err != nil {
-		t.Fatal(err)
-	}
-	first.Release()
+	w, s, l, c := borrowed(t)
 	w.Revoke(t, l)
 	var why *client.Refusal
 	if _, err := c.Acquire(t.Context()); !errors.As(err, &why) || why.Code != "license_revoked" {
