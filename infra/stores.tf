@@ -14,6 +14,8 @@ resource "google_sql_database_instance" "usher" {
       ipv4_enabled    = false
       private_network = google_compute_network.usher.id
       ssl_mode        = "ENCRYPTED_ONLY"
+      # An authority of the instance's own: whoever shows a certificate of it is the instance.
+      server_ca_mode = "GOOGLE_MANAGED_INTERNAL_CA"
     }
     backup_configuration {
       enabled                        = true
@@ -66,6 +68,7 @@ resource "google_sql_database_instance" "standby" {
       ipv4_enabled    = false
       private_network = google_compute_network.usher.id
       ssl_mode        = "ENCRYPTED_ONLY"
+      server_ca_mode  = "GOOGLE_MANAGED_INTERNAL_CA"
     }
     # A replica may not have fewer than its primary.
     database_flags {
@@ -93,8 +96,7 @@ resource "google_sql_user" "function" {
   type     = "CLOUD_IAM_SERVICE_ACCOUNT"
 }
 
-# To log in, and nothing else of Cloud SQL. IAM knows no less than all instances of the project, of which there is one and its
-# replica.
+# To log in, and nothing else of Cloud SQL: in the project, whose instances are this one and its replica.
 resource "google_project_iam_member" "database" {
   for_each = local.functions
   project  = var.project
