@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,56 +17,11 @@ import (
 // login is how Cloud SQL names a service account.
 const login = "fn-acquire@usher-test.iam"
 
-// metadataServer stands in for the server that tells an instance's service account its tokens, and speaks as it does.
-type metadataServer struct {
-	*httptest.Server
-
-	mu      sync.Mutex
-	token   string
-	seconds int
-	asked   int
-}
-
-// newMetadataServer takes the place of the metadata server for the whole process: such a test is not parallel.
-func newMetadataServer(t *testing.T) *metadataServer {
-	t.Helper()
-	m := &metadataServer{}
-	m.Server = httptest.NewServer(m)
-	t.Cleanup(m.Close)
-	t.Setenv("GCE_METADATA_HOST", m.Listener.Addr().String())
-	return m
-}
-
-func (m *metadataServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	w.Header().Set("Metadata-Flavor", "Google")
-	switch {
-	case r.Header.Get("Metadata-Flavor") != "Google":
-		http.Error(w, "Missing required header: Metadata-Flavor", http.StatusForbidden)
-	case r.URL.Path != "/computeMetadata/v1/instance/service-accounts/default/token" ||
-		r.URL.Query().Get("scopes") != "https://www.googleapis.com/auth/sqlservice.login":
-		http.NotFound(w, r)
-	default:
-		m.asked++
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = fmt.Fprintf(w, `{"access_token":%q,"expires_in":%d,"token_type":"Bearer"}`, m.token, m.seconds)
-	}
-}
-
 // hand makes the token the password of the login in the database, as Cloud SQL believes the newest, and hands it out.
-func (m *metadataServer) hand(t *testing.T, db *testenv.PrivateDB, token string, seconds int) {
+func hand(t *testing.T, m *testenv.MetadataServer, db *testenv.PrivateDB, token string, life time.Duration) {
 	t.Helper()
 	db.Exec(t, `alter role `+pgx.Identifier{login}.Sanitize()+` password '`+token+`'`)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.token, m.seconds = token, seconds
-}
-
-func (m *metadataServer) times() int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.asked
+	m.Hand(token, life)
 }
 
 func as(role string) string { return "&role=" + role }
@@ -89,11 +43,12 @@ func cut(t *testing.T, db *testenv.PrivateDB) {
 
 // The tests of IAM share a server and a metadata server, which is the whole process's: one after the other.
 func TestByIAM(t *testing.T) {
-	db, m := newIAM(t), newMetadataServer(t)
+	db, m := newIAM(t), testenv.Metadata(t)
+	t.Setenv("GCE_METADATA_HOST", m.Addr())
 
 	t.Run("a session acts as the function's role, with its deadlines, and sees one tenant", func(t *testing.T) {
-		m.hand(t, db, "ya29.first", 3600)
-		b := open(t, db.GuardedURL(login)+as("usher_acquire"), tenancy.Config{IAM: true})
+		hand(t, m, db, "ya29.first", time.Hour)
+		b := open(t, db.GuardedURL(login)+as("usher_acquire"), tenancy.Config{IAM: true, MaxConns: 8})
 		if err := onlyOwn(t.Context(), b.db, b.a); err != nil {
 			t.Error(err)
 		}
@@ -118,9 +73,9 @@ func TestByIAM(t *testing.T) {
 	})
 
 	t.Run("a token is kept while it is good and fetched anew when it is not", func(t *testing.T) {
-		m.hand(t, db, "ya29.second", 3600)
+		hand(t, m, db, "ya29.second", time.Hour)
 		b := open(t, db.GuardedURL(login)+as("usher_acquire"), tenancy.Config{IAM: true, MaxConns: 1})
-		before := m.times()
+		before := m.Asked()
 		for range 3 {
 			if err := b.db.Ping(t.Context()); err != nil {
 				t.Fatal(err)
@@ -128,16 +83,16 @@ func TestByIAM(t *testing.T) {
 			cut(t, db)
 			_ = b.db.Ping(t.Context()) // finds out
 		}
-		if asked := m.times() - before; asked != 1 {
+		if asked := m.Asked() - before; asked != 1 {
 			t.Errorf("a good token was fetched %d times", asked)
 		}
 
-		m.hand(t, db, "ya29.third", 30) // less than a connection is begun with
+		hand(t, m, db, "ya29.third", 30*time.Second) // less than a connection is begun with
 		b = open(t, db.GuardedURL(login)+as("usher_acquire"), tenancy.Config{IAM: true, MaxConns: 1})
 		if err := b.db.Ping(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		m.hand(t, db, "ya29.fourth", 3600)
+		hand(t, m, db, "ya29.fourth", time.Hour)
 		cut(t, db)
 		testenv.Eventually(t, 10*time.Second, func() error { return b.db.Ping(t.Context()) })
 		if err := onlyOwn(t.Context(), b.db, b.a); err != nil {
@@ -146,7 +101,7 @@ func TestByIAM(t *testing.T) {
 	})
 
 	t.Run("without the metadata server the database is unavailable and open connections stay", func(t *testing.T) {
-		m.hand(t, db, "ya29.fifth", 30)
+		hand(t, m, db, "ya29.fifth", 30*time.Second)
 		b := open(t, db.GuardedURL(login)+as("usher_acquire"), tenancy.Config{IAM: true, MaxConns: 2, Timeout: time.Second, ConnectTimeout: 500 * time.Millisecond})
 		ctx := t.Context()
 		var pid int
@@ -181,7 +136,7 @@ func TestByIAM(t *testing.T) {
 	})
 
 	t.Run("what may bypass row-level security is refused", func(t *testing.T) {
-		m.hand(t, db, "ya29.sixth", 3600)
+		hand(t, m, db, "ya29.sixth", time.Hour)
 		who := pgx.Identifier{login}.Sanitize()
 		for name, sql := range map[string]struct{ raise, lower string }{
 			"the login itself":          {`alter role ` + who + ` bypassrls`, `alter role ` + who + ` nobypassrls`},
@@ -198,7 +153,7 @@ func TestByIAM(t *testing.T) {
 	})
 
 	t.Run("a role that the account was not given is refused", func(t *testing.T) {
-		m.hand(t, db, "ya29.seventh", 3600)
+		hand(t, m, db, "ya29.seventh", time.Hour)
 		b := open(t, db.GuardedURL(login)+as("usher_operator"), tenancy.Config{IAM: true})
 		if err := b.db.Ping(t.Context()); tenancy.Code(err) != "42501" {
 			t.Errorf("as usher_operator: %v", err)
