@@ -6,7 +6,7 @@
 #                in the function, which checks a MAC before anything else
 #   schedule     cron, in UTC, the path that is posted to, and the seconds that an answer may take: a little more than the run
 #   operators    the operators may call it too, as IAM says who they are (rotate: to revoke a key)
-#   postgres     login roles in the database, each with a connection string in a secret of its own
+#   postgres     roles in the database that its account may act as
 #   redis        pools: the seats. budgets: who asks how often
 #   kms          decrypt, encrypt: the key that wraps receipt keys. sign: the roots. admin: makes and destroys roots' versions
 #   secrets      read: a key ring in an environment variable, or (seat-token-keys) a file that is read afresh

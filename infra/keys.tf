@@ -53,17 +53,15 @@ locals {
   kms_keys = { root = google_kms_crypto_key.root.id, wrapping = google_kms_crypto_key.wrapping.id }
 
   # Made empty: values are added by an operator (docs/deploy.md) and never pass through Terraform or its state.
-  shared_secrets = toset([
-    "license-key-peppers", "api-key-peppers", "notify-keys", "seat-token-keys", "pools-url", "budgets-url", "redis-ca", "migrate-url",
+  secrets = toset([
+    "license-key-peppers", "api-key-peppers", "notify-keys", "seat-token-keys", "pools-url", "budgets-url", "redis-ca", "postgres-ca", "migrate-url",
     "smtp-password", "stripe-api-key", "stripe-webhook-secrets",
   ])
-  # A connection string for each login role: no function reads another's.
-  role_secrets = toset(flatten([for f in local.functions : [for role in f.postgres : replace("${role}-url", "_", "-")]]))
 
   # What each function reads.
   reads = { for name, f in local.functions : name => concat(
     f.secrets,
-    [for role in f.postgres : replace("${role}-url", "_", "-")],
+    ["postgres-ca"],
     [for store in f.redis : "${store}-url"],
     length(f.redis) > 0 ? ["redis-ca"] : [],
   ) }
@@ -90,22 +88,22 @@ resource "google_pubsub_topic_iam_member" "secrets" {
 }
 
 resource "google_secret_manager_secret" "usher" {
-  for_each  = setunion(local.shared_secrets, local.role_secrets)
+  for_each  = local.secrets
   secret_id = each.key
   replication {
     auto {}
   }
   # Says each 90 days on the topic that it is time; what to do is in docs/operations.md. The keys of seat tokens are
-  # rotated by function rotate, and the certificate of Redis by Google.
+  # rotated by function rotate, and the certificates of Redis and PostgreSQL by Google.
   dynamic "rotation" {
-    for_each = contains(["seat-token-keys", "redis-ca"], each.key) ? [] : [1]
+    for_each = contains(["seat-token-keys", "redis-ca", "postgres-ca"], each.key) ? [] : [1]
     content {
       rotation_period    = "7776000s"
       next_rotation_time = timeadd(plantimestamp(), "2160h")
     }
   }
   dynamic "topics" {
-    for_each = contains(["seat-token-keys", "redis-ca"], each.key) ? [] : [1]
+    for_each = contains(["seat-token-keys", "redis-ca", "postgres-ca"], each.key) ? [] : [1]
     content {
       name = google_pubsub_topic.secrets.id
     }

@@ -29,6 +29,11 @@ resource "google_cloud_run_v2_job" "migrate" {
       }
       containers {
         image = "${local.registry}/migrate:${var.image_tag}"
+        # As whom each account acts: what it grants when the roles are there.
+        env {
+          name  = "DATABASE_LOGINS"
+          value = jsonencode({ for name, f in local.functions : local.logins[name] => f.postgres })
+        }
         env {
           name = "DATABASE_URL"
           value_source {
@@ -44,7 +49,7 @@ resource "google_cloud_run_v2_job" "migrate" {
   lifecycle {
     ignore_changes = [template[0].template[0].containers[0].image, client, client_version]
   }
-  depends_on = [google_secret_manager_secret_iam_member.migrate]
+  depends_on = [google_secret_manager_secret_iam_member.migrate, google_sql_user.function]
 }
 
 resource "google_service_account" "deployer" {

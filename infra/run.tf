@@ -36,7 +36,9 @@ locals {
 
   # The environment that follows from a row, in clear.
   variables = { for name, f in local.functions : name => merge(
-    { GOOGLE_CLOUD_PROJECT = var.project, DATABASE_MAX_CONNS = tostring(f.connections) },
+    { GOOGLE_CLOUD_PROJECT = var.project, DATABASE_IAM = "true", DATABASE_MAX_CONNS = tostring(f.connections) },
+    # The second role of admin is the operator's.
+    { for i, role in f.postgres : i == 0 ? "DATABASE_URL" : "OPERATOR_DATABASE_URL" => local.database_urls[name][role] },
     # Telemetry goes to Google's own receiver of OTLP, in the name of the function's account.
     { OTEL_EXPORTER_OTLP_ENDPOINT = "https://telemetry.googleapis.com", OTEL_RESOURCE_ATTRIBUTES = join(",", [for k, v in local.measured : "${k}=${v}"]) },
     # Behind the load balancer two proxies append to X-Forwarded-For, else one.
@@ -57,9 +59,8 @@ locals {
     lookup(var.more, name, {}),
   ) }
 
-  # And what is taken from secrets, by the variable's name. The second role of admin is the operator's.
+  # And what is taken from secrets, by the variable's name.
   secret_variables = { for name, f in local.functions : name => merge(
-    { for i, role in f.postgres : i == 0 ? "DATABASE_URL" : "OPERATOR_DATABASE_URL" => replace("${role}-url", "_", "-") },
     contains(f.redis, "pools") ? { REDIS_URL = "pools-url" } : {},
     contains(f.redis, "budgets") ? { BUDGET_REDIS_URL = "budgets-url" } : {},
     { for secret in f.secrets : upper(replace(secret, "-", "_")) => secret if secret != "seat-token-keys" },
@@ -67,6 +68,7 @@ locals {
 
   # Mounted as files, which Cloud Run reads afresh.
   files = { for name, f in local.functions : name => merge(
+    { postgres-ca = "ca.pem" },
     length(f.redis) > 0 ? { redis-ca = "ca.pem" } : {},
     contains(f.secrets, "seat-token-keys") && !contains(f.writes, "seat-token-keys") ? { seat-token-keys = "ring" } : {},
   ) }
@@ -165,7 +167,7 @@ resource "google_cloud_run_v2_service" "function" {
     # Deployments change these.
     ignore_changes = [template[0].containers[0].image, template[0].labels, template[0].revision, traffic, client, client_version]
   }
-  depends_on = [google_secret_manager_secret_iam_member.read, google_secret_manager_secret_iam_member.write, google_kms_crypto_key_iam_member.function]
+  depends_on = [google_secret_manager_secret_iam_member.read, google_secret_manager_secret_iam_member.write, google_kms_crypto_key_iam_member.function, google_project_iam_member.database, google_sql_user.function]
 }
 
 resource "google_cloud_run_v2_service_iam_member" "public" {

@@ -1,5 +1,5 @@
 resource "google_sql_database_instance" "usher" {
-  name                = "usher"
+  name                = var.postgres_instance
   database_version    = "POSTGRES_15"
   region              = var.region
   deletion_protection = true
@@ -14,6 +14,8 @@ resource "google_sql_database_instance" "usher" {
       ipv4_enabled    = false
       private_network = google_compute_network.usher.id
       ssl_mode        = "ENCRYPTED_ONLY"
+      # An authority of the instance's own: whoever shows a certificate of it is the instance.
+      server_ca_mode = "GOOGLE_MANAGED_INTERNAL_CA"
     }
     backup_configuration {
       enabled                        = true
@@ -27,6 +29,11 @@ resource "google_sql_database_instance" "usher" {
     database_flags {
       name  = "max_connections"
       value = tostring(var.postgres_max_connections)
+    }
+    # Functions log in as their accounts.
+    database_flags {
+      name  = "cloudsql.iam_authentication"
+      value = "on"
     }
     insights_config {
       query_insights_enabled = true
@@ -61,11 +68,17 @@ resource "google_sql_database_instance" "standby" {
       ipv4_enabled    = false
       private_network = google_compute_network.usher.id
       ssl_mode        = "ENCRYPTED_ONLY"
+      server_ca_mode  = "GOOGLE_MANAGED_INTERNAL_CA"
     }
     # A replica may not have fewer than its primary.
     database_flags {
       name  = "max_connections"
       value = tostring(var.postgres_max_connections)
+    }
+    # Of what a primary is set to a replica knows nothing: whoever takes over must let functions in.
+    database_flags {
+      name  = "cloudsql.iam_authentication"
+      value = "on"
     }
   }
 }
@@ -73,6 +86,32 @@ resource "google_sql_database_instance" "standby" {
 resource "google_sql_database" "usher" {
   name     = "usher"
   instance = google_sql_database_instance.usher.name
+}
+
+# The account of each function is a user of the database. Its password is a token of IAM; there is no other.
+resource "google_sql_user" "function" {
+  for_each = local.functions
+  name     = local.logins[each.key]
+  instance = google_sql_database_instance.usher.name
+  type     = "CLOUD_IAM_SERVICE_ACCOUNT"
+}
+
+# To log in, and nothing else of Cloud SQL: in the project, whose instances are this one and its replica.
+resource "google_project_iam_member" "database" {
+  for_each = local.functions
+  project  = var.project
+  role     = "roles/cloudsql.instanceUser"
+  member   = google_service_account.function[each.key].member
+}
+
+locals {
+  # In the database an account's name has no .gserviceaccount.com.
+  logins = { for name, account in google_service_account.function : name => "${account.account_id}@${var.project}.iam" }
+  # Where each role of the table is acted as. The server is held to the certificate of its own authority, as the token is sent to it.
+  database_urls = { for name, f in local.functions : name => { for role in f.postgres : role => join("", [
+    "postgres://${urlencode(local.logins[name])}@${google_sql_database_instance.usher.private_ip_address}:5432/${google_sql_database.usher.name}",
+    "?sslmode=verify-ca&sslrootcert=/var/run/postgres-ca/ca.pem&role=${role}",
+  ]) } }
 }
 
 # The pools of seats, and apart from them the budgets: a flood of requests must not cost anybody a seat.

@@ -231,7 +231,7 @@ func TestNoFunctionHasADoorItDoesNotUseOrUsesOneItDoesNotHave(t *testing.T) {
 }
 
 // optional are variables of a deployment that no function needs to start.
-var optional = []string{"GOOGLE_CLOUD_PROJECT", "DATABASE_MAX_CONNS", "TRUSTED_HOPS", "SSL_CERT_DIR", "JOURNAL_DATABASE", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_RESOURCE_ATTRIBUTES"}
+var optional = []string{"GOOGLE_CLOUD_PROJECT", "DATABASE_IAM", "DATABASE_MAX_CONNS", "TRUSTED_HOPS", "SSL_CERT_DIR", "JOURNAL_DATABASE", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_RESOURCE_ATTRIBUTES"}
 
 func TestEveryFunctionIsGivenTheVariablesItNeedsAndNoOthers(t *testing.T) {
 	p, _ := readPlan(t)
@@ -246,6 +246,52 @@ func TestEveryFunctionIsGivenTheVariablesItNeedsAndNoOthers(t *testing.T) {
 		}
 		if got := sorted(got); !slices.Equal(got, want) {
 			t.Errorf("%s is given\n\t%v\nand reads\n\t%v", name, got, want)
+		}
+	}
+}
+
+// Who a function is in the database, and as whom it may act, is what the table says; nothing of ours knows a password there but
+// the job that migrates.
+func TestEachFunctionLogsInAsItsAccountAndActsAsItsRoles(t *testing.T) {
+	p, table := readPlan(t)
+	users, services, grants := p.of("google_sql_user", "function"), p.of("google_cloud_run_v2_service", "function"), map[string][]string{}
+	for _, r := range p.Planned.Root.Resources {
+		switch {
+		case r.Type == "google_cloud_run_v2_job" && r.Name == "migrate":
+			for _, e := range first(first(first(r.Values["template"])["template"])["containers"])["env"].([]any) {
+				if variable := e.(map[string]any); variable["name"] == "DATABASE_LOGINS" {
+					if err := json.Unmarshal([]byte(variable["value"].(string)), &grants); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		case r.Type == "google_sql_user" && r.Values["type"] != "CLOUD_IAM_SERVICE_ACCOUNT":
+			t.Errorf("%s[%v] is a user of type %v", r.Type, r.Index, r.Values["type"])
+		case r.Type == "google_secret_manager_secret" && strings.HasSuffix(r.Index.(string), "-url") && !slices.Contains([]string{"pools-url", "budgets-url", "migrate-url"}, r.Index.(string)):
+			t.Errorf("there is a secret %v", r.Index)
+		}
+	}
+	if len(grants) != len(table) {
+		t.Errorf("the job that migrates lets %d accounts act, and there are %d functions", len(grants), len(table))
+	}
+	for name, r := range table {
+		login := "fn-" + name + "@usher-check.iam"
+		if got := users[name]["name"]; got != login {
+			t.Errorf("%s is %v in the database, want %s", name, got, login)
+		}
+		if got := grants[login]; !slices.Equal(got, r.Postgres) {
+			t.Errorf("%s may act as %v, and the table says %v", login, got, r.Postgres)
+		}
+		byIAM := false
+		for _, e := range first(first(services[name]["template"])["containers"])["env"].([]any) {
+			variable := e.(map[string]any)
+			byIAM = byIAM || variable["name"] == "DATABASE_IAM" && variable["value"] == "true"
+			if sources, _ := variable["value_source"].([]any); strings.HasSuffix(variable["name"].(string), "DATABASE_URL") && len(sources) > 0 {
+				t.Errorf("%s takes %s from a secret", name, variable["name"])
+			}
+		}
+		if !byIAM {
+			t.Errorf("%s does not log in by IAM", name)
 		}
 	}
 }
@@ -341,7 +387,8 @@ func TestOnlyRotateAndIncidentAdministerKeys(t *testing.T) {
 }
 
 // All that an account of a function may do is said by the table, of one thing each: nothing is granted in the whole project
-// but to who deploys, to who reads or writes the journal, whose roles Firestore does not know of less, and to tell what is measured.
+// but to who deploys, to who reads or writes the journal, whose roles Firestore does not know of less, to log in to the database, and
+// to tell what is measured.
 func TestNoFunctionIsGrantedAnythingInTheWholeProject(t *testing.T) {
 	p, _ := readPlan(t)
 	var got []string
@@ -349,6 +396,9 @@ func TestNoFunctionIsGrantedAnythingInTheWholeProject(t *testing.T) {
 		if strings.HasPrefix(r.Type, "google_project_iam_") && r.Type != "google_project_iam_custom_role" {
 			if r.Name == "journal" && first(r.Values["condition"])["expression"] == `resource.name == "projects/usher-check/databases/usher-journal"` {
 				continue // of one database
+			}
+			if r.Name == "database" && r.Values["role"] == "roles/cloudsql.instanceUser" {
+				continue // they log in; what they may do there is what their roles may
 			}
 			if role := r.Values["role"]; r.Name == "telemetry" && (role == "roles/telemetry.metricsWriter" || role == "roles/telemetry.tracesWriter") {
 				continue // they write, and read nothing
@@ -478,7 +528,11 @@ func TestTheServerHasAConnectionForEveryInstance(t *testing.T) {
 		most := 0
 		for _, r := range p.Planned.Root.Resources {
 			if r.Type == "google_sql_database_instance" {
-				most, _ = strconv.Atoi(first(first(r.Values["settings"])["database_flags"])["value"].(string))
+				for _, f := range first(r.Values["settings"])["database_flags"].([]any) {
+					if flag := f.(map[string]any); flag["name"] == "max_connections" {
+						most, _ = strconv.Atoi(flag["value"].(string))
+					}
+				}
 			}
 		}
 		if total > most-10 {

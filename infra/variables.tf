@@ -92,6 +92,12 @@ variable "standby_region" {
   default     = null
 }
 
+variable "postgres_instance" {
+  description = "Name of the instance of PostgreSQL: another's after a restore, or when the standby took over."
+  type        = string
+  default     = "usher"
+}
+
 variable "postgres_tier" {
   type    = string
   default = "db-custom-1-3840"

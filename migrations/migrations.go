@@ -173,13 +173,10 @@ func Status(ctx context.Context, ownerURL string, log io.Writer) error {
 
 // with runs fn with goose's view of the database at ownerURL.
 func with(ownerURL string, files fs.FS, serving int64, fn func(*goose.Provider) error) (err error) {
-	config, err := pgx.ParseConfig(ownerURL)
+	config, err := parse(ownerURL)
 	if err != nil {
-		// The parser's own message quotes the URL, password and all.
-		return errors.New("the database URL is not a PostgreSQL connection string")
+		return err
 	}
-	config.ConnectTimeout = 10 * time.Second
-	config.RuntimeParams["application_name"] = "migrate"
 	config.RuntimeParams["lock_timeout"] = strconv.FormatInt(lockWait.Milliseconds(), 10)
 	db := stdlib.OpenDB(*config)
 	defer func() { err = errors.Join(err, db.Close()) }()
@@ -188,6 +185,17 @@ func with(ownerURL string, files fs.FS, serving int64, fn func(*goose.Provider) 
 		return fmt.Errorf("read the migrations: %w", err)
 	}
 	return fn(provider)
+}
+
+func parse(ownerURL string) (*pgx.ConnConfig, error) {
+	config, err := pgx.ParseConfig(ownerURL)
+	if err != nil {
+		// The parser's own message quotes the URL, password and all.
+		return nil, errors.New("the database URL is not a PostgreSQL connection string")
+	}
+	config.ConnectTimeout = 10 * time.Second
+	config.RuntimeParams["application_name"] = "migrate"
+	return config, nil
 }
 
 func newProvider(db *sql.DB, files fs.FS, serving int64) (*goose.Provider, error) {

@@ -6,7 +6,8 @@
 //	migrate status            say what is applied
 //	migrate dump F            write the schema to file F, from a private database made for it: no DATABASE_URL needed
 //
-// The database is DATABASE_URL's; its user must be allowed to create roles.
+// The database is DATABASE_URL's; its user must be allowed to create roles. With DATABASE_LOGINS up ends by making service
+// accounts members of the roles that they act as, as in {"fn-acquire@PROJECT.iam": ["usher_acquire"]}, and of no others.
 package main
 
 import (
@@ -14,6 +15,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -24,7 +26,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:], os.Getenv("DATABASE_URL"))
+	err := run(ctx, os.Args[1:], os.Getenv)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "migrate:", err)
@@ -32,7 +34,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, args []string, url string) error {
+func run(ctx context.Context, args []string, getenv func(string) string) error {
 	verb := "up"
 	if len(args) > 0 {
 		verb = args[0]
@@ -43,12 +45,13 @@ func run(ctx context.Context, args []string, url string) error {
 		}
 		return dump(ctx, args[1])
 	}
+	url := getenv("DATABASE_URL")
 	if url == "" {
 		return errors.New("DATABASE_URL is required: the database to migrate, and a user that may create roles")
 	}
 	switch verb {
 	case "up":
-		return up(ctx, args[min(1, len(args)):], url)
+		return up(ctx, args[min(1, len(args)):], url, getenv("DATABASE_LOGINS"))
 	case "down":
 		return migrations.Down(ctx, url, os.Stdout)
 	case "status":
@@ -58,20 +61,32 @@ func run(ctx context.Context, args []string, url string) error {
 	}
 }
 
-func up(ctx context.Context, args []string, url string) error {
+func up(ctx context.Context, args []string, url, logins string) error {
 	flags := flag.NewFlagSet("up", flag.ContinueOnError)
 	serving := flags.Int64("serving", -1, "the newest migration that everything knows which serves meanwhile (default what the database has)")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	switch {
-	case flags.NArg() > 0:
+	if flags.NArg() > 0 {
 		return fmt.Errorf("up: %q is no flag", flags.Arg(0))
-	case *serving < 0:
-		return migrations.Up(ctx, url, os.Stdout)
-	default:
-		return migrations.UpUnder(ctx, url, *serving, os.Stdout)
 	}
+	var accounts migrations.Logins
+	if logins != "" {
+		var err error
+		if accounts, err = migrations.ParseLogins(logins); err != nil {
+			return fmt.Errorf("DATABASE_LOGINS: %w", err)
+		}
+	}
+	migrate := migrations.Up
+	if *serving >= 0 {
+		migrate = func(ctx context.Context, url string, log io.Writer) error {
+			return migrations.UpUnder(ctx, url, *serving, log)
+		}
+	}
+	if err := migrate(ctx, url, os.Stdout); err != nil || accounts == nil {
+		return err
+	}
+	return migrations.Grant(ctx, url, accounts, os.Stdout)
 }
 
 // dump writes the schema that the migrations make, on a database of its own, to the file.

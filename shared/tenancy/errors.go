@@ -33,7 +33,7 @@ func IsUnavailable(err error) bool {
 	}
 	switch code := Code(err); code {
 	case "":
-		return isBroken(err)
+		return isBroken(err) || errors.Is(err, errNoToken)
 	case "57014", // query_canceled: statement_timeout, or cancelled by us
 		"55P03", // lock_not_available
 		"25P03", // idle_in_transaction_session_timeout
@@ -49,6 +49,9 @@ func IsUnavailable(err error) bool {
 func isBroken(err error) bool {
 	if code := Code(err); code != "" {
 		return brokenCode(code)
+	}
+	if errors.Is(err, errNoToken) {
+		return false // whatever broke on the way to the metadata server
 	}
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		return true

@@ -17,7 +17,7 @@ import (
 
 // Config says how a function reaches PostgreSQL. The zero value of each field but URL means its default.
 type Config struct {
-	// URL is where the database is and which role logs in. It may hold a password.
+	// URL is where the database is and who logs in. It may hold a password.
 	URL config.Secret `env:"DATABASE_URL"`
 	// ExecMode is pgx's way of sending statements: cache_statement (the fastest; needs connections of our own),
 	// cache_describe, exec or simple_protocol (these three work through a transaction pooler such as PgBouncer).
@@ -28,6 +28,10 @@ type Config struct {
 	Timeout time.Duration `env:"DATABASE_TIMEOUT" envDefault:"3s"`
 	// ConnectTimeout bounds the making of one connection.
 	ConnectTimeout time.Duration `env:"DATABASE_CONNECT_TIMEOUT" envDefault:"2s"`
+	// IAM says that the login in the URL is the service account that the process runs as, at Cloud SQL: its password is an
+	// OAuth token that the metadata server hands out. The URL then names the role to act as (role=usher_acquire), of which the
+	// login is a member, and a way of TLS by which the server is verified.
+	IAM bool `env:"DATABASE_IAM"`
 	// Application is the name that the database shows for our connections: the function's.
 	Application string `env:"FUNCTION_TARGET"`
 }
@@ -51,7 +55,7 @@ var (
 		"The most connections that an instance opens.", "db.client.connection.pool.name")
 )
 
-// watch measures the pool of a login role, until it is told to stop.
+// watch measures the pool of a function's role, until it is told to stop.
 func watch(role string, pool *pgxpool.Pool) (stop func()) {
 	stop1 := connections.From(func(put func(float64, ...string)) {
 		s := pool.Stat()
@@ -121,11 +125,16 @@ func open(ctx context.Context, variable, url string, c Config, log *slog.Logger)
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
 	}
+	pool.ConnConfig.ConnectTimeout = cmp.Or(c.ConnectTimeout, 2*time.Second)
+	if c.IAM {
+		if err := byIAM(variable, pool); err != nil {
+			return nil, err
+		}
+	}
 	pool.MaxConns = cmp.Or(c.MaxConns, 4)
 	pool.MinConns = 0
 	pool.MaxConnIdleTime = 5 * time.Minute
 	pool.ConnConfig.DefaultQueryExecMode = mode
-	pool.ConnConfig.ConnectTimeout = cmp.Or(c.ConnectTimeout, 2*time.Second)
 	if c.Application != "" {
 		pool.ConnConfig.RuntimeParams["application_name"] = c.Application
 	}
@@ -133,7 +142,8 @@ func open(ctx context.Context, variable, url string, c Config, log *slog.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("prepare the pool of PostgreSQL connections: %w", err)
 	}
-	return &DB{pool: p, log: log, timeout: cmp.Or(c.Timeout, 3*time.Second), unwatch: watch(pool.ConnConfig.User, p)}, nil
+	role := cmp.Or(pool.ConnConfig.RuntimeParams["role"], pool.ConnConfig.User)
+	return &DB{pool: p, log: log, timeout: cmp.Or(c.Timeout, 3*time.Second), unwatch: watch(role, p)}, nil
 }
 
 // Close waits for the transactions that run, and closes the connections.

@@ -65,6 +65,8 @@ const PeopleAudience = "usher-test"
 type Options struct {
 	// PrivatePostgres gives the world a PostgreSQL of its own, as World.Postgres, which the test may stop.
 	PrivatePostgres bool
+	// Guarded makes it one that is reached over TCP as Cloud SQL is, too.
+	Guarded bool
 	// Scheduler stands in for the issuer of the scheduler's tokens; nil starts one.
 	Scheduler *localenv.Issuer
 	// Env is added to the functions' environment.
@@ -112,10 +114,14 @@ func New(t testing.TB, options ...Options) *World {
 	must(t, w.Cloud.MakeSigningKey(RootKey))
 	must(t, w.Cloud.MakeEncryptionKey(WrappingKey))
 	must(t, w.Cloud.MakeSecret(TokenSecret))
-	if o.PrivatePostgres {
+	switch {
+	case o.Guarded:
+		w.Postgres = testenv.GuardedPostgres(t)
+		w.DB = w.Postgres.DB
+	case o.PrivatePostgres:
 		w.Postgres = testenv.PrivatePostgres(t)
 		w.DB = w.Postgres.DB
-	} else {
+	default:
 		w.DB = testenv.Postgres(t)
 	}
 	w.url = w.DB.URL

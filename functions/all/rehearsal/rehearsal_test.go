@@ -277,7 +277,7 @@ func TestTheImagesMigrateServeAndEndWithTheVariablesThatInfraGives(t *testing.T)
 
 	// What stands for a secret, or for what only the cloud knows. All else has the value that infra/ gives it.
 	here := map[string]string{
-		"OPERATOR_DATABASE_URL": db.URL("usher_operator"), "REDIS_URL": redis.Database(0), "BUDGET_REDIS_URL": redis.Database(1),
+		"DATABASE_IAM": "false", "OPERATOR_DATABASE_URL": db.URL("usher_operator"), "REDIS_URL": redis.Database(0), "BUDGET_REDIS_URL": redis.Database(1),
 		"LICENSE_KEY_PEPPERS": ring("1"), "API_KEY_PEPPERS": ring("1"), "NOTIFY_KEYS": ring("a"), "SMTP_PASSWORD": "secret",
 		"STRIPE_API_KEY": "sk_test_1", "STRIPE_WEBHOOK_SECRETS": "whsec_12345678",
 		"IDENTITY_ISSUER": issuer.URL(), "SCHEDULER_EMAIL": scheduler, "JOURNAL_PROJECT": journal.Project(),

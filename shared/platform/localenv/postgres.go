@@ -2,11 +2,17 @@ package localenv
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"math/big"
 	"net/url"
 	"os"
 	"os/exec"
@@ -14,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -27,11 +34,13 @@ type PostgresOptions struct {
 	Dir   string    // where the data is kept between runs; empty = a temporary directory, deleted at the end
 	Port  int       // loopback TCP port besides the unix socket; 0 = socket only
 	Seed  string    // the data directory of a stopped cluster, as Keep leaves one, to begin with a copy of; empty = a fresh one
+	Guard bool      // whether it also listens as Cloud SQL does, on a free loopback port: with TLS, and a password in clear within
 	Fsync bool      // whether a commit survives a power cut: for benchmarks and for data that is kept
 	Log   io.Writer // where the server's log goes; nil = nowhere, though an error tells its last lines
 }
 
-// Postgres is a private PostgreSQL server. Every role logs in without a password; nobody outside the machine can.
+// Postgres is a private PostgreSQL server. Every role logs in without a password over the unix socket; nobody outside the
+// machine can.
 type Postgres struct {
 	account account
 	options PostgresOptions
@@ -58,7 +67,11 @@ func StartPostgres(ctx context.Context, o PostgresOptions) (*Postgres, error) {
 			return nil, errors.Join(err, os.RemoveAll(run))
 		}
 	}
-	if err := p.initialise(ctx); err != nil {
+	err = p.initialise(ctx)
+	if err == nil && o.Guard {
+		err = p.guard()
+	}
+	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(run))
 	}
 	if err := p.Start(ctx); err != nil {
@@ -173,6 +186,9 @@ func (p *Postgres) Start(ctx context.Context) error {
 		"log_timezone=UTC",
 		"jit=off",
 	}
+	if p.options.Guard {
+		settings = append(settings, "ssl=on", "ssl_cert_file="+p.GuardCert(), "ssl_key_file="+filepath.Join(p.data, "guard.key"))
+	}
 	if !p.options.Fsync {
 		settings = append(settings, "fsync=off", "full_page_writes=off", "autovacuum=off")
 	}
@@ -207,6 +223,48 @@ func (p *Postgres) port() int {
 func (p *Postgres) URL(database, user string) string {
 	u := url.URL{Scheme: "postgres", User: url.User(user), Path: "/" + database}
 	u.RawQuery = url.Values{"host": {p.run}, "port": {strconv.Itoa(p.port())}}.Encode()
+	return u.String()
+}
+
+// guard makes the certificate that the server shows, and lets nobody in over TCP without TLS and a password.
+func (p *Postgres) guard() (err error) {
+	if p.options.Port, err = freePort(); err != nil {
+		return err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return fmt.Errorf("make a key: %w", err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true, DNSNames: []string{"usher:guard"},
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return fmt.Errorf("make a certificate: %w", err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return fmt.Errorf("write a key: %w", err)
+	}
+	for path, text := range map[string]string{
+		p.GuardCert():                        string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})),
+		filepath.Join(p.data, "guard.key"):   string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})),
+		filepath.Join(p.data, "pg_hba.conf"): "local all all trust\nhostssl all all 127.0.0.1/32 password\n",
+	} {
+		if err := errors.Join(os.WriteFile(path, []byte(text), 0o600), p.account.own(path)); err != nil {
+			return fmt.Errorf("guard the server: %w", err)
+		}
+	}
+	return nil
+}
+
+// GuardCert is the file of the certificate that a guarded server shows, which signed itself.
+func (p *Postgres) GuardCert() string { return filepath.Join(p.run, "guard.pem") }
+
+// GuardedURL is the address of a database for a user, at the port of a guarded server. Whoever connects needs a password.
+func (p *Postgres) GuardedURL(database, user string) string {
+	u := url.URL{Scheme: "postgres", User: url.User(user), Host: "127.0.0.1:" + strconv.Itoa(p.port()), Path: "/" + database}
+	u.RawQuery = url.Values{"sslmode": {"verify-ca"}, "sslrootcert": {p.GuardCert()}}.Encode()
 	return u.String()
 }
 

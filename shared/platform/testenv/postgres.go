@@ -25,11 +25,14 @@ var cluster = sync.OnceValues(func() (*localenv.Postgres, error) {
 
 // startMigrated starts a server that has the database template.
 func startMigrated(ctx context.Context) (*localenv.Postgres, error) {
-	seed, err := migratedCluster(ctx)
-	if err != nil {
+	return startMigratedAs(ctx, localenv.PostgresOptions{})
+}
+
+func startMigratedAs(ctx context.Context, o localenv.PostgresOptions) (_ *localenv.Postgres, err error) {
+	if o.Seed, err = migratedCluster(ctx); err != nil {
 		return nil, err
 	}
-	return localenv.StartPostgres(ctx, localenv.PostgresOptions{Seed: seed})
+	return localenv.StartPostgres(ctx, o)
 }
 
 var databases atomic.Int64 // made so far in this process
@@ -75,6 +78,17 @@ func PrivatePostgres(t testing.TB) *PrivateDB {
 	ctx := setUp(t)
 	need(ctx, t, localenv.PostgreSQL)
 	server, err := startMigrated(ctx)
+	must(t, err)
+	closeAfter(t, server.Close)
+	return &PrivateDB{newDB(t, template, server)}
+}
+
+// GuardedPostgres makes a migrated database on a server of its own, which is reached at GuardedURL as Cloud SQL is.
+func GuardedPostgres(t testing.TB) *PrivateDB {
+	t.Helper()
+	ctx := setUp(t)
+	need(ctx, t, localenv.PostgreSQL)
+	server, err := startMigratedAs(ctx, localenv.PostgresOptions{Guard: true})
 	must(t, err)
 	closeAfter(t, server.Close)
 	return &PrivateDB{newDB(t, template, server)}
@@ -186,6 +200,10 @@ func (db *PrivateDB) Start(t testing.TB) {
 	t.Helper()
 	must(t, db.server.Start(setUp(t)))
 }
+
+// GuardedURL is the address of the database for a user over TLS, with the server's certificate verified; only a
+// GuardedPostgres listens there. Whoever connects needs a password.
+func (db *PrivateDB) GuardedURL(user string) string { return db.server.GuardedURL(db.name, user) }
 
 // Pause freezes the server: connections stay open, and nothing answers.
 func (db *PrivateDB) Pause(t testing.TB) {
