@@ -146,7 +146,8 @@ type machine struct {
 	closed  map[string]bool // rows that are in the history
 	granted []sitter        // every session that a pool ever granted
 	tried   int             // acquires, each under an id of its own
-	wall    int64           // PostgreSQL's clock, and the holders', which goes only forwards
+	latest  attempt
+	wall    int64 // PostgreSQL's clock, and the holders', which goes only forwards
 	beliefs map[string]conviction
 	written []loan // borrows that are on their row, and the pool has not heard of
 	moves   int
@@ -272,14 +273,15 @@ func (m *machine) look() {
 	}
 }
 
-// believes says that a session's holder was told that it sits, for so many ms from now.
+// believes says that a session's holder was told that it sits, for so many ms from now. There are as many seats as it is told now, or
+// were as many as the number of its own when it sat down: it may be draining.
 func (m *machine) believes(s sitter, last int64) {
 	b := m.beliefs[s.id]
-	m.beliefs[s.id] = conviction{max(b.until, m.wall+last), s.seat, max(b.seats, m.terms.seats+m.terms.overdraft)}
+	m.beliefs[s.id] = conviction{max(b.until, m.wall+last), s.seat, max(b.seats, m.terms.seats+m.terms.overdraft, s.seat)}
 }
 
 // judge checks what is promised: whoever believes has a row, no two believe in one seat, and never more believe than there
-// were seats when somebody of them was told so.
+// were seats when somebody of them was told so, or sat down.
 func (m *machine) judge() {
 	seats := map[int]string{}
 	most := 0
@@ -398,13 +400,24 @@ func (m *machine) fence(s sitter) Fence {
 
 // The calls.
 
+// attempt is one to reserve a seat. Nobody but its own caller repeats it, word for word, and a moment later at most.
+type attempt struct {
+	id, holder string
+	waits      bool
+	at         int64
+}
+
+// momentLater is how long after it an attempt may be repeated, in ms: the client of Redis does so when it heard no answer, within its
+// deadline.
+const momentLater = 500
+
 // acquire reserves a seat under a new id, or repeats the latest attempt.
 func (m *machine) acquire() (sitter, bool) {
-	holder, wait := m.holder(), m.chance("waits")
-	if m.tried == 0 || one(m, "attempt", "new", "new", "new", "repeated") == "new" {
+	if m.tried == 0 || m.wall-m.latest.at > momentLater || one(m, "attempt", "new", "new", "new", "repeated") == "new" {
 		m.tried++
+		m.latest = attempt{fmt.Sprintf("s%d", m.tried), m.holder(), m.chance("waits"), m.wall}
 	}
-	id := fmt.Sprintf("s%d", m.tried)
+	id, holder, wait := m.latest.id, m.latest.holder, m.latest.waits
 	_, before := m.pool.sitters[id]
 	flag := ""
 	if wait {

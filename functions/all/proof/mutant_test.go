@@ -3,6 +3,7 @@ package proof_test
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -113,7 +114,8 @@ func (c *mutated) finds(most int, trouble func(*mutated)) (rounds int, v Verdict
 	c.t.Helper()
 	for rounds = 1; ; rounds++ {
 		trouble(c)
-		if v = Judge(Case{Lives: c.party.Lives(c.t), Seats: c.seats}); v.Over > 0 || rounds == most {
+		// Pools are lost again and again: each may have been built from rows that were read before a release.
+		if v = Judge(Case{Lives: c.party.Lives(c.t), Seats: c.seats, Failovers: []Span{{To: math.MaxInt64}}}); v.Over > 0 || rounds == most {
 			return rounds, v
 		}
 	}

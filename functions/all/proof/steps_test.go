@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/coditect/usher/shared/platform/testenv"
@@ -28,7 +29,7 @@ func commands(t *testing.T) func(command []string) string {
 		}
 		return string(text)
 	}
-	lib := read(filepath.Join(dir, "lib.lua"))
+	lib, demand := read(filepath.Join(dir, "lib.lua")), read(filepath.Join(dir, "demand.lua"))
 	files, err := filepath.Glob(filepath.Join(dir, "*.lua"))
 	if err != nil {
 		t.Fatal(err)
@@ -40,9 +41,20 @@ func commands(t *testing.T) func(command []string) string {
 			t.Fatal(err)
 		}
 		for _, file := range files {
-			names[digest(head+lib+read(file))] = strings.TrimSuffix(filepath.Base(file), ".lua")
+			for _, before := range []string{"", lib, lib + demand} {
+				names[digest(head+before+read(file))] = strings.TrimSuffix(filepath.Base(file), ".lua")
+			}
 		}
 	}
+	var mu sync.Mutex
+	unknown := map[string]bool{}
+	t.Cleanup(func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(unknown) > 0 {
+			t.Errorf("the proof does not know %d scripts that were run: how the product puts them together has changed", len(unknown))
+		}
+	})
 	return func(command []string) string {
 		if len(command) < 2 {
 			return ""
@@ -53,6 +65,11 @@ func commands(t *testing.T) func(command []string) string {
 			name = names[command[1]]
 		case "EVAL":
 			name = names[digest(command[1])]
+		}
+		if name == "" && strings.HasPrefix(strings.ToUpper(command[0]), "EVAL") {
+			mu.Lock()
+			unknown[command[1]] = true
+			mu.Unlock()
 		}
 		switch {
 		case name == "acquire":
