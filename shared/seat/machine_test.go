@@ -219,6 +219,7 @@ func (m *machine) call(script string, want []any, args ...any) (kind string) {
 		if f, ok := a.(Fence); ok {
 			args[i] = f.String()
 		}
+		m.latest.heard = m.latest.heard || script != "acquire" && a == any(m.latest.id)
 	}
 	keys := m.keys
 	if script == "stage" || script == "rebuild" {
@@ -400,11 +401,13 @@ func (m *machine) fence(s sitter) Fence {
 
 // The calls.
 
-// attempt is one to reserve a seat. Nobody but its own caller repeats it, word for word, and a moment later at most.
+// attempt is one to reserve a seat. Nobody but its own caller repeats it, word for word, a moment later at most, and not when the answer
+// has been heard: then the session is spoken of.
 type attempt struct {
 	id, holder string
 	waits      bool
 	at         int64
+	heard      bool
 }
 
 // momentLater is how long after it an attempt may be repeated, in ms: the client of Redis does so when it heard no answer, within its
@@ -413,9 +416,9 @@ const momentLater = 500
 
 // acquire reserves a seat under a new id, or repeats the latest attempt.
 func (m *machine) acquire() (sitter, bool) {
-	if m.tried == 0 || m.wall-m.latest.at > momentLater || one(m, "attempt", "new", "new", "new", "repeated") == "new" {
+	if m.tried == 0 || m.latest.heard || m.wall-m.latest.at > momentLater || one(m, "attempt", "new", "new", "new", "repeated") == "new" {
 		m.tried++
-		m.latest = attempt{fmt.Sprintf("s%d", m.tried), m.holder(), m.chance("waits"), m.wall}
+		m.latest = attempt{id: fmt.Sprintf("s%d", m.tried), holder: m.holder(), waits: m.chance("waits"), at: m.wall}
 	}
 	id, holder, wait := m.latest.id, m.latest.holder, m.latest.waits
 	_, before := m.pool.sitters[id]
@@ -629,7 +632,7 @@ func (m *machine) sweep() {
 // rebuild begins a new epoch and reads the rows. What it read reaches the pool at once, or later.
 func (m *machine) rebuild() {
 	m.epoch++
-	b := blueprint{epoch: m.epoch, incarnation: m.pool.incarnation, terms: m.terms, floor: longestLease + 2000}
+	b := blueprint{epoch: m.epoch, incarnation: m.pool.incarnation, terms: m.terms, floor: longestLease + one(m, "longer leases were promised", int64(2000), 2000, 9000)}
 	b.rows = slices.SortedFunc(maps.Values(m.rows), func(x, y row) int {
 		if above(x.fence, y.fence) {
 			return 1
@@ -823,7 +826,7 @@ var mutants = []struct{ name, script, was, is string }{
 }
 
 // livesOfAMutant is how long the machine looks for a mistake.
-const livesOfAMutant = 200
+const livesOfAMutant = 400
 
 func TestProofMachineFindsMistakesOfOneLine(t *testing.T) {
 	t.Parallel()
