@@ -50,7 +50,7 @@ func collector(getenv func(string) string, lean bool) {
 	if getenv("GOGC") == "" {
 		percent := 400
 		if lean {
-			percent = 200
+			percent = 150
 		}
 		debug.SetGCPercent(percent)
 	}
