@@ -185,15 +185,25 @@ func (w *metered) lives(at string) bool {
 	return !w.dead
 }
 
-// run is a process that reports usage once, and dies when it comes to the step for the nth time, if it does.
-func (w *metered) run(step string, nth int) (billing.MeterReport, error) {
+// process does something with the meter of a process of a function, which dies when it comes to the step for the nth time, if it
+// does.
+func (w *metered) process(role, step string, nth int, do func(*billing.Meter) error) error {
 	w.mu.Lock()
 	w.step, w.nth, w.dead = step, nth, false
 	w.mu.Unlock()
-	db, err := tenancy.OpenURL(w.t.Context(), w.db.Over(w.wire, "usher_meter"), tenancy.Config{Timeout: 9 * time.Second, MaxConns: 4}, w.log.Logger)
+	db, err := tenancy.OpenURL(w.t.Context(), w.db.Over(w.wire, role), tenancy.Config{Timeout: 9 * time.Second, MaxConns: 4}, w.log.Logger)
 	must(w.t, err)
 	defer db.Close()
-	return billing.NewMeter(billing.MeterDeps{DB: db, Stripe: w.stripe, Log: w.log.Logger}).Run(w.t.Context())
+	return do(billing.NewMeter(billing.MeterDeps{DB: db, Stripe: w.stripe, Log: w.log.Logger}))
+}
+
+// run reports usage once, as function meter does.
+func (w *metered) run(step string, nth int) (report billing.MeterReport, err error) {
+	err = w.process("usher_meter", step, nth, func(m *billing.Meter) error {
+		report, err = m.Run(w.t.Context())
+		return err
+	})
+	return report, err
 }
 
 // later is when what a dead process had taken is free again.
@@ -655,14 +665,9 @@ func TestWhatWasUsedUntilACancellationAtOnceIsOnTheLastInvoiceToTheUnit(t *testi
 	}
 }
 
-// closes is a process of function subscription that closes a subscription's usage, and dies when it comes to the step for the nth
-// time, if it does.
+// closes closes a subscription's usage, as function subscription does.
 func (w *metered) closes(subscription, step string, nth int) error {
-	w.mu.Lock()
-	w.step, w.nth, w.dead = step, nth, false
-	w.mu.Unlock()
-	db, err := tenancy.OpenURL(w.t.Context(), w.db.Over(w.wire, "usher_subscription"), tenancy.Config{Timeout: 9 * time.Second, MaxConns: 4}, w.log.Logger)
-	must(w.t, err)
-	defer db.Close()
-	return billing.NewMeter(billing.MeterDeps{DB: db, Stripe: w.stripe, Log: w.log.Logger}).Close(w.t.Context(), tenancy.Verified(w.buyers[0].tenant), subscription)
+	return w.process("usher_subscription", step, nth, func(m *billing.Meter) error {
+		return m.Close(w.t.Context(), tenancy.Verified(w.buyers[0].tenant), subscription)
+	})
 }

@@ -19,7 +19,8 @@ const OverdraftSeatHours = "overdraft_seat_hours"
 // CountOverdraft counts, in the transaction, the tenant's overdraft seats of the hours that have been over for five minutes,
 // by when the sweep has closed what lapsed in them. It goes on where it stopped, and a week back at most, and answers for
 // how many licences and hours something was counted. It may be repeated: an hour that is counted again counts no less, and
-// nothing twice. With running, the hour that runs is counted, too, as far as it has come: when it is over it is counted again.
+// nothing twice. With running, the hour that runs is counted, too, as far as it has come, but for its first five minutes: when it
+// is over it is counted again.
 //
 // A seat that the licence has of its own by now is not counted: who buys further seats does not pay for the hour twice.
 func CountOverdraft(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, running bool) (hours int64, err error) {
