@@ -660,7 +660,8 @@ func TestSessionFunctionsLeaveAnotherTenantAlone(t *testing.T) {
 				license, session): "epoch",
 			fmt.Sprintf(`SELECT app.seats_open('{%s}', ARRAY[gen_random_uuid()], '{7}', '{0}', '{1}', '{x}', '{x}', '{NULL}', '{NULL}', '{NULL}', '{x}', '{NULL}',
 				'{1}', '{%s}', '{released}', '{x}', '{x}', '{now}')`, license, session): "{busy}",
-			fmt.Sprintf(`SELECT count(*)::text FROM app.sessions_release('{%s}', '{%s}', '{released}', '{x}', '{x}', '{now}')`, license, session): "0",
+			fmt.Sprintf(`SELECT count(*)::text FROM app.sessions_release('{%s}', '{%s}', '{released}', '{x}', '{x}', '{now}')`, license, session):          "0",
+			fmt.Sprintf(`SELECT count(*)::text FROM app.sessions_release_unlocked('{%s}', '{%s}', '{released}', '{x}', '{x}', '{now}')`, license, session): "0",
 		} {
 			if o := v.try(s, true, sql); len(o.rows) != 1 || o.rows[0] != want {
 				t.Errorf("%s: %s answers %q (SQLSTATE %q), want %s", s.name, sql, o.rows, o.code, want)

@@ -853,6 +853,7 @@ CREATE FUNCTION app.seat_open(p_license uuid, p_session uuid, p_seat integer, p_
     AS $$
 DECLARE
     l record;
+    is_open boolean;
     tenant_status text;
     state text;
     device record;
@@ -866,19 +867,19 @@ BEGIN
     IF l.seat_epoch IS DISTINCT FROM p_epoch THEN
         RETURN 'epoch';
     END IF;
-    IF EXISTS (SELECT FROM app.open_sessions o WHERE o.tenant_id = l.tenant_id AND o.id = p_session) THEN
-        RETURN 'ok';
-    END IF;
-    IF EXISTS (SELECT FROM app.ended_sessions e WHERE e.tenant_id = l.tenant_id AND e.id = p_session) THEN
-        RETURN 'ended';
-    END IF;
-    SELECT t.status INTO tenant_status FROM app.tenants t WHERE t.id = l.tenant_id;
-    state := app.license_state(tenant_status, l.status, l.starts_at, l.expires_at, l.grace_until, now());
-    IF state <> 'active' THEN
-        RETURN 'suspended';
-    END IF;
-    IF p_seat > l.max_seats + l.overdraft_seats THEN
-        RETURN 'limit';
+    is_open := EXISTS (SELECT FROM app.open_sessions o WHERE o.tenant_id = l.tenant_id AND o.id = p_session);
+    IF NOT is_open THEN
+        IF EXISTS (SELECT FROM app.ended_sessions e WHERE e.tenant_id = l.tenant_id AND e.id = p_session) THEN
+            RETURN 'ended';
+        END IF;
+        SELECT t.status INTO tenant_status FROM app.tenants t WHERE t.id = l.tenant_id;
+        state := app.license_state(tenant_status, l.status, l.starts_at, l.expires_at, l.grace_until, now());
+        IF state <> 'active' THEN
+            RETURN 'suspended';
+        END IF;
+        IF p_seat > l.max_seats + l.overdraft_seats THEN
+            RETURN 'limit';
+        END IF;
     END IF;
 
     SELECT d.id, d.last_seen_at INTO device FROM app.devices d
@@ -892,21 +893,23 @@ BEGIN
         END IF;
     END IF;
 
-    IF cardinality(p_gone_ids) > 0 THEN
-        PERFORM app.session_close(p_license, NULL, p_gone_ids, p_gone_statuses, p_gone_reasons, p_gone_bys, p_gone_ats);
-    END IF;
-    INSERT INTO app.open_sessions (tenant_id, id, license_id, seat_no, fence_epoch, fence_counter, overdraft, holder, hardware_id,
-        hostname, user_name, instance_id, version, metadata)
-    VALUES (l.tenant_id, p_session, p_license, p_seat, p_epoch, p_counter, p_seat > l.max_seats, p_holder, p_hardware,
-        p_hostname, p_user, p_instance, p_version, p_metadata)
-    ON CONFLICT DO NOTHING;
-    IF NOT FOUND AND NOT EXISTS (SELECT FROM app.open_sessions o WHERE o.tenant_id = l.tenant_id AND o.id = p_session) THEN
-        RETURN 'seat_held';
-    END IF;
-    -- Two callers may open one session; if the other's was opened and ended meanwhile, ours must not revive it.
-    IF EXISTS (SELECT FROM app.ended_sessions e WHERE e.tenant_id = l.tenant_id AND e.id = p_session) THEN
-        DELETE FROM app.open_sessions o WHERE o.tenant_id = l.tenant_id AND o.id = p_session;
-        RETURN 'ended';
+    IF NOT is_open THEN
+        IF cardinality(p_gone_ids) > 0 THEN
+            PERFORM app.session_close(p_license, NULL, p_gone_ids, p_gone_statuses, p_gone_reasons, p_gone_bys, p_gone_ats);
+        END IF;
+        INSERT INTO app.open_sessions (tenant_id, id, license_id, seat_no, fence_epoch, fence_counter, overdraft, holder, hardware_id,
+            hostname, user_name, instance_id, version, metadata)
+        VALUES (l.tenant_id, p_session, p_license, p_seat, p_epoch, p_counter, p_seat > l.max_seats, p_holder, p_hardware,
+            p_hostname, p_user, p_instance, p_version, p_metadata)
+        ON CONFLICT DO NOTHING;
+        IF NOT FOUND AND NOT EXISTS (SELECT FROM app.open_sessions o WHERE o.tenant_id = l.tenant_id AND o.id = p_session) THEN
+            RETURN 'seat_held';
+        END IF;
+        -- Two callers may open one session; if the other's was opened and ended meanwhile, ours must not revive it.
+        IF EXISTS (SELECT FROM app.ended_sessions e WHERE e.tenant_id = l.tenant_id AND e.id = p_session) THEN
+            DELETE FROM app.open_sessions o WHERE o.tenant_id = l.tenant_id AND o.id = p_session;
+            RETURN 'ended';
+        END IF;
     END IF;
     -- Only who sits takes a place among the devices.
     IF device.id IS NULL THEN
@@ -1164,6 +1167,32 @@ ALTER FUNCTION app.sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses 
 -- COMMENT FUNCTION sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[])
 
 COMMENT ON FUNCTION app.sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) IS 'session_close on the word of the holders, for many sessions of one tenant. It answers how each ended, by this call or before, twice perhaps, and nothing of those that nobody knows.';
+
+-- FUNCTION sessions_release_unlocked(uuid[], uuid[], text[], text[], text[], timestamp with time zone[])
+
+CREATE FUNCTION app.sessions_release_unlocked(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) RETURNS TABLE(session_id uuid, status text, end_reason text, ended_by text, ended_at timestamp with time zone)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    AS $$
+BEGIN
+    FOR i IN 1..cardinality(p_ids) LOOP
+        PERFORM FROM app.open_sessions x WHERE x.tenant_id = (SELECT app.tenant()) AND x.id = p_ids[i] FOR UPDATE SKIP LOCKED;
+        IF NOT FOUND AND EXISTS (SELECT FROM app.open_sessions x WHERE x.tenant_id = (SELECT app.tenant()) AND x.id = p_ids[i]) THEN
+            RETURN QUERY SELECT p_ids[i], 'busy', '', '', now();
+            p_ids[i] := NULL;
+        END IF;
+    END LOOP;
+    RETURN QUERY SELECT r.* FROM app.sessions_release(p_licenses, p_ids, p_statuses, p_reasons, p_bys, p_ats) r;
+END
+$$;
+
+ALTER FUNCTION app.sessions_release_unlocked(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) OWNER TO usher_owner;
+
+-- COMMENT FUNCTION sessions_release_unlocked(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[])
+
+COMMENT ON FUNCTION app.sessions_release_unlocked(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) IS 'sessions_release, but a row that somebody holds, as a suspension does or an eviction of all, is not waited for: its status is busy.';
 
 -- FUNCTION subscriptions_to_check(timestamp with time zone, integer)
 
@@ -4292,6 +4321,11 @@ GRANT ALL ON FUNCTION app.session_close(p_license uuid, p_epoch bigint, p_ids uu
 REVOKE ALL ON FUNCTION app.sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.sessions_release(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) TO usher_seats;
 
+-- ACL FUNCTION sessions_release_unlocked(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[])
+
+REVOKE ALL ON FUNCTION app.sessions_release_unlocked(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.sessions_release_unlocked(p_licenses uuid[], p_ids uuid[], p_statuses text[], p_reasons text[], p_bys text[], p_ats timestamp with time zone[]) TO usher_seats;
+
 -- ACL FUNCTION subscriptions_to_check(p_before timestamp with time zone, p_limit integer)
 
 REVOKE ALL ON FUNCTION app.subscriptions_to_check(p_before timestamp with time zone, p_limit integer) FROM PUBLIC;
@@ -5144,6 +5178,7 @@ GRANT SELECT(instance_id) ON TABLE app.open_sessions TO usher_deliver;
 -- ACL COLUMN open_sessions.version
 
 GRANT SELECT(version) ON TABLE app.open_sessions TO usher_deliver;
+GRANT UPDATE(version) ON TABLE app.open_sessions TO usher_seats;
 
 -- ACL COLUMN open_sessions.acquired_at
 

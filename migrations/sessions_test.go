@@ -454,7 +454,7 @@ func TestOpeningTogetherDoesNotWaitForALicence(t *testing.T) {
 func (s *seats) release(sessions ...uuid.UUID) string {
 	s.t.Helper()
 	got, err := s.ask(s.t.Context(), `SELECT coalesce(string_agg(r.status || ' ' || r.end_reason || ' ' || r.ended_by, ', ' ORDER BY array_position($2, r.session_id)), 'nothing')
-		FROM (SELECT DISTINCT * FROM app.sessions_release(array_fill($1::uuid, ARRAY[cardinality($2::uuid[])]), $2, array_fill('released'::text, ARRAY[cardinality($2)]),
+		FROM (SELECT DISTINCT * FROM app.sessions_release_unlocked(array_fill($1::uuid, ARRAY[cardinality($2::uuid[])]), $2, array_fill('released'::text, ARRAY[cardinality($2)]),
 			array_fill('released'::text, ARRAY[cardinality($2)]), array_fill('holder'::text, ARRAY[cardinality($2)]),
 			array_fill(NULL::timestamptz, ARRAY[cardinality($2)]))) r`, s.license, sessions)
 	if err != nil {
@@ -490,6 +490,31 @@ func TestOfManyReleasedTogetherEachHearsHowItEnded(t *testing.T) {
 	s.is(four, "open on 1")
 }
 
+func TestARowThatSomebodyHoldsIsNotReleasedTogetherWithOthers(t *testing.T) {
+	t.Parallel()
+	s := sell(t)
+	one, two := newID(), newID()
+	s.open("ok", one, 1, epoch, "h1")
+	s.open("ok", two, 2, epoch, "h2")
+	tx, err := s.db.Owner(t).Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	if _, err := tx.Exec(t.Context(), `UPDATE app.open_sessions SET evicted_at = now(), evict_reason = 'misuse', evicted_by = 'ada' WHERE id = $1`, one); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := s.release(one, two), "busy  , released released holder"; got != want {
+		t.Errorf("heard %q, want %q", got, want)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := s.release(one, two), "released released holder, released released holder"; got != want {
+		t.Errorf("afterwards heard %q, want %q", got, want)
+	}
+}
+
 // Statistics say nothing of tables that fill within minutes: no plan may rest on them.
 func TestOpeningAndReleasingReadByKeyAlone(t *testing.T) {
 	t.Parallel()
@@ -517,7 +542,7 @@ func TestOpeningAndReleasingReadByKeyAlone(t *testing.T) {
 		b.Queue(`SELECT app.seats_open(ARRAY[$1::uuid], ARRAY[$2::uuid], ARRAY[$3::int], ARRAY[$4::bigint], ARRAY[1], ARRAY['device:h'], ARRAY['h'],
 			ARRAY[NULL], ARRAY[NULL], ARRAY[NULL], ARRAY['1'], ARRAY[NULL], ARRAY[1], ARRAY[$5::uuid], ARRAY['lapsed'], ARRAY['x'], ARRAY['x'], ARRAY[NULL::timestamptz])`,
 			s.license, session, n+1, epoch, gone)
-		b.Queue(`SELECT app.sessions_release(ARRAY[$1::uuid, $1], ARRAY[$2::uuid, $3], ARRAY['released', 'released'], ARRAY['x', 'x'], ARRAY['x', 'x'],
+		b.Queue(`SELECT app.sessions_release_unlocked(ARRAY[$1::uuid, $1], ARRAY[$2::uuid, $3], ARRAY['released', 'released'], ARRAY['x', 'x'], ARRAY['x', 'x'],
 			ARRAY[NULL::timestamptz, NULL])`, s.license, session, gone)
 		b.Queue(`SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_xact_user_tables`).QueryRow(func(row pgx.Row) error {
 			return row.Scan(&read) // since this connection's last report

@@ -104,7 +104,12 @@ func (p *Pools) Acquire(ctx context.Context, tenant tenancy.ID, license uuid.UUI
 
 // pause waits a little longer, and less predictably, before each further try.
 func pause(ctx context.Context, try int) error {
-	t := time.NewTimer(time.Duration(try) * (2 + time.Duration(rand.IntN(8))) * time.Millisecond) //nolint:gosec // jitter is no secret
+	return rest(ctx, time.Duration(try)*(2+time.Duration(rand.IntN(8)))*time.Millisecond) //nolint:gosec // jitter is no secret
+}
+
+// rest waits so long.
+func rest(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
@@ -136,7 +141,7 @@ func (p *Pools) acquireOnce(ctx context.Context, l pool, h Holder, ask Ask, firs
 	}
 	if ask.Recheck != nil && r.version > ask.PoolVersion {
 		if err := ask.Recheck(ctx, r.version); err != nil {
-			if r.session == id { // ours, and nobody was told of it
+			if r.session == id {
 				err = errors.Join(err, p.giveBack(ctx, l, r))
 			}
 			return Grant{}, err
@@ -159,7 +164,7 @@ func (p *Pools) acquireOnce(ctx context.Context, l pool, h Holder, ask Ask, firs
 		}
 		return Grant{}, again(p.giveBack(ctx, l, r))
 	case "ended":
-		return Grant{}, again(p.giveBack(ctx, l, r))
+		return Grant{}, again(p.letGo(ctx, l, r.session, r.fence))
 	default: // too_many_devices
 		return Grant{Verdict: Refused, Code: verdict}, p.giveBack(ctx, l, r)
 	}
@@ -409,10 +414,19 @@ func (p *Pools) confirm(ctx context.Context, l pool, r reservation) (Beat, error
 	}
 }
 
-// giveBack frees a reservation that nobody was told of. When that fails it expires by itself.
+// giveBack frees a reservation. When that fails it expires by itself. Another request of this holder may have found the session,
+// opened it and been told yes meanwhile: then it stays.
 func (p *Pools) giveBack(ctx context.Context, l pool, r reservation) error {
-	if _, err := p.run(ctx, releaseScript, l.keys(), r.session.String(), r.fence.String()); err != nil {
+	if _, err := p.run(ctx, releaseScript, l.keys(), r.session.String(), r.fence.String(), "reserved"); err != nil {
 		return fmt.Errorf("give back seat of license %s: %w", l.license, err)
+	}
+	return nil
+}
+
+// letGo frees the seat of a session whose row says that it has ended.
+func (p *Pools) letGo(ctx context.Context, l pool, session uuid.UUID, fence Fence) error {
+	if _, err := p.run(ctx, releaseScript, l.keys(), session.String(), fence.String()); err != nil {
+		return fmt.Errorf("free seat of license %s: %w", l.license, err)
 	}
 	return nil
 }

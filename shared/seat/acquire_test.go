@@ -288,6 +288,70 @@ func TestANewerLicenceIsCheckedAgainBeforeASeatIsGiven(t *testing.T) {
 	}
 }
 
+// Two requests of one holder share one reservation: the one that is refused may not give back what the other was told that it has.
+func TestWhoWasToldYesKeepsTheSeatWhenAnotherRequestOfTheHolderIsRefused(t *testing.T) {
+	w := newWorld(t, 1)
+	refusal := errors.New("the plan has no such feature any more")
+	var told Grant
+	ask := Ask{Recheck: func(context.Context, int64) error {
+		told = w.try("one", false)
+		return refusal
+	}}
+	if _, err := w.Acquire(w.ctx(), w.tenant, w.license, device("one"), ask); !errors.Is(err, refusal) {
+		t.Errorf("acquire on outdated facts: %v, want the check's error", err)
+	}
+	if told.Verdict != Existing {
+		t.Fatalf("the other request heard %+v", told)
+	}
+	w.alive(told.Ref)
+	w.full()
+	w.hasRows(told.Ref.Session)
+}
+
+func TestADeviceThatSharesTheSeatOfItsUserIsCounted(t *testing.T) {
+	w := newWorld(t, 2)
+	w.change(`seat_per = 'user', max_devices = 2`)
+	on := func(device string) Grant {
+		t.Helper()
+		g, err := w.Acquire(w.ctx(), w.tenant, w.license, Holder{Key: "user:ada", HardwareID: device, Version: "1.0.0"}, Ask{})
+		w.must(err)
+		return g
+	}
+	first := on("desktop")
+	if g := on("laptop"); g.Verdict != Existing || g.Ref != first.Ref {
+		t.Errorf("on the second device: %+v", g)
+	}
+	if g := on("tablet"); g.Verdict != Refused || g.Code != "too_many_devices" {
+		t.Errorf("on the third device of two: %+v", g)
+	}
+	w.alive(first.Ref) // who is refused ends nobody's session
+	if g := on("laptop"); g.Verdict != Existing {
+		t.Errorf("on the second device again: %+v", g)
+	}
+}
+
+func TestWhoAsksForASeatWaitsForASilentRedisNoLongerThanItMay(t *testing.T) {
+	w := newWorld(t, 1)
+	cfg := w.at.cfg
+	cfg.Timeout = 300 * time.Millisecond
+	fresh := w.poolsAt(cfg, "usher_acquire") // it knows nothing yet of admissions
+	w.redis.Pause(t)
+	const clients = 30 // who would need nine seconds, one after the other
+	ctx, cancel := context.WithTimeout(w.ctx(), 5*time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	for i := range clients {
+		wg.Go(func() {
+			_, err := fresh.Acquire(ctx, w.tenant, w.license, device(fmt.Sprint(i)), Ask{})
+			w.isUnavailable(err)
+		})
+	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		t.Error("they waited one after the other")
+	}
+}
+
 func TestALicenceGrantsSeatsOnlyBetweenItsDates(t *testing.T) {
 	w := newWorld(t, 2)
 	w.alter(`starts_at = now() + interval '1 hour'`) // before the pool was told, and after

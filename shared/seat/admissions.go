@@ -3,11 +3,11 @@ package seat
 import (
 	"context"
 	"errors"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/coditect/usher/shared/fault"
 )
@@ -41,7 +41,7 @@ func (p *Pools) SetAdmissions(ctx context.Context, frozen bool, at time.Time) er
 
 // admissions is what an instance knows of the switch.
 type admissions struct {
-	asking sync.Mutex
+	asking singleflight.Group
 	known  atomic.Pointer[admitted]
 }
 
@@ -50,28 +50,27 @@ type admitted struct {
 	since  time.Time
 }
 
-// frozen is what the switch said at most admissionsLife ago. While one asks, the others go by what was known; when Redis does not
-// answer, acquire's own script will say so.
+// frozen is what the switch said at most admissionsLife ago. One asks for all who want to know. When Redis does not answer, it is
+// what was known before, and acquire's own script will say so.
 func (a *admissions) frozen(ctx context.Context, p *Pools) bool {
 	known := a.known.Load()
 	if known != nil && time.Since(known.since) < admissionsLife {
 		return known.frozen
 	}
-	if known == nil {
-		a.asking.Lock()
-	} else if !a.asking.TryLock() {
-		return known.frozen
+	asked := a.asking.DoChan("", func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.Timeout)
+		defer cancel()
+		flag, err := p.rdb.HGet(ctx, switchesKey, "frozen").Result()
+		if err != nil && !errors.Is(err, redis.Nil) {
+			return nil, err
+		}
+		a.known.Store(&admitted{flag == "1", time.Now()})
+		return nil, nil
+	})
+	select {
+	case <-asked:
+	case <-ctx.Done():
 	}
-	defer a.asking.Unlock()
-	if again := a.known.Load(); again != known { // somebody asked while this one waited
-		return again.frozen
-	}
-	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
-	defer cancel()
-	flag, err := p.rdb.HGet(ctx, switchesKey, "frozen").Result()
-	if err != nil && !errors.Is(err, redis.Nil) {
-		return known != nil && known.frozen
-	}
-	a.known.Store(&admitted{flag == "1", time.Now()})
-	return flag == "1"
+	known = a.known.Load()
+	return known != nil && known.frozen
 }

@@ -47,14 +47,15 @@ func (p *Pools) changed(ctx context.Context, l pool, dated bool) error {
 				return err
 			}
 		}
+		// First: what is committed between these statements is not settled by what they miss of it.
 		var err error
+		if pending, err = undelivered(ctx, tx, topicLicenseChanged, l.license); err != nil {
+			return err
+		}
 		if row, err = scanLimits(tx.QueryRow(ctx, selectLimits, l.license.String())); err != nil {
 			return err
 		}
-		if evicted, err = evictedRows(ctx, tx, l); err != nil {
-			return err
-		}
-		pending, err = undelivered(ctx, tx, topicLicenseChanged, l.license)
+		evicted, err = evictedRows(ctx, tx, l)
 		return err
 	})
 	if err != nil {

@@ -169,6 +169,46 @@ func TestTheSilentHoldersOfASuspendedLicenceWereEvicted(t *testing.T) {
 	w.ended(ref.Session, Evicted, "license_revoked", "key:7")
 }
 
+// Whoever suspends a licence or ends its sessions holds their rows, in an order of their own, until all are marked.
+func TestAReleaseKeepsNobodyWaitingForARowThatSomebodyHolds(t *testing.T) {
+	w := newWorld(t, 3)
+	held, one, two := w.sit("held"), w.sit("one"), w.sit("two")
+	tx, err := w.db.Owner(t).Begin(w.ctx())
+	w.must(err)
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	_, err = tx.Exec(w.ctx(), `UPDATE app.open_sessions SET evicted_at = now(), evict_reason = 'misuse', evicted_by = 'ada' WHERE id = $1`, held.Session)
+	w.must(err)
+	late := make(chan Ending, 1)
+	go func() {
+		e, err := w.Release(w.ctx(), held)
+		if err != nil {
+			t.Error(err)
+		}
+		late <- e
+	}()
+	testenv.Eventually(t, soon, func() error { // it waits for the row
+		if testenv.Value[int](t, w.db, `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`) == 0 {
+			return errors.New("nobody waits")
+		}
+		return nil
+	})
+	for _, ref := range []Ref{one, two} {
+		if e := w.release(ref); e.Status != Released {
+			t.Errorf("beside it: %+v", e)
+		}
+	}
+	select {
+	case e := <-late:
+		t.Errorf("it did not wait: %+v", e)
+	default:
+	}
+	w.must(tx.Commit(w.ctx()))
+	if e := <-late; e.Status != Evicted || e.Reason != "misuse" || e.By != "ada" {
+		t.Errorf("what was marked meanwhile: %+v", e)
+	}
+	w.hasRows()
+}
+
 func TestASuspendedTenantEvictsFromAllItsLicences(t *testing.T) {
 	w := newWorld(t, 1)
 	first := w.license

@@ -169,7 +169,7 @@ func TestAReleaseThatDiesBeforeRedisLeavesTheSeatHeld(t *testing.T) {
 func (w *world) halfRelease() Ref {
 	w.t.Helper()
 	ref := w.sit("one")
-	w.must(w.giveBack(w.ctx(), w.pool(), reservation{session: ref.Session, fence: ref.Fence()}))
+	w.must(w.letGo(w.ctx(), w.pool(), ref.Session, ref.Fence()))
 	w.hasRows(ref.Session)
 	return ref
 }
@@ -845,7 +845,7 @@ func TestAHalfReturnedBorrowThatRedisForgotIsLateNotLost(t *testing.T) {
 	w := newWorld(t, 1)
 	ref := w.sit("one")
 	w.lends(ref, time.Hour)
-	w.must(w.giveBack(w.ctx(), w.pool(), reservation{session: ref.Session, fence: ref.Fence()}))
+	w.must(w.letGo(w.ctx(), w.pool(), ref.Session, ref.Fence()))
 	w.redis.RestartEmpty(t)
 	w.full() // the rebuild cannot know
 	w.release(ref)

@@ -197,7 +197,12 @@ func (p *Pools) Release(ctx context.Context, ref Ref) (Ending, error) {
 	}
 	// The holder's own word needs no epoch: whatever the pool forgot, the row of this session may be closed.
 	c := &closing{license: l.license, gone: gone{ref.Session, ending}, ended: known}
-	if err := tenancy.Share(ctx, p.db, ref.Tenant, closings, l.license.String()+ref.Session.String(), c); err != nil {
+	err = tenancy.Share(ctx, p.db, ref.Tenant, closings, l.license.String()+ref.Session.String(), c)
+	if err == nil && c.busy {
+		// Somebody holds the row, as who suspends the licence does. It is waited for alone.
+		err = p.db.Batch(ctx, ref.Tenant, func(b *tenancy.Batch) { queueClosings(b, "app.sessions_release", []*closing{c}) })
+	}
+	if err != nil {
 		return Ending{}, fmt.Errorf("close session %s: %w", ref.Session, err)
 	}
 	return c.ended, nil
@@ -208,17 +213,22 @@ type closing struct {
 	license uuid.UUID
 	gone    gone
 	ended   Ending
+	busy    bool
 }
 
-// closings closes the rows of sessions together.
+// closings closes the rows of sessions together, but for those that somebody holds: these are busy.
 var closings = &tenancy.Joint[*closing]{Together: func(b *tenancy.Batch, all []*closing) {
+	queueClosings(b, "app.sessions_release_unlocked", all)
+}}
+
+func queueClosings(b *tenancy.Batch, function string, all []*closing) {
 	licenses, sessions := make([]string, len(all)), make([]gone, len(all))
 	for i, c := range all {
 		licenses[i], sessions[i] = c.license.String(), c.gone
 	}
 	ids, statuses, reasons, bys, ats := columns(sessions)
 	b.Queue(`SELECT session_id, status, end_reason, ended_by, ended_at
-	       FROM app.sessions_release($1::text[]::uuid[], $2::text[]::uuid[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])`,
+	       FROM `+function+`($1::text[]::uuid[], $2::text[]::uuid[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])`,
 		licenses, ids, statuses, reasons, bys, ats,
 	).Query(func(rows pgx.Rows) error {
 		for rows.Next() {
@@ -229,14 +239,18 @@ var closings = &tenancy.Joint[*closing]{Together: func(b *tenancy.Batch, all []*
 			}
 			e.At = e.At.UTC()
 			for _, c := range all {
-				if c.gone.session == session {
+				switch {
+				case c.gone.session != session:
+				case e.Status == "busy":
+					c.busy = true
+				default:
 					c.ended = e
 				}
 			}
 		}
 		return rows.Err()
 	})
-}}
+}
 
 // Leave gives up a waiter's place in the queue and says whether it had one.
 func (p *Pools) Leave(ctx context.Context, tenant tenancy.ID, license uuid.UUID, holder string) (bool, error) {

@@ -151,8 +151,8 @@ func TestAPoolRemembersSoManyEndingsAndPostgreSQLTheOthers(t *testing.T) {
 	w := newWorld(t, 2)
 	old, dirty := w.sit("old"), w.sit("dirty")
 	w.release(old)
-	w.must(w.giveBack(w.ctx(), w.pool(), reservation{session: dirty.Session, fence: dirty.Fence()})) // its row stays open
-	w.redis.Do(t, "ZREM", w.key("dirty"), old.Session.String())                                      // as the next taker of its seat would
+	w.must(w.letGo(w.ctx(), w.pool(), dirty.Session, dirty.Fence())) // its row stays open
+	w.redis.Do(t, "ZREM", w.key("dirty"), old.Session.String())      // as the next taker of its seat would
 	w.redis.Do(t, "EVAL", `for i = 1, 10000 do
 		redis.call('ZADD', KEYS[1], ARGV[1] + i, i)
 		redis.call('HSET', KEYS[2], i, 'of others')

@@ -167,7 +167,7 @@ func (l *lending) returns() {
 	}
 	delete(l.beliefs, ref.Session)
 	if l.pick("dies", "never", "never", "half-way") != "never" {
-		l.must(l.giveBack(l.ctx(), l.pool(), reservation{session: ref.Session, fence: ref.Fence()}))
+		l.must(l.letGo(l.ctx(), l.pool(), ref.Session, ref.Fence()))
 		return
 	}
 	l.release(ref)

@@ -565,10 +565,16 @@ func (m *machine) release() {
 	if f == s.fence {
 		delete(m.beliefs, s.id) // it stopped before it says so
 	}
-	m.call("release", m.pool.release(s.id, f), s.id, f)
+	m.call("release", m.pool.release(s.id, f, false), s.id, f)
 	if f == s.fence && m.chance("its row is closed") {
 		m.close(s.id)
 	}
+}
+
+func (m *machine) giveBack() {
+	s := m.session()
+	f := m.fence(s)
+	m.call("release", m.pool.release(s.id, f, true), s.id, f, "reserved")
 }
 
 func (m *machine) evict() {
@@ -716,7 +722,7 @@ func drive(t *rapid.T, at *stage, r *record, parts int) string {
 	actions := map[string]func(*rapid.T){}
 	for name, act := range map[string]func(){
 		"acquire": func() { m.acquire() }, "sit": m.sit, "sit too": m.sit, "sit as well": m.sit, "confirm": m.confirm, "beat": m.beat,
-		"beat again": m.beat, "borrow": m.borrow, "late": m.late, "release": m.release, "evict": m.evict, "resize": m.resize, "leave": m.leave, "peek": m.peek,
+		"beat again": m.beat, "borrow": m.borrow, "late": m.late, "release": m.release, "give back": m.giveBack, "evict": m.evict, "resize": m.resize, "leave": m.leave, "peek": m.peek,
 		"sweep": m.sweep, "rebuild": m.rebuild, "wake": m.wake, "pass": m.pass, "pass more": m.pass,
 		"trouble": func() { one(m, "trouble", m.stay, m.promote, m.lose, m.move)() },
 	} {
@@ -752,7 +758,7 @@ func (r *record) proved(t *testing.T, where string) {
 	t.Helper()
 	for _, answer := range []string{
 		"acquire seat", "acquire full", "acquire queued", "acquire refused", "acquire rebuild", "touch ok", "touch ended", "touch unknown",
-		"touch stale", "touch reserved", "touch rebuild", "borrow ok", "borrow refused", "borrow rebuild", "release ended", "release unknown", "release stale", "release rebuild",
+		"touch stale", "touch reserved", "touch rebuild", "borrow ok", "borrow refused", "borrow rebuild", "release ended", "release held", "release unknown", "release stale", "release rebuild",
 		"evict ok", "evict unknown", "evict rebuild", "resize ok", "resize rebuild", "sweep ok", "sweep rebuild", "stage ok",
 		"stage old", "stage moved", "rebuild ok", "rebuild old", "rebuild moved", "leave", "peek",
 	} {
@@ -803,6 +809,7 @@ var mutants = []struct{ name, script, was, is string }{
 	{"a licence that is suspended lends", "borrow", ` or state_at(m, now) ~= 'active'`, ``},
 	{"a rebuild forgets a borrow", "stage", `now + tonumber(ARGV[i + 4]) + tonumber(ARGV[7])`, `now + tonumber(ARGV[7])`},
 	{"release looks at no fence", "release", `if s.fence ~= ARGV[2] then`, `if false then`},
+	{"what was confirmed is given back", "release", `ARGV[3] == 'reserved' and s.mark ~= RESERVED`, `false`},
 	{"an old epoch builds", "rebuild", `if old and tonumber(old.ep) >= tonumber(ARGV[1]) then`, `if false then`},
 	{"an old epoch is staged", "stage", `if old and tonumber(old.ep) >= tonumber(ARGV[1]) then`, `if false then`},
 	{"a rebuild under another incarnation builds", "rebuild", `if ARGV[2] ~= inc then`, `if false then`},

@@ -233,7 +233,8 @@ func (p *Pools) stage(ctx context.Context, l pool, s *snapshot) (string, error) 
 	parts := slices.Collect(partsOf(s.rows))
 	budget := time.Second + time.Duration(len(parts))*15*time.Millisecond
 	staged := 0
-	for _, part := range parts {
+	for i, part := range parts {
+		began := time.Now()
 		args := make([]any, 0, 8+rowArgs*len(part.rows))
 		args = append(args, s.limits.epoch, s.incarnation, staged, part.upto, budget.Milliseconds(),
 			p.floor(s.limits.longest).Milliseconds(), p.allowance(s.limits.lease).Milliseconds(), stagedLife.Milliseconds())
@@ -248,9 +249,17 @@ func (p *Pools) stage(ctx context.Context, l pool, s *snapshot) (string, error) 
 			return kind, rep.err
 		}
 		staged += len(part.rows)
+		if i < len(parts)-1 { // others have Redis and the processors for as long as the part had them
+			if err := rest(ctx, min(time.Since(began), mostRest)); err != nil {
+				return "", err
+			}
+		}
 	}
 	return "ok", nil
 }
+
+// mostRest is how long a rebuild stands back after a part at most: what is left of its deadline is needed, too.
+const mostRest = 4 * time.Millisecond
 
 // finish makes what was staged the pool.
 func (p *Pools) finish(ctx context.Context, l pool, s *snapshot) (string, error) {

@@ -347,7 +347,7 @@ func (p *reference) borrow(id string, fence Fence, epoch, last int64) []any {
 	return []any{"ok"}
 }
 
-func (p *reference) release(id string, fence Fence) []any {
+func (p *reference) release(id string, fence Fence, reserved bool) []any {
 	s, here := p.sitters[id]
 	e, known := p.ends[id]
 	switch {
@@ -361,6 +361,8 @@ func (p *reference) release(id string, fence Fence) []any {
 		return []any{"stale"}
 	case s.until <= p.time():
 		p.lapses(s)
+	case reserved && s.mark != markReserved:
+		return []any{"held"}
 	default:
 		p.leaves(s, end{Released, p.time(), ReasonReleased, "holder"})
 	}

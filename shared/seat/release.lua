@@ -1,8 +1,9 @@
 -- Frees the seat of a session on its holder's word, or gives back a reservation. Safe to repeat.
 -- KEYS  as lib.lua
--- ARGV  session; fence
+-- ARGV  session; fence; 'reserved' to give back a reservation only
 -- Returns one of
 --   ended    status, at, reason, by    by this call or before
+--   held                               it is no reservation any more: somebody was told yes, and it stays
 --   unknown
 --   stale                              another fence holds the session
 --   rebuild                            the pool was built under another incarnation and does not know the session
@@ -24,6 +25,8 @@ local now = now_ms(m.ck)
 local score = tonumber(redis.call('ZSCORE', LEASES, id))
 if score <= now then
   lapse_session(id, s, now, score, m)
+elseif ARGV[3] == 'reserved' and s.mark ~= RESERVED then
+  return { 'held' }
 else
   free_session(id, s, now, 'released', now, 'released', 'holder')
 end

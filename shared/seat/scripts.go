@@ -58,11 +58,11 @@ const (
 )
 
 var (
-	acquireScript = redis.NewScript(refusedWhenFull + libSource + demandSource + acquireSource)
+	acquireScript = redis.NewScript(AcquireScript())
 	carryScript   = redis.NewScript(allowedWhenFull + libSource + demandSource + carrySource)
 	touchScript   = redis.NewScript(TouchScript())
 	borrowScript  = redis.NewScript(allowedWhenFull + libSource + borrowSource)
-	releaseScript = redis.NewScript(allowedWhenFull + libSource + releaseSource)
+	releaseScript = redis.NewScript(ReleaseScript())
 	leaveScript   = redis.NewScript(allowedWhenFull + libSource + leaveSource)
 	evictScript   = redis.NewScript(allowedWhenFull + libSource + evictSource)
 	peekScript    = redis.NewScript(readsOnly + libSource + peekSource)
@@ -78,6 +78,12 @@ var (
 // TouchScript is the text of the script of a heartbeat, as Redis is given it: for who measures what a heartbeat costs
 // beyond it.
 func TouchScript() string { return allowedWhenFull + libSource + touchSource }
+
+// AcquireScript is that of taking a seat, before TouchScript confirms it.
+func AcquireScript() string { return refusedWhenFull + libSource + demandSource + acquireSource }
+
+// ReleaseScript is that of giving a seat back.
+func ReleaseScript() string { return allowedWhenFull + libSource + releaseSource }
 
 // pool names one licence's pool.
 type pool struct {

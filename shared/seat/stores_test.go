@@ -32,7 +32,7 @@ func (w *world) life() {
 	}
 
 	// A row that the next taker displaces, with its reason and time in arrays.
-	w.must(w.giveBack(w.ctx(), w.pool(), reservation{session: two.Session, fence: two.Fence()}))
+	w.must(w.letGo(w.ctx(), w.pool(), two.Session, two.Fence()))
 	three := w.sit("three")
 	w.ended(two.Session, Released, ReasonReleased, "holder")
 	w.release(three)

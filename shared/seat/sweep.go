@@ -509,7 +509,7 @@ func (p *Pools) freeGhosts(ctx context.Context, l pool, open map[uuid.UUID]bool)
 	ghosts := 0
 	for _, s := range sessions {
 		if ended[s.session] {
-			if _, err := p.run(ctx, releaseScript, l.keys(), s.session.String(), s.fence.String()); err != nil {
+			if err := p.letGo(ctx, l, s.session, s.fence); err != nil {
 				return ghosts, err
 			}
 			ghosts++

@@ -93,7 +93,7 @@ func statement(sql string) string {
 	for _, known := range []struct{ part, name string }{
 		{"app.seats_open(", "opening the row"},
 		{"app.seat_open(", "opening the row alone"},
-		{"app.sessions_release(", "closing the row"},
+		{"app.sessions_release_unlocked(", "closing the row"},
 		{"app.session_close(", "closing the row"},
 		{"SET seat_epoch", "the new epoch"},
 		{"FOR NO KEY UPDATE", "locking the licence"},
