@@ -551,6 +551,21 @@ func TestARepeatedAnswerExtendsTheLeaseItPromises(t *testing.T) {
 	s.Beat(t, first.SeatToken).Want(t, http.StatusOK)
 }
 
+func TestARepeatedAnswerPromisesNoLongerLeaseThanThereIs(t *testing.T) {
+	t.Parallel()
+	w := functiontest.New(t)
+	s, l := w.Seating(t), w.Seats(t, 1, 10*time.Minute)
+	first := seated(t, s.Acquire.Send(t, keyed(ask(l, "a"), "k")))
+	w.Change(t, l, func(terms *license.Terms) { terms.TTL = time.Minute })
+	again := seated(t, s.Acquire.Send(t, keyed(ask(l, "a"), "k")))
+	if again.SessionID != first.SessionID || again.TTLSeconds != 60 || again.HeartbeatAfterSeconds > 22 {
+		t.Errorf("after the lease became shorter it is promised %+v", again)
+	}
+	if r := s.Acquire.Send(t, keyed(ask(l, "a"), "k")); r.Header.Get("Idempotent-Replayed") != "true" || seated(t, r).TTLSeconds != 60 {
+		t.Errorf("the shorter promise is repeated as %s", r.Body)
+	}
+}
+
 func TestWhatWasRefusedIsNotRememberedUnderItsIdempotencyKey(t *testing.T) {
 	t.Parallel()
 	w := functiontest.New(t)

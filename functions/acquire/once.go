@@ -80,12 +80,13 @@ func (d Deps) once(c *httpx.Call, name string, facts *license.Facts, q *Request,
 	return reply, nil
 }
 
-// renew says whether the session of a remembered answer lives, and extends its lease: whoever hears the answer again
-// believes for a whole lease from asking again.
+// renew says whether the session of a remembered answer lives, and may be promised for as long again as that answer says, and extends
+// its lease: whoever hears the answer again believes for a whole lease from asking again.
 func (d Deps) renew(c *httpx.Call, first *idempotency.Answer) (bool, error) {
 	var answer struct {
 		SessionID uuid.UUID `json:"session_id"`
 		SeatToken string    `json:"seat_token"`
+		TTL       int64     `json:"ttl_seconds"`
 	}
 	if err := json.Unmarshal(first.Body, &answer); err != nil {
 		return false, fmt.Errorf("read a remembered answer: %w", err)
@@ -95,5 +96,5 @@ func (d Deps) renew(c *httpx.Call, first *idempotency.Answer) (bool, error) {
 		return false, nil //nolint:nilerr // its key is off the ring: the token is of no use to anybody
 	}
 	beat, err := d.Seats.Heartbeat(c.Context(), seat.Ref(claims))
-	return beat.Alive, err
+	return beat.Alive && beat.TTL >= time.Duration(answer.TTL)*time.Second, err
 }
