@@ -35,7 +35,7 @@ type Client struct {
 	HardwareID string
 	// Product is the code of the application's product; "" = any that the licence is for.
 	Product string
-	// Version is the application's; "" = the version of the main module, where the build knows it.
+	// Version is the application's, a semantic version; "" = that of the main module, or 0.0.0 where the build does not know it.
 	Version string
 	// User says who is asking, where the licence counts users.
 	User string
@@ -82,7 +82,7 @@ const longestPause = time.Minute
 // Acquire takes a seat and keeps it, with heartbeats in the background, until ctx ends or the seat is released.
 //
 // When no seat is free, the error is ErrNoSeats; with Wait, Acquire asks until there is one or ctx ends. It goes on asking,
-// too, when nobody answers: with Wait as long as ctx lives, without it for a few seconds, and the error is then
+// too, when nobody answers: with Wait as long as ctx lives, without it for fifteen seconds, and the error is then
 // ErrUnreachable. A Refusal says what else the service had against it. When ctx ends first, the place in the queue is given
 // up, which takes at most five seconds.
 func (c *Client) Acquire(ctx context.Context) (*Seat, error) {
@@ -131,9 +131,14 @@ func (c *Client) Acquire(ctx context.Context) (*Seat, error) {
 
 // ask is the first quest.
 func (c *Client) ask(ctx context.Context, q *quest, d *drawer) (*grant, error) {
-	began := q.line.now()
+	began, asking := q.line.now(), ctx
+	if !c.Wait {
+		var cancel context.CancelFunc
+		asking, cancel = context.WithTimeout(ctx, patience)
+		defer cancel()
+	}
 	for try := 0; ; try++ {
-		g, place, pause, err := q.ask(ctx)
+		g, place, pause, err := q.ask(asking)
 		switch {
 		case g != nil:
 			d.recall(ctx, g, q.line.now())
@@ -225,11 +230,11 @@ func (c *Client) question(ctx context.Context) (request, error) {
 
 func (c *Client) url() string { return cmp.Or(c.URL, os.Getenv(EnvURL)) }
 
-// version is what the build knows of the program's, without the v of Go.
+// version is what the build knows of the program's, without the v of Go. A service demands one even where a licence is for all.
 func version() string {
 	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "(devel)" {
-		return ""
+	if !ok || info.Main.Version == "" || info.Main.Version == "(devel)" {
+		return "0.0.0"
 	}
 	return strings.TrimPrefix(info.Main.Version, "v")
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -255,6 +257,33 @@ func TestValidateTellsEveryCheck(t *testing.T) {
 		if v.Valid || v.Code != "license_expired" || len(v.Checks) != 1 || v.License.ExpiresAt.Year() != 2020 || v.Receipt != "" || v.Nonce != "n" {
 			t.Errorf("it answered %+v", v)
 		}
+	})
+}
+
+func TestAHostThatHangsIsGivenUpAfterFifteenSecondsAndFiveToBePolite(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t inside, s *script, c *Client) {
+		s.says(func(asked) reply { return reply{delay: time.Hour} })
+		_, err := c.Acquire(t.Context())
+		if took := time.Since(s.began); !errors.Is(err, ErrUnreachable) || took != patience+leaving {
+			t.Errorf("after %s: %v", took, err)
+		}
+	})
+}
+
+func TestAProgramThatDoesNotKnowItsVersionAsksWithOne(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t inside, s *script, c *Client) {
+		s.says(works)
+		c.Version = ""
+		seat, err := c.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if asked := fmt.Sprint(s.all()[0].body["version"]); !regexp.MustCompile(`^\d+\.\d+\.\d+`).MatchString(asked) {
+			t.Errorf("it asked with version %q, which the service refuses", asked)
+		}
+		seat.Release()
 	})
 }
 

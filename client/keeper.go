@@ -200,14 +200,14 @@ func (k *keeper) confirm(g *grant) {
 	k.draining = g.status.Draining
 }
 
-// retry waits a little before the next attempt: as long as was asked for, but not longer than the pace of heartbeats, so that
-// the truth is heard within one of them.
+// retry waits a little before the next attempt: as long as was asked for, but not as long as a heartbeat, so that the truth
+// is heard within one of them.
 func (k *keeper) retry(err error) {
 	pause := min(soonest<<min(k.failures, 10), latest, max(k.beat/2, soonest))
 	k.failures++
 	pause -= jitter(pause / 2)
 	if asked := retryAfter(err); asked > 0 {
-		pause = max(pause, min(asked, max(k.beat, soonest)))
+		pause = max(pause, min(asked, max(k.beat-k.beat/10, soonest)))
 		pause += jitter(pause / 10)
 	}
 	if !k.Status().BorrowedUntil.IsZero() {

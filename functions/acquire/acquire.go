@@ -52,7 +52,7 @@ type Deps struct {
 type Request struct {
 	LicenseKey string       `json:"license_key" minLength:"1" maxLength:"255"`
 	HardwareID string       `json:"hardware_id" minLength:"1" maxLength:"255" doc:"Names the device, the same at every start."`
-	Version    string       `json:"version" maxLength:"50" doc:"The application's version; a semantic version where the licence limits versions."`
+	Version    string       `json:"version" maxLength:"50" doc:"The application's version, a semantic version such as 2.1.0."`
 	Product    string       `json:"product,omitempty" maxLength:"63"`
 	User       string       `json:"user,omitempty" maxLength:"255" doc:"Who is asking; needed where the licence counts users."`
 	InstanceID string       `json:"instance_id,omitempty" maxLength:"255" doc:"Names the running instance; needed where the licence counts instances."`

@@ -40,7 +40,7 @@ type Deps struct {
 type Request struct {
 	LicenseKey string   `json:"license_key" minLength:"1" maxLength:"255"`
 	HardwareID string   `json:"hardware_id" minLength:"1" maxLength:"255" doc:"Names the device, the same at every start."`
-	Version    string   `json:"version" maxLength:"50" doc:"The application's version; a semantic version where the licence limits versions."`
+	Version    string   `json:"version" maxLength:"50" doc:"The application's version, a semantic version such as 2.1.0."`
 	Product    string   `json:"product,omitempty" maxLength:"63"`
 	Features   []string `json:"features,omitempty" maxItems:"100" doc:"Features that the application wants to use."`
 	Nonce      string   `json:"nonce,omitempty" maxLength:"255" doc:"Comes back in the answer and in the receipt."`

@@ -28,7 +28,7 @@ const (
 type Question struct {
 	// Hardware is the id of the asking device.
 	Hardware string
-	// Version is the application's, and must be a semantic version where the licence limits versions.
+	// Version is the application's, and must be a semantic version, also where the licence is for all.
 	Version string
 	// Product is the application's product code; "" is not checked.
 	Product string
