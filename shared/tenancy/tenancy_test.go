@@ -398,7 +398,7 @@ func TestALostAnswerToACommitIsInDoubt(t *testing.T) {
 	// A commit that hangs: the constraint is checked at its end, and waits.
 	store.Exec(t, `create function app.wait() returns trigger language plpgsql as $$ begin perform pg_sleep(30); return null; end $$;
 		create constraint trigger wait after insert on app.notes deferrable initially deferred for each row execute function app.wait()`)
-	b := open(t, store.URL("usher_acquire"), tenancy.Config{Timeout: 500 * time.Millisecond})
+	b := open(t, store.URL("usher_acquire"), tenancy.Config{Timeout: 3 * time.Second})
 	ctx := t.Context()
 	err := b.db.As(ctx, b.a, write(ctx, b.a, "perhaps"))
 	if !unavailable(err) || !errors.Is(err, tenancy.ErrInDoubt) {
