@@ -5,7 +5,6 @@
 #   armor        policy of Cloud Armor: public, keyed, incident, stripe (edge.tf). None for heartbeats: they would cost more there than
 #                in the function, which checks a MAC before anything else
 #   schedule     cron, in UTC, the path that is posted to, and the seconds that an answer may take: a little more than the run
-#   operators    the operators may call it too, as IAM says who they are (rotate: to revoke a key)
 #   postgres     roles in the database that its account may act as
 #   redis        pools: the seats. budgets: who asks how often
 #   kms          decrypt, encrypt: the key that wraps receipt keys. sign: the roots. admin: makes and destroys roots' versions
@@ -25,7 +24,7 @@
 locals {
   functions = {
     validate = {
-      caller   = "public", paths = ["/v1/validate"], armor = "keyed", schedule = null, operators = false
+      caller   = "public", paths = ["/v1/validate"], armor = "keyed", schedule = null
       postgres = ["usher_validate"], redis = ["pools", "budgets"], kms = ["decrypt"]
       secrets  = ["license-key-peppers"], writes = [], settings = ["receipts"]
       # A start-up of every client: bursts in the morning. One CPU signs some thousands of receipts a second.
@@ -36,7 +35,7 @@ locals {
       min = 1, max = 6, connections = 4
     }
     acquire = {
-      caller   = "public", paths = ["/v1/acquire"], armor = "keyed", schedule = null, operators = false
+      caller   = "public", paths = ["/v1/acquire"], armor = "keyed", schedule = null
       postgres = ["usher_acquire"], redis = ["pools", "budgets"], kms = ["decrypt"]
       secrets  = ["license-key-peppers", "seat-token-keys"], writes = [], settings = ["receipts"]
       cpu      = "1", memory = "256Mi", always_cpu = false
@@ -46,7 +45,7 @@ locals {
       min = 1, max = 8, connections = 4
     }
     heartbeat = {
-      caller   = "public", paths = ["/v1/heartbeat"], armor = null, schedule = null, operators = false
+      caller   = "public", paths = ["/v1/heartbeat"], armor = null, schedule = null
       postgres = ["usher_heartbeat"], redis = ["pools"], kms = []
       secrets  = ["seat-token-keys"], writes = [], settings = []
       # The hot path, busy all day: instance-based billing costs a quarter of request-based for a million of them.
@@ -59,7 +58,7 @@ locals {
       connections = 1
     }
     release = {
-      caller   = "public", paths = ["/v1/release"], armor = "keyed", schedule = null, operators = false
+      caller   = "public", paths = ["/v1/release"], armor = "keyed", schedule = null
       postgres = ["usher_release"], redis = ["pools", "budgets"], kms = []
       secrets  = ["license-key-peppers", "seat-token-keys"], writes = [], settings = []
       cpu      = "1", memory = "256Mi", always_cpu = false
@@ -69,7 +68,7 @@ locals {
       min = 0, max = 4, connections = 4
     }
     borrow = {
-      caller   = "public", paths = ["/v1/borrow"], armor = "public", schedule = null, operators = false
+      caller   = "public", paths = ["/v1/borrow"], armor = "public", schedule = null
       postgres = ["usher_borrow"], redis = ["pools"], kms = ["decrypt"]
       secrets  = ["seat-token-keys"], writes = [], settings = ["receipts"]
       cpu      = "1", memory = "256Mi", always_cpu = false
@@ -78,7 +77,7 @@ locals {
       min         = 0, max = 2, connections = 2
     }
     keys = {
-      caller   = "public", paths = ["/.well-known/jwks.json", "/v1/revocations"], armor = "keyed", schedule = null, operators = false
+      caller   = "public", paths = ["/.well-known/jwks.json", "/v1/revocations"], armor = "keyed", schedule = null
       postgres = ["usher_keys"], redis = [], kms = ["sign"]
       secrets  = [], writes = [], settings = ["receipts"]
       cpu      = "1", memory = "256Mi", always_cpu = false
@@ -87,7 +86,7 @@ locals {
       min         = 0, max = 2, connections = 1
     }
     register = {
-      caller   = "public", paths = ["/v1/register"], armor = "public", schedule = null, operators = false
+      caller   = "public", paths = ["/v1/register"], armor = "public", schedule = null
       postgres = ["usher_register"], redis = ["budgets"], kms = []
       secrets  = ["license-key-peppers"], writes = [], settings = ["people", "journal"]
       cpu      = "1", memory = "256Mi", always_cpu = false
@@ -96,7 +95,7 @@ locals {
       min         = 0, max = 2, connections = 2
     }
     trial = {
-      caller   = "public", paths = ["/v1/trial"], armor = "public", schedule = null, operators = false
+      caller   = "public", paths = ["/v1/trial"], armor = "public", schedule = null
       postgres = ["usher_trial"], redis = ["budgets"], kms = []
       secrets  = ["license-key-peppers"], writes = [], settings = ["people", "journal"]
       cpu      = "1", memory = "256Mi", always_cpu = false
@@ -105,7 +104,7 @@ locals {
       min         = 0, max = 2, connections = 2
     }
     usage = {
-      caller = "public", paths = ["/v1/usage"], armor = "public", schedule = null, operators = false
+      caller = "public", paths = ["/v1/usage"], armor = "public", schedule = null
       # Redis hears of refused credentials alone: counting goes on without it.
       postgres = ["usher_usage"], redis = ["budgets"], kms = []
       secrets  = ["seat-token-keys", "api-key-peppers"], writes = [], settings = ["people"]
@@ -115,7 +114,7 @@ locals {
       min         = 0, max = 4, connections = 4
     }
     admin = {
-      caller = "public", paths = [], armor = "public", schedule = null, operators = false
+      caller = "public", paths = [], armor = "public", schedule = null
       # As a tenant's own people, and as the operator: two roles, two pools.
       postgres = ["usher_admin", "usher_operator"], redis = ["pools", "budgets"], kms = ["sign"]
       secrets  = ["license-key-peppers", "api-key-peppers", "notify-keys"], writes = [], settings = ["people", "receipts", "journal"]
@@ -125,7 +124,7 @@ locals {
       min         = 0, max = 4, connections = 3
     }
     checkout = {
-      caller   = "public", paths = ["/v1/checkout"], armor = "public", schedule = null, operators = false
+      caller   = "public", paths = ["/v1/checkout"], armor = "public", schedule = null
       postgres = ["usher_checkout"], redis = ["budgets"], kms = []
       secrets  = ["stripe-api-key"], writes = [], settings = ["people", "catalog", "sites", "journal"]
       cpu      = "1", memory = "256Mi", always_cpu = false
@@ -135,7 +134,7 @@ locals {
       min = 0, max = 2, connections = 2
     }
     subscription = {
-      caller = "public", paths = ["/v1/subscription", "/v1/subscription/*"], armor = "public", schedule = null, operators = false
+      caller = "public", paths = ["/v1/subscription", "/v1/subscription/*"], armor = "public", schedule = null
       # Tells the pools at once when seats were added or a subscription ended.
       postgres = ["usher_subscription"], redis = ["pools", "budgets"], kms = []
       secrets  = ["license-key-peppers", "notify-keys", "stripe-api-key"], writes = [], settings = ["people", "catalog", "sites", "journal"]
@@ -145,7 +144,7 @@ locals {
       min         = 0, max = 2, connections = 2
     }
     webhook = {
-      caller = "stripe", paths = ["/v1/stripe/*"], armor = "stripe", schedule = null, operators = false
+      caller = "stripe", paths = ["/v1/stripe/*"], armor = "stripe", schedule = null
       # People and API keys: operators have events handled again.
       postgres = ["usher_webhook"], redis = ["pools", "budgets"], kms = []
       secrets  = ["license-key-peppers", "api-key-peppers", "notify-keys", "stripe-api-key", "stripe-webhook-secrets"], writes = [], settings = ["people", "catalog", "journal"]
@@ -156,7 +155,7 @@ locals {
     }
     incident = {
       # Operators by their tokens, and Cloud Scheduler for the watch.
-      caller   = "public", paths = ["/v1/incidents", "/v1/incidents/*", "/v1/switches", "/v1/checkpoints", "/v1/checkpoints/*"], armor = "incident", operators = false
+      caller   = "public", paths = ["/v1/incidents", "/v1/incidents/*", "/v1/switches", "/v1/checkpoints", "/v1/checkpoints/*"], armor = "incident"
       schedule = { cron = "* * * * *", path = "/tasks/watch", seconds = 60 }
       # It stops whatever must be stopped: pools are frozen, keys are revoked and replaced.
       postgres = ["usher_incident"], redis = ["pools", "budgets"], kms = ["encrypt", "sign", "admin"]
@@ -168,7 +167,7 @@ locals {
       min = 0, max = 2, connections = 2
     }
     deliver = {
-      caller = "scheduler", paths = [], armor = null, operators = false
+      caller = "scheduler", paths = [], armor = null
       # Every minute; a run ends within 50 s.
       schedule = { cron = "* * * * *", path = "/tasks/deliver", seconds = 60 }
       postgres = ["usher_deliver"], redis = [], kms = []
@@ -179,7 +178,7 @@ locals {
       min         = 0, max = 1, connections = 2
     }
     sweep = {
-      caller = "scheduler", paths = [], operators = false
+      caller = "scheduler", paths = []
       # Every minute; a run ends within 50 s.
       schedule = { cron = "* * * * *", path = "/tasks/sweep", seconds = 60 }
       postgres = ["usher_sweep"], redis = ["pools"], kms = []
@@ -190,7 +189,7 @@ locals {
       min         = 0, max = 1, connections = 2
     }
     meter = {
-      caller = "scheduler", paths = [], armor = null, operators = false
+      caller = "scheduler", paths = [], armor = null
       # Hourly, a little after the hour; a run ends within 50 s, and the next goes on.
       schedule = { cron = "7 * * * *", path = "/tasks/meter", seconds = 60 }
       postgres = ["usher_meter"], redis = [], kms = []
@@ -201,7 +200,7 @@ locals {
       min         = 0, max = 1, connections = 2
     }
     expire = {
-      caller = "scheduler", paths = [], armor = null, operators = false
+      caller = "scheduler", paths = [], armor = null
       # Daily; a run goes on where the last one stopped. At 04:23, after the backup and rotate.
       schedule = { cron = "23 4 * * *", path = "/tasks/expire", seconds = 310 }
       postgres = ["usher_expire"], redis = ["pools"], kms = []
@@ -212,7 +211,8 @@ locals {
       min         = 0, max = 1, connections = 2
     }
     rotate = {
-      caller = "scheduler", paths = [], operators = true
+      # The operator's API keys, to revoke a key or to replace one early, and Cloud Scheduler for what is due.
+      caller = "public", paths = ["/v1/signing-keys/*"], armor = "incident"
       # Daily; receipt keys are made 50 h ahead, so two days may be missed. At 03:17, when nobody else's jobs start.
       schedule = { cron = "17 3 * * *", path = "/tasks/rotate", seconds = 60 }
       postgres = ["usher_rotate"], redis = ["budgets"], kms = ["encrypt", "sign", "admin"]

@@ -79,9 +79,8 @@ resource "google_cloud_run_v2_service" "function" {
   name                = each.key
   location            = var.region
   deletion_protection = var.environment == "prod"
-  # Public ones are reached through the load balancer only. Cloud Scheduler counts as internal. What operators may call too
-  # is reached from outside, and IAM asks who they are.
-  ingress = contains(keys(local.public), each.key) ? "INGRESS_TRAFFIC_INTERNAL_LOAD_BALANCER" : each.value.operators ? "INGRESS_TRAFFIC_ALL" : "INGRESS_TRAFFIC_INTERNAL_ONLY"
+  # Public ones are reached through the load balancer only. Cloud Scheduler counts as internal.
+  ingress = contains(keys(local.public), each.key) ? "INGRESS_TRAFFIC_INTERNAL_LOAD_BALANCER" : "INGRESS_TRAFFIC_INTERNAL_ONLY"
 
   template {
     service_account                  = google_service_account.function[each.key].email
@@ -189,14 +188,6 @@ resource "google_cloud_run_v2_service_iam_member" "scheduler" {
   location = var.region
   role     = "roles/run.invoker"
   member   = google_service_account.scheduler.member
-}
-
-resource "google_cloud_run_v2_service_iam_member" "operators" {
-  for_each = { for pair in setproduct([for name, f in local.functions : name if f.operators], var.operators) : join("-", pair) => pair }
-  name     = google_cloud_run_v2_service.function[each.value[0]].name
-  location = var.region
-  role     = "roles/run.invoker"
-  member   = each.value[1]
 }
 
 resource "google_cloud_scheduler_job" "function" {

@@ -328,7 +328,7 @@ func TestThePublicCallsOnlyWhatIsPublic(t *testing.T) {
 	p, table := readPlan(t)
 	services, open := p.of("google_cloud_run_v2_service", "function"), p.of("google_cloud_run_v2_service_iam_member", "public")
 	backends := p.of("google_compute_backend_service", "function")
-	for _, name := range []string{"sweep", "rotate", "deliver", "expire", "meter"} {
+	for _, name := range []string{"sweep", "deliver", "expire", "meter"} {
 		if r, exists := table[name]; exists && (r.Caller != "scheduler" || len(r.Paths) > 0) {
 			t.Errorf("%s is scheduled work, and its caller is %s with paths %v", name, r.Caller, r.Paths)
 		}

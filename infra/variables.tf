@@ -36,12 +36,6 @@ variable "image_tag" {
   default     = "bootstrap"
 }
 
-variable "operators" {
-  description = "Who may call rotate by hand, as IAM members (group:…)."
-  type        = list(string)
-  default     = []
-}
-
 variable "mail_alerts_to" {
   description = "Where alerts are mailed."
   type        = string
