@@ -13,39 +13,49 @@ import (
 // committers is how many commit at once.
 const committers = 16
 
-// acquires compares acquires, each on a seat that nobody had, with pgx alone that commits such rows: as many connections
-// as clients, no rules, no policies.
+// acquires compares acquires, each on a seat that nobody had by another instance on a device that is known, with pgx alone
+// that commits such rows, no rules, no policies, and with acquires done as plainly as can be.
 func (s *stage) acquires(ctx context.Context, r *Report) error {
-	s.progress("acquires, and pgx alone committing such rows, %d at once", committers)
+	s.progress("acquires, pgx alone committing such rows, and plain acquires, %d at once", committers)
 	large := s.large[0]
-	var seats atomic.Int64
+	var seats, instances atomic.Int64
 	seats.Store(1_000_000) // beyond every seat that is given out
-	theirs := func(int, int) error {
+	pgx := func(int, int) error {
 		n := seats.Add(1)
 		_, err := s.db.Exec(ctx, `INSERT INTO app.open_sessions
-			(tenant_id, id, license_id, seat_no, fence_epoch, fence_counter, overdraft, holder, hardware_id, version)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
+			(tenant_id, id, license_id, seat_no, fence_epoch, fence_counter, overdraft, holder, hardware_id, instance_id, version)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
 			s.tenant.String(), uuid.Must(uuid.NewV7()).String(), large.id.String(), n, 1, n, false,
-			fmt.Sprintf("device:holder-%d", n), fmt.Sprintf("holder-%d", n), "1.0.0")
+			fmt.Sprintf("instance:8:new-%d@device-0", n), "device-0", fmt.Sprintf("new-%d", n), "1.0.0")
 		return err
 	}
-	d := newDoor(s.acquire.address)
-	var holders atomic.Int64
-	answers := make([]fasthttp.Response, committers)
-	ours := func(client, n int) error {
-		key := s.large[n%len(s.large)].key
-		return d.send(acquireRequest(d, key, fmt.Sprintf("new-%d", holders.Add(1))), &answers[client], http.StatusCreated)
+	acquires := func(d *door) deed {
+		answers := make([]fasthttp.Response, committers)
+		return func(client, n int) error {
+			l := s.large[n%len(s.large)]
+			q := acquireRequest(d, l.key, fmt.Sprintf("device-%d", client), fmt.Sprintf("new-%d", instances.Add(1)))
+			q.Header.Set("License", s.pool(l)) // which the yardstick wants to be told
+			return d.send(q, &answers[client], http.StatusCreated)
+		}
 	}
-	a, b, err := s.duel(
-		contender{"acquire", []*process{s.acquire}, ours},
-		contender{"pgx", nil, theirs},
-	)(closed(ctx, committers, s.size.Round))
+	rounds, err := s.inTurns(closed(ctx, committers, s.size.Round),
+		contender{"acquire", []*process{s.acquire}, acquires(newDoor(s.acquire.address))},
+		contender{"pgx", nil, pgx},
+		contender{"plain", []*process{s.yardstick}, acquires(newDoor(s.yardstick.address))},
+	)
 	if err != nil {
 		return err
 	}
-	r.compare("Acquires", fmt.Sprintf("%d clients, each on a seat that nobody had; pgx alone: %d connections that insert such a row", committers, committers), a, b,
+	usher, alone, plain := rounds[0], rounds[1], rounds[2]
+	r.compare("Acquires", fmt.Sprintf("%d clients, each on a seat that nobody had; pgx alone: %d connections that insert such a row", committers, committers), usher, alone,
 		row{"acquires a second", perSecond, "%.0f", atLeast(0.8)},
 	)
+	const beside = "plain: the same scripts and signature, and such a row in a transaction of its own, without any guard"
+	r.compare("Acquires, beside plain ones", beside, usher, plain,
+		row{"acquires a second", perSecond, "%.0f", nil},
+		row{"CPU of an acquire, µs", cpuMicros, "%.0f", nil},
+	)
+	r.compare("Plain acquires", beside, plain, alone, row{"acquires a second", perSecond, "%.0f", nil})
 	if _, err := s.db.Exec(ctx, `DELETE FROM app.open_sessions WHERE seat_no > 1000000`); err != nil {
 		return fmt.Errorf("take the rows away: %w", err)
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// contender is one of two that are compared: the processes that do the work, and the deed that they are asked for.
+// contender is one of those that are compared: the processes that do the work, and the deed that they are asked for.
 type contender struct {
 	name      string
 	processes []*process
@@ -56,30 +56,27 @@ func (c contender) measure(run func(deed) (load, error)) (round, error) {
 	return r, nil
 }
 
-// duel lets two contenders have rounds in turns, after one each that does not count, and swaps who begins.
-func (s *stage) duel(ours, theirs contender) func(run func(deed) (load, error)) (a, b []round, err error) {
-	return func(run func(deed) (load, error)) (a, b []round, err error) {
-		for i := range s.size.Rounds + 1 {
-			order := []contender{ours, theirs}
-			if i%2 == 1 {
-				slices.Reverse(order)
+// inTurns lets the contenders have rounds in turns, after one each that does not count, and swaps who begins. It answers the
+// rounds of each.
+func (s *stage) inTurns(run func(deed) (load, error), contenders ...contender) ([][]round, error) {
+	rounds := make([][]round, len(contenders))
+	order := make([]int, len(contenders))
+	for i := range order {
+		order[i] = i
+	}
+	for n := range s.size.Rounds + 1 {
+		for _, i := range order {
+			r, err := contenders[i].measure(run)
+			if err != nil {
+				return nil, err
 			}
-			for _, c := range order {
-				r, err := c.measure(run)
-				if err != nil {
-					return nil, nil, err
-				}
-				switch {
-				case i == 0:
-				case c.name == ours.name:
-					a = append(a, r)
-				default:
-					b = append(b, r)
-				}
+			if n > 0 {
+				rounds[i] = append(rounds[i], r)
 			}
 		}
-		return a, b, nil
+		slices.Reverse(order)
 	}
+	return rounds, nil
 }
 
 // spread is a median, with what was least and most.

@@ -90,11 +90,11 @@ func (s *stage) comings() deed {
 	acquire, release := newDoor(s.acquire.address), newDoor(s.release.address)
 	return func(client, _ int) error {
 		var answer fasthttp.Response
-		ask := acquireRequest(acquire, s.free[client%len(s.free)], fmt.Sprintf("costs-%d", client))
+		ask := acquireRequest(acquire, s.free[client%len(s.free)].key, fmt.Sprintf("costs-%d", client), "")
 		if err := acquire.send(ask, &answer, http.StatusCreated); err != nil {
 			return err
 		}
-		token, err := tokenOf(answer.Body())
+		token, err := member(answer.Body(), "seat_token")
 		if err != nil {
 			return err
 		}

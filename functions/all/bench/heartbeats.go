@@ -13,9 +13,11 @@ const inFlight = 256
 // heartbeats compares heartbeats with the yardstick: as fast as they go, and at a constant rate.
 func (s *stage) heartbeats(ctx context.Context, r *Report) error {
 	ours, theirs := newDoor(s.heartbeat.address), newDoor(s.yardstick.address)
-	contenders := func(clients int) (contender, contender) {
-		return contender{"heartbeat", []*process{s.heartbeat}, requests(ours, clients, s.held, asHolder)},
-			contender{"yardstick", []*process{s.yardstick}, requests(theirs, clients, s.held, asYardstick)}
+	contenders := func(clients int) []contender {
+		return []contender{
+			{"heartbeat", []*process{s.heartbeat}, requests(ours, clients, s.held, asHolder)},
+			{"yardstick", []*process{s.yardstick}, requests(theirs, clients, s.held, asYardstick)},
+		}
 	}
 
 	s.progress("heartbeats and the yardstick in turns: %d rounds of %s each, %d clients", s.size.Rounds, s.size.Round, s.size.Clients)
@@ -23,10 +25,11 @@ func (s *stage) heartbeats(ctx context.Context, r *Report) error {
 	if err != nil {
 		return err
 	}
-	a, b, err := s.duel(contenders(s.size.Clients))(closed(ctx, s.size.Clients, s.size.Round))
+	rounds, err := s.inTurns(closed(ctx, s.size.Clients, s.size.Round), contenders(s.size.Clients)...)
 	if err != nil {
 		return err
 	}
+	a, b := rounds[0], rounds[1]
 	logged, err := s.heartbeat.lines()
 	if err != nil {
 		return err
@@ -51,10 +54,10 @@ func (s *stage) heartbeats(ctx context.Context, r *Report) error {
 	rate := min(of(a, perSecond).Median, of(b, perSecond).Median) / 2
 	s.rate = rate
 	s.progress("the same at %.0f requests a second, half of what the slower of the two can do", rate)
-	a, b, err = s.duel(contenders(inFlight))(open(ctx, inFlight, rate, s.size.Round))
-	if err != nil {
+	if rounds, err = s.inTurns(open(ctx, inFlight, rate, s.size.Round), contenders(inFlight)...); err != nil {
 		return err
 	}
+	a, b = rounds[0], rounds[1]
 	r.compare("Heartbeats at a constant rate", fmt.Sprintf("%.0f requests a second, timed from when each was to be sent", rate), a, b,
 		row{"p50, ms", p50Millis, "%.2f", nil},
 		row{"p99, ms", p99Millis, "%.2f", atMost(2)},

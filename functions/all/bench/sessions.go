@@ -8,35 +8,13 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// sessions compares whole sessions, each an acquire, a few heartbeats and a release with its rows committed before each
-// answer, with as many requests of the yardstick.
+// sessions compares whole sessions, each an acquire, some heartbeats and a release with its rows committed before each
+// answer, with as many requests of the yardstick; the shortest also with sessions done as plainly as can be. At the usual
+// lease of six minutes, a beat every two, thirty heartbeats are an hour.
 func (s *stage) sessions(ctx context.Context, r *Report) error {
-	acquire, heartbeat, release := newDoor(s.acquire.address), newDoor(s.heartbeat.address), newDoor(s.release.address)
 	yardstick := newDoor(s.yardstick.address)
-	for _, beats := range []int{8, 2} {
+	for _, beats := range []int{30, 8, 2} {
 		s.progress("sessions of %d heartbeats, and as many requests of the yardstick", beats)
-		asks := make([]*fasthttp.Request, s.size.Clients)
-		answers := make([]fasthttp.Response, s.size.Clients)
-		for client := range asks {
-			asks[client] = acquireRequest(acquire, s.free[client%len(s.free)], fmt.Sprintf("client-%d", client))
-		}
-		ours := func(client, _ int) error {
-			answer := &answers[client]
-			if err := acquire.send(asks[client], answer, http.StatusCreated); err != nil {
-				return err
-			}
-			token, err := tokenOf(answer.Body())
-			if err != nil {
-				return err
-			}
-			beat, leave := bearerRequest(heartbeat, "/v1/heartbeat", token), bearerRequest(release, "/v1/release", token)
-			for range beats {
-				if err := heartbeat.send(beat, answer, http.StatusOK); err != nil {
-					return err
-				}
-			}
-			return release.send(leave, answer, http.StatusOK)
-		}
 		one := requests(yardstick, s.size.Clients, s.held, asYardstick)
 		theirs := func(client, n int) error {
 			for i := range beats + 2 {
@@ -46,18 +24,92 @@ func (s *stage) sessions(ctx context.Context, r *Report) error {
 			}
 			return nil
 		}
-		a, b, err := s.duel(
-			contender{"session", []*process{s.acquire, s.heartbeat, s.release}, ours},
-			contender{"yardstick", []*process{s.yardstick}, theirs},
-		)(closed(ctx, s.size.Clients, s.size.Round))
+		contenders := []contender{
+			{"session", []*process{s.acquire, s.heartbeat, s.release}, s.session(beats)},
+			{"yardstick", []*process{s.yardstick}, theirs},
+		}
+		if beats == 2 {
+			contenders = append(contenders, contender{"plain", []*process{s.yardstick}, s.plainSession(beats)})
+		}
+		rounds, err := s.inTurns(closed(ctx, s.size.Clients, s.size.Round), contenders...)
 		if err != nil {
 			return err
 		}
 		r.compare(fmt.Sprintf("Sessions of %d heartbeats", beats),
-			fmt.Sprintf("acquire, %d heartbeats, release; the yardstick: %d requests; %d clients", beats, beats+2, s.size.Clients), a, b,
+			fmt.Sprintf("acquire, %d heartbeats, release; the yardstick: %d requests; %d clients", beats, beats+2, s.size.Clients), rounds[0], rounds[1],
 			row{"sessions a second", perSecond, "%.0f", atLeast(0.50)},
 			row{"CPU of a session, µs", cpuMicros, "%.0f", atMost(1.7)},
 		)
+		if len(rounds) > 2 {
+			r.compare(fmt.Sprintf("Sessions of %d heartbeats, beside plain ones", beats),
+				"plain: the same scripts, rows and signature by one process, each row in a transaction of its own, without any guard", rounds[0], rounds[2],
+				row{"sessions a second", perSecond, "%.0f", nil},
+				row{"CPU of a session, µs", cpuMicros, "%.0f", nil},
+			)
+		}
 	}
 	return nil
+}
+
+// session lets each client sit for a while, again and again, each on a licence of its own.
+func (s *stage) session(beats int) deed {
+	acquire, heartbeat, release := newDoor(s.acquire.address), newDoor(s.heartbeat.address), newDoor(s.release.address)
+	asks, answers := s.asks(acquire)
+	return func(client, _ int) error {
+		answer := &answers[client]
+		if err := acquire.send(asks[client], answer, http.StatusCreated); err != nil {
+			return err
+		}
+		token, err := member(answer.Body(), "seat_token")
+		if err != nil {
+			return err
+		}
+		beat, leave := bearerRequest(heartbeat, "/v1/heartbeat", token), bearerRequest(release, "/v1/release", token)
+		for range beats {
+			if err := heartbeat.send(beat, answer, http.StatusOK); err != nil {
+				return err
+			}
+		}
+		return release.send(leave, answer, http.StatusOK)
+	}
+}
+
+// plainSession is session with the yardstick.
+func (s *stage) plainSession(beats int) deed {
+	d := newDoor(s.yardstick.address)
+	asks, answers := s.asks(d)
+	return func(client, _ int) error {
+		ask, answer := asks[client], &answers[client]
+		pool := s.pool(s.free[client%len(s.free)])
+		ask.Header.Set("License", pool)
+		if err := d.send(ask, answer, http.StatusCreated); err != nil {
+			return err
+		}
+		fence, err := member(answer.Body(), "seat_token")
+		if err != nil {
+			return err
+		}
+		id, err := member(answer.Body(), "session_id")
+		if err != nil {
+			return err
+		}
+		beat, leave := bearerRequest(d, "/v1/heartbeat", ""), bearerRequest(d, "/v1/release", "")
+		asYardstick(beat, session{pool: pool, id: id, fence: fence})
+		asYardstick(leave, session{pool: pool, id: id, fence: fence})
+		for range beats {
+			if err := d.send(beat, answer, http.StatusOK); err != nil {
+				return err
+			}
+		}
+		return d.send(leave, answer, http.StatusOK)
+	}
+}
+
+// asks are an acquire for each client, and room for its answers.
+func (s *stage) asks(d *door) ([]*fasthttp.Request, []fasthttp.Response) {
+	asks := make([]*fasthttp.Request, s.size.Clients)
+	for client := range asks {
+		asks[client] = acquireRequest(d, s.free[client%len(s.free)].key, fmt.Sprintf("client-%d", client), "")
+	}
+	return asks, make([]fasthttp.Response, s.size.Clients)
 }

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/coditect/usher/functions/all/local"
+	"github.com/coditect/usher/shared/license"
 	"github.com/coditect/usher/shared/platform/localenv"
 	"github.com/coditect/usher/shared/seat"
 	"github.com/coditect/usher/shared/signing"
@@ -40,8 +41,8 @@ type stage struct {
 	acquire, heartbeat, release, yardstick *process
 
 	held    []session    // on licences of which every seat is taken
-	free    []string     // keys of licences whose seats are free
-	large   []sold       // licences with more seats than are asked for
+	free    []sold       // licences whose seats are free
+	large   []sold       // licences with more seats than are asked for, counted by instance
 	alone   sold         // another, where nobody sat: its pool is small, and copied a hundred thousand times
 	bySeats map[int]sold // a licence of so many seats each
 	started int          // processes
@@ -145,27 +146,26 @@ func (s *stage) sellAll(ctx context.Context) (keys []string, err error) {
 	defer func() { err = errors.Join(err, u.Close()) }()
 	s.settings, s.tenant = u.Settings, u.Demo().TenantID
 	s.progress("making %d licences of %d seats, and some for every purpose", s.size.Licenses, s.size.Seats)
-	taken, err := sell(ctx, u.Demo(), s.size.Licenses, s.size.Seats)
+	taken, err := sell(ctx, u.Demo(), s.size.Licenses, s.size.Seats, license.PerDevice)
 	if err != nil {
 		return nil, err
 	}
 	for _, l := range taken {
 		keys = append(keys, l.key)
 	}
-	free, err := sell(ctx, u.Demo(), s.size.Clients, s.size.Seats)
+	if s.free, err = sell(ctx, u.Demo(), s.size.Clients, s.size.Seats, license.PerDevice); err != nil {
+		return nil, err
+	}
+	if s.large, err = sell(ctx, u.Demo(), committers, mostSeats, license.PerInstance); err != nil {
+		return nil, err
+	}
+	alone, err := sell(ctx, u.Demo(), 1, mostSeats, license.PerDevice)
 	if err != nil {
 		return nil, err
 	}
-	for _, l := range free {
-		s.free = append(s.free, l.key)
-	}
-	large, err := sell(ctx, u.Demo(), committers+1, mostSeats)
-	if err != nil {
-		return nil, err
-	}
-	s.large, s.alone = large[:committers], large[committers]
+	s.alone = alone[0]
 	for seats := 1; seats <= s.size.Most; seats *= 10 {
-		made, err := sell(ctx, u.Demo(), 1, seats)
+		made, err := sell(ctx, u.Demo(), 1, seats, license.PerDevice)
 		if err != nil {
 			return nil, err
 		}
@@ -220,11 +220,14 @@ func (s *stage) function(ctx context.Context, name string) (*process, error) {
 }
 
 func (s *stage) startYardstick(ctx context.Context) (err error) {
-	if _, err := s.redis.Do(ctx, "SCRIPT", "LOAD", seat.TouchScript()); err != nil {
-		return fmt.Errorf("load the script: %w", err)
+	for _, script := range []string{seat.TouchScript(), seat.AcquireScript(), seat.ReleaseScript()} {
+		if _, err := s.redis.Do(ctx, "SCRIPT", "LOAD", script); err != nil {
+			return fmt.Errorf("load a script: %w", err)
+		}
 	}
 	s.yardstick, err = s.start(ctx, "yardstick", func(host, port string) map[string]string {
-		return map[string]string{"YARDSTICK_LISTEN": net.JoinHostPort(host, port), "YARDSTICK_REDIS": s.redis.Addr()}
+		return map[string]string{"YARDSTICK_LISTEN": net.JoinHostPort(host, port), "YARDSTICK_REDIS": s.redis.Addr(),
+			"YARDSTICK_POSTGRES": s.postgres.URL("postgres", localenv.Superuser) + fmt.Sprintf("&pool_max_conns=%d", committers)}
 	})
 	return err
 }
@@ -239,10 +242,10 @@ func (s *stage) start(ctx context.Context, name string, env func(host, port stri
 	return p, err
 }
 
-// sell makes licences of so many seats through the API.
-func sell(ctx context.Context, d local.Demo, licenses, seats int) ([]sold, error) {
+// sell makes licences of so many seats, one for each of per, through the API.
+func sell(ctx context.Context, d local.Demo, licenses, seats int, per string) ([]sold, error) {
 	operator := local.API{URL: d.BaseURL, Bearer: d.OperatorAPIKey}
-	terms := map[string]any{"plan": d.Plan, "max_seats": seats, "ttl_seconds": int(lease / time.Second)}
+	terms := map[string]any{"plan": d.Plan, "max_seats": seats, "ttl_seconds": int(lease / time.Second), "seat_per": per}
 	all := make([]sold, licenses)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(8)
@@ -270,13 +273,16 @@ type session struct {
 	seat.Ref
 }
 
-// acquireRequest is that of a holder.
-func acquireRequest(d *door, key, holder string) *fasthttp.Request {
+// pool names a licence's pool, as the yardstick is told.
+func (s *stage) pool(l sold) string { return s.tenant.String() + "/" + l.id.String() }
+
+// acquireRequest is that of a device, or of an instance on it.
+func acquireRequest(d *door, key, hardware, instance string) *fasthttp.Request {
 	q := &fasthttp.Request{}
 	q.SetRequestURI(d.base + "/v1/acquire")
 	q.Header.SetMethod(http.MethodPost)
 	q.Header.SetContentType("application/json")
-	q.SetBodyString(`{"license_key":"` + key + `","hardware_id":"` + holder + `","version":"1.0.0"}`)
+	q.SetBodyString(`{"license_key":"` + key + `","hardware_id":"` + hardware + `","instance_id":"` + instance + `","version":"1.0.0"}`)
 	return q
 }
 
@@ -302,10 +308,10 @@ func asYardstick(q *fasthttp.Request, h session) {
 // take takes a seat.
 func (s *stage) take(d *door, key, holder string) (session, error) {
 	var r fasthttp.Response
-	if err := d.send(acquireRequest(d, key, holder), &r, http.StatusCreated); err != nil {
+	if err := d.send(acquireRequest(d, key, holder, ""), &r, http.StatusCreated); err != nil {
 		return session{}, err
 	}
-	token, err := tokenOf(r.Body())
+	token, err := member(r.Body(), "seat_token")
 	if err != nil {
 		return session{}, err
 	}
@@ -317,15 +323,14 @@ func (s *stage) take(d *door, key, holder string) (session, error) {
 	return session{token, ref.Tenant.String() + "/" + ref.License.String(), ref.Session.String(), ref.Fence().String(), ref}, nil
 }
 
-// tokenOf finds the seat token in an acquire's answer.
-func tokenOf(answer []byte) (string, error) {
-	const member = `"seat_token":"`
-	_, rest, ok := bytes.Cut(answer, []byte(member))
-	token, _, ok2 := bytes.Cut(rest, []byte{'"'})
+// member finds a text in an acquire's answer.
+func member(answer []byte, name string) (string, error) {
+	_, rest, ok := bytes.Cut(answer, []byte(`"`+name+`":"`))
+	text, _, ok2 := bytes.Cut(rest, []byte{'"'})
 	if !ok || !ok2 {
-		return "", fmt.Errorf("no seat token in %.300s", answer)
+		return "", fmt.Errorf("no %s in %.300s", name, answer)
 	}
-	return string(token), nil
+	return string(text), nil
 }
 
 // seatAll lets every seat of the licences be held.

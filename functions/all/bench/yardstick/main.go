@@ -1,17 +1,23 @@
-// Command yardstick is what heartbeats are measured against: a bare handler of net/http that runs the script of a
-// heartbeat through go-redis, both as they come, and answers JSON of the same fields. It is told licence, session and
-// fence ready-made in headers: it has no credentials, no budgets, no log and no framework.
+// Command yardstick is what the functions are measured against: bare handlers of net/http that run the functions' scripts
+// through go-redis, and write their rows through pgx, all as they come, and answer JSON of the same members. They are told
+// licence, session and fence ready-made in headers: they have no credentials, no budgets, no log and no framework.
 //
-// Only `make bench` runs it. YARDSTICK_LISTEN is its address, YARDSTICK_REDIS that of Redis.
+// Only `make bench` runs it. YARDSTICK_LISTEN is its address, YARDSTICK_REDIS that of Redis, YARDSTICK_POSTGRES that of
+// PostgreSQL, as its superuser.
 package main
 
 import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"encoding/json"
 	"log"
 	"net/http"
 	"os"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/coditect/usher/shared/seat"
@@ -32,15 +38,19 @@ type answer struct {
 
 func main() {
 	rdb := redis.NewClient(&redis.Options{Addr: os.Getenv("YARDSTICK_REDIS"), PoolSize: 50})
+	db, err := pgxpool.New(context.Background(), os.Getenv("YARDSTICK_POSTGRES"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		log.Fatal(err)
+	}
+	s := seats{rdb, db, signer}
 	http.HandleFunc("GET /health", func(http.ResponseWriter, *http.Request) {})
 	http.HandleFunc("POST /v1/heartbeat", func(w http.ResponseWriter, r *http.Request) {
-		pool := "seat:{" + r.Header.Get("License") + "}:"
 		session := r.Header.Get("Session")
-		keys := []string{
-			pool + "meta", pool + "leases", pool + "sessions", pool + "freed", pool + "dirty",
-			pool + "holders", pool + "tombs", pool + "ends", pool + "queue", pool + "polls",
-		}
-		reply, err := rdb.EvalSha(r.Context(), touch, keys, session, r.Header.Get("Fence"), "beat").Slice()
+		reply, err := rdb.EvalSha(r.Context(), touch, keys(r), session, r.Header.Get("Fence"), "beat").Slice()
 		if err != nil || len(reply) != 8 || reply[0] != "ok" {
 			http.Error(w, "no", http.StatusInternalServerError)
 			return
@@ -54,14 +64,34 @@ func main() {
 			until := time.UnixMilli(drain).UTC()
 			a.Draining, a.DrainUntil = true, &until
 		}
-		w.Header().Set("Content-Type", "application/json")
-		if err := json.NewEncoder(w).Encode(a); err != nil {
-			log.Print(err)
-		}
+		write(w, http.StatusOK, a)
 	})
+	http.HandleFunc("POST /v1/acquire", s.acquire)
+	http.HandleFunc("POST /v1/release", s.release)
 	server := &http.Server{Addr: os.Getenv("YARDSTICK_LISTEN"), ReadHeaderTimeout: 10 * time.Second}
 	log.Fatal(server.ListenAndServe())
 }
 
-// touch is the name that Redis knows the script by.
-var touch = redis.NewScript(seat.TouchScript()).Hash()
+// The names that Redis knows the scripts by.
+var (
+	touch   = redis.NewScript(seat.TouchScript()).Hash()
+	acquire = redis.NewScript(seat.AcquireScript()).Hash()
+	release = redis.NewScript(seat.ReleaseScript()).Hash()
+)
+
+// keys are those of a request's pool.
+func keys(r *http.Request) []string {
+	pool := "seat:{" + r.Header.Get("License") + "}:"
+	return []string{
+		pool + "meta", pool + "leases", pool + "sessions", pool + "freed", pool + "dirty",
+		pool + "holders", pool + "tombs", pool + "ends", pool + "queue", pool + "polls",
+	}
+}
+
+func write(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	if err := json.NewEncoder(w).Encode(body); err != nil {
+		log.Print(err)
+	}
+}
