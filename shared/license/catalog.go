@@ -25,7 +25,7 @@ type Product struct {
 }
 
 // Plan is the defaults of the licences sold under it. A licence keeps its own
-// copy, so a changed plan changes no licence.
+// copy, so a changed plan changes no licence, but for Metrics.
 type Plan struct {
 	Code, Product, Name      string
 	MaxSeats, OverdraftSeats int

@@ -331,7 +331,8 @@ var nouns = []struct {
 		{name: "show", short: "Show a plan", method: "GET", path: "/v1/catalog/plans/{code}"},
 		{
 			name: "put", short: "Make a plan, or replace it", method: "PUT", path: "/v1/catalog/plans/{code}",
-			long: "Makes a plan, or replaces it: what is left out is as in a new one. Licences that were sold stay as they are.",
+			long: "Makes a plan, or replaces it: what is left out is as in a new one. Licences that were sold keep their terms, but for metrics: those " +
+				"of the plan hold for all its licences at once, and one that is left out cannot be reported any more.",
 			fields: slices.Concat([]field{
 				{name: "product", help: "the product's code", required: true},
 				{name: "name", help: "what it is called"},
