@@ -88,6 +88,18 @@ func (k KeySet) Find(id string) (Key, bool) {
 // Keys lists the keys in their order.
 func (k KeySet) Keys() []Key { return slices.Clone(k.keys) }
 
+// Roots lists the root keys, in their order. A service publishes the oldest first: the last two are the one that signs and
+// the one that follows it.
+func (k KeySet) Roots() []Key {
+	return slices.DeleteFunc(k.Keys(), func(key Key) bool {
+		if len(key.Chain) == 0 {
+			return false // the first root
+		}
+		_, err := parseCertificate(key.Chain[0], ScopeRoot)
+		return err != nil
+	})
+}
+
 // jwk is a key's JSON.
 type jwk struct {
 	Kind      string   `json:"kty"`

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -41,8 +43,71 @@ var refusals = []struct {
 
 func (a *app) receipt() *cobra.Command {
 	cmd := group(&cobra.Command{Use: "receipt", Short: "Look into what Usher has signed"})
-	cmd.AddCommand(a.verify())
+	cmd.AddCommand(a.verify(), a.roots())
 	return cmd
+}
+
+func (a *app) roots() *cobra.Command {
+	v := verify{app: a}
+	cmd := &cobra.Command{
+		Use:   "roots",
+		Short: "Show the root keys that an application is built with, in PEM",
+		Long: `Shows the root keys that a vendor's applications trust without asking: the one that signs now, and the one that will follow
+it. They come from the key set of USHER_URL, or of --jwks, and are believed as the connection is: fetch them over a connection that
+you trust, compare them with what another person fetched, and keep them.`,
+		Example: `  usher receipt roots > roots.pem`,
+		Args:    takes(),
+		RunE:    func(cmd *cobra.Command, _ []string) error { return v.showRoots(cmd.Context()) },
+	}
+	cmd.Flags().StringVar(&v.jwks, "jwks", "", "the key set: a file, or a URL")
+	return cmd
+}
+
+// pinned is how many roots an application is built with.
+const pinned = 2
+
+func (v *verify) showRoots(ctx context.Context) error {
+	if v.jwks == "" {
+		if err := v.askService(); err != nil {
+			return err
+		}
+	}
+	text, err := v.fetch(ctx, v.jwks)
+	if err != nil {
+		return err
+	}
+	set, err := receipt.ParseKeySet(text)
+	if err != nil {
+		return wrong("--jwks: %v", err)
+	}
+	roots := set.Roots()
+	if len(roots) == 0 {
+		return wrong("--jwks: there is no root key in it")
+	}
+	shown := []rootKey{}
+	for _, key := range roots[max(0, len(roots)-pinned):] {
+		der, err := x509.MarshalPKIXPublicKey(key.Public)
+		if err != nil {
+			return err
+		}
+		shown = append(shown, rootKey{key.ID, string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))})
+	}
+	if v.json {
+		writeJSON(v.out, shown)
+		return nil
+	}
+	for _, key := range shown {
+		if _, err := io.WriteString(v.out, key.PEM); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rootKey is what --json shows of a root.
+type rootKey struct {
+	KeyID string `json:"kid"`
+	PEM   string `json:"pem"`
 }
 
 func (a *app) verify() *cobra.Command {
@@ -172,11 +237,9 @@ func (v *verify) judge(verifier *receipt.Verifier, document []byte) (judged, err
 func (v *verify) verifier(ctx context.Context) (*receipt.Verifier, error) {
 	verifier := &receipt.Verifier{Product: v.product, HardwareID: v.hardware}
 	if v.roots == "" && v.jwks == "" {
-		service, err := v.service()
-		if err != nil {
+		if v.askService() != nil {
 			return nil, wrong("whom to trust? Give --roots or --jwks, or set USHER_URL")
 		}
-		v.jwks = service + "/.well-known/jwks.json"
 	}
 	if v.roots != "" {
 		text, err := v.open(v.roots)
@@ -206,6 +269,13 @@ func (v *verify) verifier(ctx context.Context) (*receipt.Verifier, error) {
 		}
 	}
 	return verifier, nil
+}
+
+// askService takes the key set of USHER_URL.
+func (v *verify) askService() error {
+	service, err := v.service()
+	v.jwks = service + "/.well-known/jwks.json"
+	return err
 }
 
 // fetchShard fetches the part of the revocation list that would name the document's licence. Which licence that is the

@@ -235,6 +235,8 @@ func TestReceiptVerifyHasAnExitCodeForEachRefusal(t *testing.T) {
 	w.usher(t, "receipt", "verify", beside("spoilt"), roots).want(t, exitUsage).says(t, receipt.RevocationsSuffix)
 	w.usher(t, "receipt", "verify", good, "--roots="+good).want(t, exitUsage).says(t, "--roots:")
 	w.usher(t, "receipt", "verify", good, "--jwks=http://127.0.0.1:1/").want(t, exitUnreachable)
+	w.usher(t, "receipt", "roots").want(t, exitUsage).says(t, "USHER_URL")
+	w.usher(t, "receipt", "roots", "--jwks="+good).want(t, exitUsage).says(t, "--jwks:")
 }
 
 func TestAReceiptOfTheServiceIsGoodOfflineAndAfterARotation(t *testing.T) {
@@ -254,6 +256,20 @@ func TestAReceiptOfTheServiceIsGoodOfflineAndAfterARotation(t *testing.T) {
 	w.usher(t, "admin", "signing-keys", "rotate", "--kind", "receipt").want(t, exitOK)
 	h.usher(t, verify...).want(t, exitOK).shows(t, "this receipt is good until")
 	h.usher(t, append(verify, "--hardware-id", "desktop")...).want(t, exitWrongHardware)
+
+	roots := filepath.Join(dir, "roots.pem")
+	shown := h.usher(t, "receipt", "roots").want(t, exitOK).out
+	if err := os.WriteFile(roots, []byte(shown), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(shown, "BEGIN PUBLIC KEY"); n != 2 {
+		t.Errorf("an application is to be built with %d roots, want 2:\n%s", n, shown)
+	}
+	h.usher(t, "receipt", "verify", file, "--roots", roots).want(t, exitOK)
+	keys := read[[]struct{ KID, PEM string }](t, h.usher(t, "receipt", "roots", "--json"))
+	if len(keys) != 2 || keys[0].KID == "" || keys[0].PEM+keys[1].PEM != shown {
+		t.Errorf("in JSON they are %+v", keys)
+	}
 
 	tampered := strings.Replace(validated.Receipt, ".", ".e", 1)
 	if err := os.WriteFile(file, []byte(tampered), 0o600); err != nil {

@@ -51,6 +51,8 @@ var probes = []probe{
 	{"subscription", "GET", "/v1/subscription", nobody, "", 401, "id_token_invalid"},
 	{"usage", "GET", "/v1/usage", nobody, "", 401, "api_key_invalid"},
 	{"webhook", "POST", "/v1/stripe/webhook", "", `{}`, 400, "signature_invalid"},
+	{"incident", "GET", "/v1/incidents", nobody, "", 401, "api_key_invalid"},
+	{"rotate", "POST", "/v1/signing-keys/rotate", nobody, `{"kind":"receipt"}`, 401, "api_key_invalid"},
 	{"admin", "GET", "/v1/me", nobody, "", 401, "api_key_invalid"},
 }
 
