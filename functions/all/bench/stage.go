@@ -226,8 +226,10 @@ func (s *stage) startYardstick(ctx context.Context) (err error) {
 		}
 	}
 	s.yardstick, err = s.start(ctx, "yardstick", func(host, port string) map[string]string {
-		return map[string]string{"YARDSTICK_LISTEN": net.JoinHostPort(host, port), "YARDSTICK_REDIS": s.redis.Addr(),
-			"YARDSTICK_POSTGRES": s.postgres.URL("postgres", localenv.Superuser) + fmt.Sprintf("&pool_max_conns=%d", committers)}
+		return map[string]string{
+			"YARDSTICK_LISTEN": net.JoinHostPort(host, port), "YARDSTICK_REDIS": s.redis.Addr(),
+			"YARDSTICK_POSTGRES": s.postgres.URL("postgres", localenv.Superuser) + fmt.Sprintf("&pool_max_conns=%d", committers),
+		}
 	})
 	return err
 }

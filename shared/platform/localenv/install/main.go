@@ -43,7 +43,7 @@ func room() error {
 	if err := unix.Statfs(os.TempDir(), &disk); err != nil {
 		return fmt.Errorf("look for room on the disk of %s: %w", os.TempDir(), err)
 	}
-	if free := disk.Bavail * uint64(disk.Bsize); free < needed { //nolint:gosec,unconvert // signed or not, as the system has it
+	if free := disk.Bavail * uint64(disk.Bsize); free < needed {
 		return fmt.Errorf("the disk of %s has %d MiB left, and the tests need %d: `go clean -cache` frees what was built before, or name another disk in TMPDIR",
 			os.TempDir(), free>>20, needed>>20)
 	}
