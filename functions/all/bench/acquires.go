@@ -10,13 +10,14 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// committers is how many commit at once.
+// committers is how many connections commit at once where pgx is alone, about as many as it takes for the most rows a second; and
+// how many the yardstick has.
 const committers = 16
 
 // acquires compares acquires, each on a seat that nobody had by another instance on a device that is known, with pgx alone
 // that commits such rows, no rules, no policies, and with acquires done as plainly as can be.
 func (s *stage) acquires(ctx context.Context, r *Report) error {
-	s.progress("acquires, pgx alone committing such rows, and plain acquires, %d at once", committers)
+	s.progress("acquires, pgx alone committing such rows, and plain acquires")
 	large := s.large[0]
 	var seats, instances atomic.Int64
 	seats.Store(1_000_000) // beyond every seat that is given out
@@ -30,7 +31,7 @@ func (s *stage) acquires(ctx context.Context, r *Report) error {
 		return err
 	}
 	acquires := func(d *door) deed {
-		answers := make([]fasthttp.Response, committers)
+		answers := make([]fasthttp.Response, s.size.Clients)
 		return func(client, n int) error {
 			l := s.large[n%len(s.large)]
 			q := acquireRequest(d, l.key, fmt.Sprintf("device-%d", client), fmt.Sprintf("new-%d", instances.Add(1)))
@@ -38,16 +39,16 @@ func (s *stage) acquires(ctx context.Context, r *Report) error {
 			return d.send(q, &answers[client], http.StatusCreated)
 		}
 	}
-	rounds, err := s.inTurns(closed(ctx, committers, s.size.Round),
-		contender{"acquire", []*process{s.acquire}, acquires(newDoor(s.acquire.address))},
-		contender{"pgx", nil, pgx},
-		contender{"plain", []*process{s.yardstick}, acquires(newDoor(s.yardstick.address))},
+	rounds, err := s.inTurns(
+		contender{"acquire", []*process{s.acquire}, s.closed(ctx, s.size.Clients, acquires(newDoor(s.acquire.address)))},
+		contender{"pgx", nil, s.closed(ctx, committers, pgx)},
+		contender{"plain", []*process{s.yardstick}, s.closed(ctx, s.size.Clients, acquires(newDoor(s.yardstick.address)))},
 	)
 	if err != nil {
 		return err
 	}
 	usher, alone, plain := rounds[0], rounds[1], rounds[2]
-	r.compare("Acquires", fmt.Sprintf("%d clients, each on a seat that nobody had; pgx alone: %d connections that insert such a row", committers, committers), usher, alone,
+	r.compare("Acquires", fmt.Sprintf("%d clients, each on a seat that nobody had; pgx alone: %d connections that insert such a row", s.size.Clients, committers), usher, alone,
 		row{"acquires a second", perSecond, "%.0f", atLeast(0.8)},
 	)
 	const beside = "plain: the same scripts and signature, and such a row in a transaction of its own, without any guard"

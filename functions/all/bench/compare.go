@@ -10,11 +10,11 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// contender is one of those that are compared: the processes that do the work, and the deed that they are asked for.
+// contender is one of those that are compared: the processes that do the work, and the load that they are put under.
 type contender struct {
 	name      string
 	processes []*process
-	do        deed
+	load      func() (load, error)
 }
 
 // round is what a contender did in a while.
@@ -36,12 +36,12 @@ func (c contender) cpu() (sum time.Duration, err error) {
 }
 
 // measure runs the load and counts the processes' CPU time.
-func (c contender) measure(run func(deed) (load, error)) (round, error) {
+func (c contender) measure() (round, error) {
 	before, err := c.cpu()
 	if err != nil {
 		return round{}, err
 	}
-	l, err := run(c.do)
+	l, err := c.load()
 	if err != nil {
 		return round{}, fmt.Errorf("%s: %w", c.name, err)
 	}
@@ -58,7 +58,7 @@ func (c contender) measure(run func(deed) (load, error)) (round, error) {
 
 // inTurns lets the contenders have rounds in turns, after one each that does not count, and swaps who begins. It answers the
 // rounds of each.
-func (s *stage) inTurns(run func(deed) (load, error), contenders ...contender) ([][]round, error) {
+func (s *stage) inTurns(contenders ...contender) ([][]round, error) {
 	rounds := make([][]round, len(contenders))
 	order := make([]int, len(contenders))
 	for i := range order {
@@ -66,7 +66,7 @@ func (s *stage) inTurns(run func(deed) (load, error), contenders ...contender) (
 	}
 	for n := range s.size.Rounds + 1 {
 		for _, i := range order {
-			r, err := contenders[i].measure(run)
+			r, err := contenders[i].measure()
 			if err != nil {
 				return nil, err
 			}
@@ -137,10 +137,12 @@ func requests(d *door, clients int, held []session, fill func(q *fasthttp.Reques
 	}
 }
 
-func closed(ctx context.Context, clients int, lasts time.Duration) func(deed) (load, error) {
-	return func(do deed) (load, error) { return closedLoop(ctx, clients, lasts, do) }
+// closed is the load of so many clients, each at it again as soon as it is answered, for a round.
+func (s *stage) closed(ctx context.Context, clients int, do deed) func() (load, error) {
+	return func() (load, error) { return closedLoop(ctx, clients, s.size.Round, do) }
 }
 
-func open(ctx context.Context, clients int, rate float64, lasts time.Duration) func(deed) (load, error) {
-	return func(do deed) (load, error) { return openLoop(ctx, clients, rate, lasts, do) }
+// open is the load of so many a second, for a round.
+func (s *stage) open(ctx context.Context, rate float64, do deed) func() (load, error) {
+	return func() (load, error) { return openLoop(ctx, inFlight, rate, s.size.Round, do) }
 }

@@ -13,10 +13,10 @@ const inFlight = 256
 // heartbeats compares heartbeats with the yardstick: as fast as they go, and at a constant rate.
 func (s *stage) heartbeats(ctx context.Context, r *Report) error {
 	ours, theirs := newDoor(s.heartbeat.address), newDoor(s.yardstick.address)
-	contenders := func(clients int) []contender {
+	contenders := func(clients int, under func(deed) func() (load, error)) []contender {
 		return []contender{
-			{"heartbeat", []*process{s.heartbeat}, requests(ours, clients, s.held, asHolder)},
-			{"yardstick", []*process{s.yardstick}, requests(theirs, clients, s.held, asYardstick)},
+			{"heartbeat", []*process{s.heartbeat}, under(requests(ours, clients, s.held, asHolder))},
+			{"yardstick", []*process{s.yardstick}, under(requests(theirs, clients, s.held, asYardstick))},
 		}
 	}
 
@@ -25,7 +25,7 @@ func (s *stage) heartbeats(ctx context.Context, r *Report) error {
 	if err != nil {
 		return err
 	}
-	rounds, err := s.inTurns(closed(ctx, s.size.Clients, s.size.Round), contenders(s.size.Clients)...)
+	rounds, err := s.inTurns(contenders(s.size.Clients, func(do deed) func() (load, error) { return s.closed(ctx, s.size.Clients, do) })...)
 	if err != nil {
 		return err
 	}
@@ -54,7 +54,8 @@ func (s *stage) heartbeats(ctx context.Context, r *Report) error {
 	rate := min(of(a, perSecond).Median, of(b, perSecond).Median) / 2
 	s.rate = rate
 	s.progress("the same at %.0f requests a second, half of what the slower of the two can do", rate)
-	if rounds, err = s.inTurns(open(ctx, inFlight, rate, s.size.Round), contenders(inFlight)...); err != nil {
+	rounds, err = s.inTurns(contenders(inFlight, func(do deed) func() (load, error) { return s.open(ctx, rate, do) })...)
+	if err != nil {
 		return err
 	}
 	a, b = rounds[0], rounds[1]

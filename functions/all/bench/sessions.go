@@ -24,14 +24,15 @@ func (s *stage) sessions(ctx context.Context, r *Report) error {
 			}
 			return nil
 		}
+		under := func(do deed) func() (load, error) { return s.closed(ctx, s.size.Clients, do) }
 		contenders := []contender{
-			{"session", []*process{s.acquire, s.heartbeat, s.release}, s.session(beats)},
-			{"yardstick", []*process{s.yardstick}, theirs},
+			{"session", []*process{s.acquire, s.heartbeat, s.release}, under(s.session(beats))},
+			{"yardstick", []*process{s.yardstick}, under(theirs)},
 		}
 		if beats == 2 {
-			contenders = append(contenders, contender{"plain", []*process{s.yardstick}, s.plainSession(beats)})
+			contenders = append(contenders, contender{"plain", []*process{s.yardstick}, under(s.plainSession(beats))})
 		}
-		rounds, err := s.inTurns(closed(ctx, s.size.Clients, s.size.Round), contenders...)
+		rounds, err := s.inTurns(contenders...)
 		if err != nil {
 			return err
 		}
