@@ -17,7 +17,7 @@ import (
 func TestBenchRunsEndToEnd(t *testing.T) {
 	t.Parallel()
 	tiny := bench.Size{
-		Name: "tiny", Licenses: 2, Seats: 2, Clients: 2, Rounds: 1, Round: 100 * time.Millisecond, Starts: 1, Most: 10, Calls: 2,
+		Name: "tiny", Licenses: 2, Seats: 2, Clients: 2, Sitters: 2, Rounds: 1, Round: 100 * time.Millisecond, Starts: 1, Most: 10, Calls: 2,
 	}
 	report, err := bench.Run(t.Context(), tiny, t.Logf)
 	if err != nil {

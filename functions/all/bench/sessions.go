@@ -15,7 +15,7 @@ func (s *stage) sessions(ctx context.Context, r *Report) error {
 	yardstick := newDoor(s.yardstick.address)
 	for _, beats := range []int{30, 8, 2} {
 		s.progress("sessions of %d heartbeats, and as many requests of the yardstick", beats)
-		one := requests(yardstick, s.size.Clients, s.held, asYardstick)
+		one := requests(yardstick, s.size.Sitters, s.held, asYardstick)
 		theirs := func(client, n int) error {
 			for i := range beats + 2 {
 				if err := one(client, n*(beats+2)+i); err != nil {
@@ -24,7 +24,7 @@ func (s *stage) sessions(ctx context.Context, r *Report) error {
 			}
 			return nil
 		}
-		under := func(do deed) func() (load, error) { return s.closed(ctx, s.size.Clients, do) }
+		under := func(do deed) func() (load, error) { return s.closed(ctx, s.size.Sitters, do) }
 		contenders := []contender{
 			{"session", []*process{s.acquire, s.heartbeat, s.release}, under(s.session(beats))},
 			{"yardstick", []*process{s.yardstick}, under(theirs)},
@@ -37,7 +37,7 @@ func (s *stage) sessions(ctx context.Context, r *Report) error {
 			return err
 		}
 		r.compare(fmt.Sprintf("Sessions of %d heartbeats", beats),
-			fmt.Sprintf("acquire, %d heartbeats, release; the yardstick: %d requests; %d clients", beats, beats+2, s.size.Clients), rounds[0], rounds[1],
+			fmt.Sprintf("acquire, %d heartbeats, release; the yardstick: %d requests; %d clients", beats, beats+2, s.size.Sitters), rounds[0], rounds[1],
 			row{"sessions a second", perSecond, "%.0f", atLeast(0.50)},
 			row{"CPU of a session, µs", cpuMicros, "%.0f", atMost(1.7)},
 		)
@@ -108,9 +108,9 @@ func (s *stage) plainSession(beats int) deed {
 
 // asks are an acquire for each client, and room for its answers.
 func (s *stage) asks(d *door) ([]*fasthttp.Request, []fasthttp.Response) {
-	asks := make([]*fasthttp.Request, s.size.Clients)
+	asks := make([]*fasthttp.Request, s.size.Sitters)
 	for client := range asks {
 		asks[client] = acquireRequest(d, s.free[client%len(s.free)].key, fmt.Sprintf("client-%d", client), "")
 	}
-	return asks, make([]fasthttp.Response, s.size.Clients)
+	return asks, make([]fasthttp.Response, s.size.Sitters)
 }

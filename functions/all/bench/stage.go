@@ -153,7 +153,7 @@ func (s *stage) sellAll(ctx context.Context) (keys []string, err error) {
 	for _, l := range taken {
 		keys = append(keys, l.key)
 	}
-	if s.free, err = sell(ctx, u.Demo(), s.size.Clients, s.size.Seats, license.PerDevice); err != nil {
+	if s.free, err = sell(ctx, u.Demo(), s.size.Sitters, s.size.Seats, license.PerDevice); err != nil {
 		return nil, err
 	}
 	if s.large, err = sell(ctx, u.Demo(), committers, mostSeats, license.PerInstance); err != nil {
