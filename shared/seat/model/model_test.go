@@ -40,6 +40,12 @@ var worlds = []world{
 		safeguards: []string{"row_of_existing", "epoch_of_closing", "evicted_seat", "unheard_seat", "refused_row"},
 	},
 	{
+		name:       "two requests of one holder, each of which may be refused, a rebuild",
+		source:     "seat.pml",
+		size:       []string{"-DN=2", "-DH=1", "-DK=1", "-DF=0", "-DG=1", "-DR=0", "-DW=0", "-DX=1"},
+		safeguards: []string{"reservation_alone"},
+	},
+	{
 		name:       "a loss of Redis, a rebuild, the sweep",
 		source:     "seat.pml",
 		size:       []string{"-DN=1", "-DK=2", "-DF=1", "-DG=1", "-DR=0"},

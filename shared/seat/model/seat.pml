@@ -1,7 +1,8 @@
 /* The seat protocol as shared/seat and migrations/00006_sessions.sql have it, small enough to look at every one of its states.
 
    One licence with S seats; N programs that ask for a seat, for H holders (as many programs for each); at most K sessions that
-   a program begins; F losses of Redis; G rebuilds by B rebuilders at once; E evictions. Any step of any call
+   a program begins; F losses of Redis; G rebuilds by B rebuilders at once; E evictions; with X, who asks may be refused when it has a
+   reservation already (a newer limit, one device too many, facts that changed). Any step of any call
    may be its last: who asked begins anew, and whether the call died or its answer was lost is the same to it.
 
    An evicted holder that asks again waits for its old seat here; acquire.lua takes it off that seat, since who asks does not
@@ -37,6 +38,9 @@
 #ifndef E
 #define E 0
 #endif
+#ifndef X
+#define X 0
+#endif
 
 c_decl {
 	\#include <stdio.h>
@@ -44,10 +48,11 @@ c_decl {
 	\#include <string.h>
 	enum { nothing, row_before_answer, row_of_existing, confirm, incarnation, incarnation_of_touch, incarnation_of_rebuild,
 		epoch_of_opening, epoch_of_closing, floor_of_belief, floor_of_demoted, unique_seat, no_revival, newer_epoch, row_lock,
-		staged_count, evicted_seat, unheard_seat, refused_row, epoch_of_existing, safeguards };
+		staged_count, evicted_seat, unheard_seat, refused_row, epoch_of_existing, reservation_alone, safeguards };
 	const char *names[] = { "nothing", "row_before_answer", "row_of_existing", "confirm", "incarnation", "incarnation_of_touch",
 		"incarnation_of_rebuild", "epoch_of_opening", "epoch_of_closing", "floor_of_belief", "floor_of_demoted", "unique_seat",
-		"no_revival", "newer_epoch", "row_lock", "staged_count", "evicted_seat", "unheard_seat", "refused_row", "epoch_of_existing" };
+		"no_revival", "newer_epoch", "row_lock", "staged_count", "evicted_seat", "unheard_seat", "refused_row", "epoch_of_existing",
+		"reservation_alone" };
 	int without = nothing;
 }
 #define WITHOUT(safeguard) c_expr { without == safeguard }
@@ -247,6 +252,7 @@ opening:
 		:: answer == NO -> goto giving
 		:: else -> answer = 0; if :: WITHOUT(confirm) -> goto answering :: else fi
 		fi }
+	:: X -> goto refused
 	:: forget(); goto idle
 	fi;
 confirming:
@@ -262,6 +268,11 @@ confirming:
 	:: forget(); goto idle
 	fi;
 	atomic { !locked -> if :: decided == epoch -> d_step { close(x) } :: else fi; forget(); goto idle };
+refused: /* the reservation is given back, unless the holder's other request was told yes of it meanwhile */
+	if
+	:: atomic { connect(); d_step { if :: SITS(x) && (redis[to].mark[x] == RESERVED || WITHOUT(reservation_alone)) -> free(x) :: else fi }; forget(); goto idle }
+	:: forget(); goto idle
+	fi;
 giving: /* the pool has a session that has ended */
 	if
 	:: atomic { connect(); d_step { if :: SITS(x) -> free(x) :: else fi }; forget(); goto idle }
