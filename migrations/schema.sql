@@ -328,6 +328,8 @@ COMMENT ON FUNCTION app.due_webhooks(p_limit integer) IS 'Webhooks with deliveri
 CREATE FUNCTION app.expire_audit(p_days integer) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_sort TO 'off'
+    SET enable_seqscan TO 'off'
     AS $$
 DECLARE
     newest record;
@@ -820,6 +822,8 @@ COMMENT ON FUNCTION app.new_id() IS 'A UUIDv7, for rows that the database itself
 CREATE FUNCTION app.old_audit_tenants(p_days integer, p_after uuid, p_limit integer) RETURNS TABLE(tenant_id uuid)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_sort TO 'off'
+    SET enable_seqscan TO 'off'
     AS $$
     -- A loose index scan of the old months: some probes per tenant, however many entries it has.
     WITH RECURSIVE walk AS (
@@ -1358,17 +1362,20 @@ COMMENT ON FUNCTION app.waiting_events(p_limit integer) IS 'Tenants with events 
 
 CREATE FUNCTION app.waiting_webhooks() RETURNS TABLE(tenant_id uuid, webhook_id uuid, since timestamp with time zone)
     LANGUAGE sql STABLE
+    SET enable_sort TO 'off'
+    SET enable_incremental_sort TO 'off'
+    SET enable_seqscan TO 'off'
     AS $$
     -- A loose index scan: two probes per webhook that has something pending, however much that is.
     WITH RECURSIVE walk AS (
         (SELECT d.tenant_id, d.webhook_id FROM app.webhook_deliveries d
           WHERE d.status = 'pending'
-          ORDER BY d.tenant_id, d.webhook_id LIMIT 1)
+          ORDER BY d.tenant_id, d.webhook_id, d.next_at, d.id LIMIT 1)
         UNION ALL
         SELECT n.tenant_id, n.webhook_id FROM walk k, LATERAL (
             SELECT d.tenant_id, d.webhook_id FROM app.webhook_deliveries d
              WHERE d.status = 'pending' AND (d.tenant_id, d.webhook_id) > (k.tenant_id, k.webhook_id)
-             ORDER BY d.tenant_id, d.webhook_id LIMIT 1) n
+             ORDER BY d.tenant_id, d.webhook_id, d.next_at, d.id LIMIT 1) n
     )
     SELECT k.tenant_id, k.webhook_id, due.next_at FROM walk k, LATERAL (
         SELECT d.next_at FROM app.webhook_deliveries d
