@@ -436,15 +436,15 @@ func TestATenantWhoseOverdraftCannotBeCountedHoldsUpNobody(t *testing.T) {
 	t.Parallel()
 	w := newMetered(t, 3)
 	now := time.Now().UTC().Truncate(time.Hour)
-	w.overdraw(rand.New(rand.NewPCG(1, 1)), 0, 24)         //nolint:gosec // it is a test
-	want := w.overdraw(rand.New(rand.NewPCG(2, 2)), 1, 24) //nolint:gosec // it is a test
+	w.overdraw(rand.New(rand.NewPCG(1, 1)), 0, 24)
+	want := w.overdraw(rand.New(rand.NewPCG(2, 2)), 1, 24)
 	_, err := w.record(t.Context(), w.buyers[0], []metering.Event{{ID: "e", Metric: "calls", Quantity: 7, OccurredAt: now.Add(-30 * time.Minute)}})
 	must(t, err)
 	w.db.Exec(t, `UPDATE app.usage_hours SET hour = hour - interval '2 hours'`)
 	// The first waits for a lock until that takes too long; the second is written that it was counted, and so comes after it; what the
 	// third's sum would be, the database refuses.
 	w.db.Exec(t, `INSERT INTO app.overdraft_counts (tenant_id, counted_to) VALUES ($1, $2)`, w.buyers[1].tenant, now.Add(-30*time.Hour))
-	w.overdraw(rand.New(rand.NewPCG(3, 3)), 2, 24) //nolint:gosec // it is a test
+	w.overdraw(rand.New(rand.NewPCG(3, 3)), 2, 24)
 	w.db.Exec(t, fmt.Sprintf(`ALTER TABLE app.usage_hours ADD CONSTRAINT refused CHECK (tenant_id <> '%s')`, w.buyers[2].tenant))
 	held, err := w.db.Owner(t).Begin(t.Context())
 	must(t, err)
