@@ -37,6 +37,18 @@ ALTER FUNCTION app.audit_heads(p_after uuid, p_limit integer) OWNER TO usher_res
 
 COMMENT ON FUNCTION app.audit_heads(p_after uuid, p_limit integer) IS 'The last entry of each tenant''s audit chain, of the tenants after p_after.';
 
+-- FUNCTION audit_kept_from(integer)
+
+CREATE FUNCTION app.audit_kept_from(p_days integer) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE
+    AS $$ SELECT date_trunc('month', now() - make_interval(days => greatest(p_days, 90)), 'UTC') $$;
+
+ALTER FUNCTION app.audit_kept_from(p_days integer) OWNER TO usher_owner;
+
+-- COMMENT FUNCTION audit_kept_from(p_days integer)
+
+COMMENT ON FUNCTION app.audit_kept_from(p_days integer) IS 'When the month of the audit log begins in which the oldest entry lies that is so many days old, 90 at the least: what is older is dropped.';
+
 -- FUNCTION audit_record(text, text, text, boolean, text, text, text, text, jsonb, interval)
 
 CREATE FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) RETURNS bigint
@@ -105,19 +117,6 @@ ALTER FUNCTION app.borrow_withdrawn() OWNER TO usher_owner;
 
 COMMENT ON FUNCTION app.borrow_withdrawn() IS 'A borrow that ends before its time, because it was returned or taken away, leaves a receipt that verifies offline: the revocation list says that it is void. Once for each session: what was evicted is on the list before its row is closed.';
 
--- FUNCTION chained_tenants()
-
-CREATE FUNCTION app.chained_tenants() RETURNS TABLE(tenant_id uuid)
-    LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$ SELECT c.tenant_id FROM app.audit_chains c WHERE c.seq > 0 $$;
-
-ALTER FUNCTION app.chained_tenants() OWNER TO usher_resolver;
-
--- COMMENT FUNCTION chained_tenants()
-
-COMMENT ON FUNCTION app.chained_tenants() IS 'Tenants who have an audit log. For app.drop_audit, whose role sees one tenant at a time.';
-
 -- FUNCTION denial_tenants(integer)
 
 CREATE FUNCTION app.denial_tenants(p_limit integer) RETURNS TABLE(tenant_id uuid)
@@ -139,42 +138,43 @@ CREATE FUNCTION app.drop_audit(p_days integer) RETURNS integer
     SET lock_timeout TO '200ms'
     AS $_$
 DECLARE
-    -- No caller can have younger entries dropped, so that none can make its own act unseen.
-    keep_from timestamptz := now() - make_interval(days => greatest(p_days, 90));
     part record;
-    t uuid;
-    dropped int := 0;
+    empty text[] := '{}';
+    n text;
 BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtext('app.make_audit_partitions')) THEN
         RETURN 0;
     END IF;
     FOR part IN
-        SELECT m.relname, m.ends FROM (
-            SELECT c.relname, (to_date(right(c.relname, 7) || '_01', 'YYYY_MM_DD') + interval '1 month') AT TIME ZONE 'UTC' AS ends
+        SELECT m.relname, m.month AT TIME ZONE 'UTC' AS begins, (m.month + interval '1 month') AT TIME ZONE 'UTC' AS ends FROM (
+            SELECT c.relname, to_date(right(c.relname, 7) || '_01', 'YYYY_MM_DD')::timestamp AS month
               FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
              WHERE i.inhparent = 'app.audit_entries'::regclass AND c.relname ~ '^audit_entries_[0-9]{4}_[0-9]{2}$') m
-         WHERE m.ends <= keep_from ORDER BY m.relname
+         WHERE (m.month + interval '1 month') AT TIME ZONE 'UTC' <= app.audit_kept_from(p_days) ORDER BY m.relname
     LOOP
         BEGIN
-            -- Before any row of a chain: in this order acts take them, too.
-            LOCK TABLE app.audit_entries IN ACCESS EXCLUSIVE MODE;
-            FOR t IN SELECT c.tenant_id FROM app.chained_tenants() c LOOP
-                PERFORM set_config('app.current_tenant_id', t::text, true);
-                UPDATE app.audit_chains c SET start_seq = e.seq, start_hash = e.hash
-                  FROM (SELECT p.seq, p.hash FROM app.audit_entries p WHERE p.tenant_id = t AND p.at < part.ends
-                         ORDER BY p.at DESC, p.seq DESC LIMIT 1) e
-                 WHERE c.tenant_id = t AND c.start_seq < e.seq;
-                -- Older entries that have no month of their own are part of the same beginning.
-                DELETE FROM app.audit_entries_default p WHERE p.tenant_id = t AND p.at < part.ends;
-            END LOOP;
-            PERFORM set_config('app.current_tenant_id', '', true);
-            EXECUTE format('DROP TABLE app.%I', part.relname);
-            dropped := dropped + 1;
+            -- What has no entries gets none; nobody writes to a month that is over, and so nobody waits.
+            EXECUTE format('LOCK TABLE app.%I IN SHARE MODE', part.relname);
+            IF NOT app.has_audit(part.begins, part.ends) THEN
+                empty := empty || part.relname::text;
+            END IF;
         EXCEPTION WHEN lock_not_available THEN
-            RETURN dropped;
+            NULL; -- app.expire_audit is at it
         END;
     END LOOP;
-    RETURN dropped;
+    IF empty = '{}' THEN
+        RETURN 0;
+    END IF;
+    -- Acts wait from here on: for nothing that grows with tenants or entries.
+    BEGIN
+        LOCK TABLE app.audit_entries IN ACCESS EXCLUSIVE MODE;
+        FOREACH n IN ARRAY empty LOOP
+            EXECUTE format('DROP TABLE app.%I', n);
+        END LOOP;
+    EXCEPTION WHEN lock_not_available THEN
+        RETURN 0;
+    END;
+    RETURN cardinality(empty);
 END
 $_$;
 
@@ -182,7 +182,7 @@ ALTER FUNCTION app.drop_audit(p_days integer) OWNER TO usher_owner;
 
 -- COMMENT FUNCTION drop_audit(p_days integer)
 
-COMMENT ON FUNCTION app.drop_audit(p_days integer) IS 'Drops the months of the audit log that ended so many days ago, 90 at the least, unless it is too busy, and answers how many. With a month go older entries without one of their own, and each chain''s start moves to the last entry that was dropped.';
+COMMENT ON FUNCTION app.drop_audit(p_days integer) IS 'Drops the months of the audit log that ended so many days ago, 90 at the least, and of which app.expire_audit has left nothing, unless the log is too busy, and answers how many.';
 
 -- FUNCTION drop_history(integer)
 
@@ -312,9 +312,7 @@ CREATE FUNCTION app.due_webhooks(p_limit integer) RETURNS TABLE(tenant_id uuid, 
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    SELECT w.tenant_id, w.id FROM (
-        SELECT d.tenant_id, d.webhook_id, min(d.next_at) AS since FROM app.webhook_deliveries d
-         WHERE d.status = 'pending' AND d.next_at <= now() GROUP BY d.tenant_id, d.webhook_id) due
+    SELECT w.tenant_id, w.id FROM app.waiting_webhooks() due
       JOIN app.webhooks w ON w.tenant_id = due.tenant_id AND w.id = due.webhook_id
      ORDER BY w.failing_since IS NOT NULL, due.since LIMIT p_limit
     $$;
@@ -324,6 +322,42 @@ ALTER FUNCTION app.due_webhooks(p_limit integer) OWNER TO usher_resolver;
 -- COMMENT FUNCTION due_webhooks(p_limit integer)
 
 COMMENT ON FUNCTION app.due_webhooks(p_limit integer) IS 'Webhooks with deliveries whose time has come, the longest waiting first, those that fail after those that do not.';
+
+-- FUNCTION expire_audit(integer)
+
+CREATE FUNCTION app.expire_audit(p_days integer) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_sort TO 'off'
+    SET enable_seqscan TO 'off'
+    AS $$
+DECLARE
+    newest record;
+    gone int;
+BEGIN
+    -- As acts do: who verifies sees the entries and the start of one moment, and no act of another tenant waits.
+    PERFORM FROM app.audit_chains c WHERE c.tenant_id = app.tenant() FOR NO KEY UPDATE;
+    SELECT o.at, o.seq, o.hash INTO newest FROM (
+        SELECT e.at, e.seq, e.hash FROM app.audit_entries e
+         WHERE e.tenant_id = app.tenant() AND e.at < app.audit_kept_from(p_days)
+         ORDER BY e.at, e.seq LIMIT 2000) o
+     ORDER BY o.at DESC, o.seq DESC LIMIT 1;
+    IF NOT FOUND THEN
+        RETURN 0;
+    END IF;
+    DELETE FROM app.audit_entries e WHERE e.tenant_id = app.tenant() AND e.at <= newest.at AND (e.at, e.seq) <= (newest.at, newest.seq);
+    GET DIAGNOSTICS gone = ROW_COUNT;
+    UPDATE app.audit_chains c SET start_seq = newest.seq, start_hash = newest.hash
+     WHERE c.tenant_id = app.tenant() AND c.start_seq < newest.seq;
+    RETURN gone;
+END
+$$;
+
+ALTER FUNCTION app.expire_audit(p_days integer) OWNER TO usher_owner;
+
+-- COMMENT FUNCTION expire_audit(p_days integer)
+
+COMMENT ON FUNCTION app.expire_audit(p_days integer) IS 'Drops the first 2,000 of the tenant''s entries that are older than the month in which so many days ago lies, 90 at the least, moves the chain''s start to the last of them, and answers how many those were: 0 when none is left. Meanwhile the tenant''s own acts wait.';
 
 -- FUNCTION expire_deliveries()
 
@@ -529,6 +563,19 @@ ALTER FUNCTION app.find_user(p_issuer text, p_subject text) OWNER TO usher_resol
 -- COMMENT FUNCTION find_user(p_issuer text, p_subject text)
 
 COMMENT ON FUNCTION app.find_user(p_issuer text, p_subject text) IS 'Where an identity is a user; when it is none any more, where it was: first where it registered, else where it came last.';
+
+-- FUNCTION has_audit(timestamp with time zone, timestamp with time zone)
+
+CREATE FUNCTION app.has_audit(p_from timestamp with time zone, p_to timestamp with time zone) RETURNS boolean
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ SELECT EXISTS (SELECT FROM app.audit_entries e WHERE e.at >= p_from AND e.at < p_to) $$;
+
+ALTER FUNCTION app.has_audit(p_from timestamp with time zone, p_to timestamp with time zone) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION has_audit(p_from timestamp with time zone, p_to timestamp with time zone)
+
+COMMENT ON FUNCTION app.has_audit(p_from timestamp with time zone, p_to timestamp with time zone) IS 'Whether any tenant has an act of that time, p_to not included. For app.drop_audit, whose role sees one tenant at a time.';
 
 -- FUNCTION incident_tenant(uuid, uuid, uuid)
 
@@ -769,6 +816,34 @@ ALTER FUNCTION app.new_id() OWNER TO usher_owner;
 -- COMMENT FUNCTION new_id()
 
 COMMENT ON FUNCTION app.new_id() IS 'A UUIDv7, for rows that the database itself makes: ids in the order in which they were made.';
+
+-- FUNCTION old_audit_tenants(integer, uuid, integer)
+
+CREATE FUNCTION app.old_audit_tenants(p_days integer, p_after uuid, p_limit integer) RETURNS TABLE(tenant_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_sort TO 'off'
+    SET enable_seqscan TO 'off'
+    AS $$
+    -- A loose index scan of the old months: some probes per tenant, however many entries it has.
+    WITH RECURSIVE walk AS (
+        (SELECT e.tenant_id FROM app.audit_entries e
+          WHERE e.at < app.audit_kept_from(p_days) AND e.tenant_id > p_after
+          ORDER BY e.tenant_id LIMIT 1)
+        UNION ALL
+        SELECT n.tenant_id FROM walk k, LATERAL (
+            SELECT e.tenant_id FROM app.audit_entries e
+             WHERE e.at < app.audit_kept_from(p_days) AND e.tenant_id > k.tenant_id
+             ORDER BY e.tenant_id LIMIT 1) n
+    )
+    SELECT k.tenant_id FROM walk k LIMIT least(p_limit, 1000)
+    $$;
+
+ALTER FUNCTION app.old_audit_tenants(p_days integer, p_after uuid, p_limit integer) OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION old_audit_tenants(p_days integer, p_after uuid, p_limit integer)
+
+COMMENT ON FUNCTION app.old_audit_tenants(p_days integer, p_after uuid, p_limit integer) IS 'Tenants after p_after with entries of the audit log that are older than what is kept, in their order. For app.expire_audit, which sees one at a time.';
 
 -- FUNCTION operator_tenants(uuid, integer)
 
@@ -1282,18 +1357,19 @@ CREATE FUNCTION app.waiting() RETURNS TABLE(queue text, waiting bigint, seconds 
     SELECT 'events', count(*), coalesce(extract(epoch FROM now() - min(e.recorded_at)), 0)
       FROM app.events e WHERE e.dispatched_at IS NULL
     UNION ALL
-    SELECT 'webhooks', count(*), coalesce(extract(epoch FROM now() - min(d.next_at)), 0)
-      FROM app.webhook_deliveries d WHERE d.status = 'pending' AND d.next_at <= now()
+    SELECT 'webhooks',
+           (SELECT count(*) FROM (SELECT FROM app.webhook_deliveries d WHERE d.status = 'pending' AND d.next_at <= now() LIMIT 100000) d),
+           coalesce(extract(epoch FROM now() - (SELECT min(w.since) FROM app.waiting_webhooks() w)), 0)
     UNION ALL
     SELECT 'stripe_events', count(*), coalesce(extract(epoch FROM now() - min(s.received_at)), 0)
       FROM app.stripe_events s WHERE s.status = 'failed'
-$$;
+    $$;
 
 ALTER FUNCTION app.waiting() OWNER TO usher_resolver;
 
 -- COMMENT FUNCTION waiting()
 
-COMMENT ON FUNCTION app.waiting() IS 'Of each queue, how much is due and how long the longest has waited: pools that were not told, mails, events without their deliveries, deliveries, and events of Stripe''s that had no effect. Numbers, of all tenants together.';
+COMMENT ON FUNCTION app.waiting() IS 'Of each queue, how much is due and how long the longest has waited: pools that were not told, mails, events without their deliveries, deliveries, of which 100,000 are counted at the most, and events of Stripe''s that had no effect. Numbers, of all tenants together.';
 
 -- FUNCTION waiting_events(integer)
 
@@ -1310,6 +1386,37 @@ ALTER FUNCTION app.waiting_events(p_limit integer) OWNER TO usher_resolver;
 -- COMMENT FUNCTION waiting_events(p_limit integer)
 
 COMMENT ON FUNCTION app.waiting_events(p_limit integer) IS 'Tenants with events that nobody has been told of, the longest waiting first.';
+
+-- FUNCTION waiting_webhooks()
+
+CREATE FUNCTION app.waiting_webhooks() RETURNS TABLE(tenant_id uuid, webhook_id uuid, since timestamp with time zone)
+    LANGUAGE sql STABLE
+    SET enable_sort TO 'off'
+    SET enable_incremental_sort TO 'off'
+    SET enable_seqscan TO 'off'
+    AS $$
+    -- A loose index scan: two probes per webhook that has something pending, however much that is.
+    WITH RECURSIVE walk AS (
+        (SELECT d.tenant_id, d.webhook_id FROM app.webhook_deliveries d
+          WHERE d.status = 'pending'
+          ORDER BY d.tenant_id, d.webhook_id, d.next_at, d.id LIMIT 1)
+        UNION ALL
+        SELECT n.tenant_id, n.webhook_id FROM walk k, LATERAL (
+            SELECT d.tenant_id, d.webhook_id FROM app.webhook_deliveries d
+             WHERE d.status = 'pending' AND (d.tenant_id, d.webhook_id) > (k.tenant_id, k.webhook_id)
+             ORDER BY d.tenant_id, d.webhook_id, d.next_at, d.id LIMIT 1) n
+    )
+    SELECT k.tenant_id, k.webhook_id, due.next_at FROM walk k, LATERAL (
+        SELECT d.next_at FROM app.webhook_deliveries d
+         WHERE d.tenant_id = k.tenant_id AND d.webhook_id = k.webhook_id AND d.status = 'pending' AND d.next_at <= now()
+         ORDER BY d.next_at, d.id LIMIT 1) due
+    $$;
+
+ALTER FUNCTION app.waiting_webhooks() OWNER TO usher_resolver;
+
+-- COMMENT FUNCTION waiting_webhooks()
+
+COMMENT ON FUNCTION app.waiting_webhooks() IS 'Webhooks with deliveries whose time has come, and since when the first of each waits. For functions of the resolver''s, who sees all tenants.';
 
 -- FUNCTION wants(text[], text)
 
@@ -3441,10 +3548,6 @@ CREATE UNIQUE INDEX users_identity_key ON app.users USING btree (issuer, subject
 
 COMMENT ON INDEX app.users_identity_key IS 'Unique across tenants, one membership for each identity: what is written is the subject of a verified token, so that it tells its owner alone.';
 
--- INDEX webhook_deliveries_due
-
-CREATE INDEX webhook_deliveries_due ON app.webhook_deliveries USING btree (next_at) WHERE (status = 'pending'::text);
-
 -- INDEX webhook_deliveries_of
 
 CREATE INDEX webhook_deliveries_of ON app.webhook_deliveries USING btree (tenant_id, webhook_id, id);
@@ -3452,6 +3555,10 @@ CREATE INDEX webhook_deliveries_of ON app.webhook_deliveries USING btree (tenant
 -- INDEX webhook_deliveries_over
 
 CREATE INDEX webhook_deliveries_over ON app.webhook_deliveries USING btree (finished_at) WHERE (status <> 'pending'::text);
+
+-- INDEX webhook_deliveries_pending
+
+CREATE INDEX webhook_deliveries_pending ON app.webhook_deliveries USING btree (tenant_id, webhook_id, next_at, id) WHERE (status = 'pending'::text);
 
 -- INDEX ATTACH audit_entries_default_pkey
 
@@ -3810,6 +3917,10 @@ CREATE POLICY resolver_expires ON app.webhook_deliveries FOR DELETE TO usher_res
 
 CREATE POLICY resolver_finds ON app.api_keys FOR SELECT TO usher_resolver USING (true);
 
+-- POLICY audit_entries resolver_finds
+
+CREATE POLICY resolver_finds ON app.audit_entries FOR SELECT TO usher_resolver USING (true);
+
 -- POLICY billing_customers resolver_finds
 
 CREATE POLICY resolver_finds ON app.billing_customers FOR SELECT TO usher_resolver USING (true);
@@ -4108,6 +4219,11 @@ REVOKE ALL ON FUNCTION app.audit_field(p_value text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION app.audit_heads(p_after uuid, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.audit_heads(p_after uuid, p_limit integer) TO usher_checkpoints;
 
+-- ACL FUNCTION audit_kept_from(p_days integer)
+
+REVOKE ALL ON FUNCTION app.audit_kept_from(p_days integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.audit_kept_from(p_days integer) TO usher_resolver;
+
 -- ACL FUNCTION audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval)
 
 REVOKE ALL ON FUNCTION app.audit_record(p_action text, p_outcome text, p_actor text, p_by_operator boolean, p_credential text, p_address text, p_subject text, p_request_id text, p_details jsonb, p_unless_within interval) FROM PUBLIC;
@@ -4116,11 +4232,6 @@ GRANT ALL ON FUNCTION app.audit_record(p_action text, p_outcome text, p_actor te
 -- ACL FUNCTION borrow_withdrawn()
 
 REVOKE ALL ON FUNCTION app.borrow_withdrawn() FROM PUBLIC;
-
--- ACL FUNCTION chained_tenants()
-
-REVOKE ALL ON FUNCTION app.chained_tenants() FROM PUBLIC;
-GRANT ALL ON FUNCTION app.chained_tenants() TO usher_owner;
 
 -- ACL FUNCTION denial_tenants(p_limit integer)
 
@@ -4161,6 +4272,11 @@ GRANT ALL ON FUNCTION app.due_trials(p_limit integer) TO usher_expire;
 
 REVOKE ALL ON FUNCTION app.due_webhooks(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.due_webhooks(p_limit integer) TO usher_deliver;
+
+-- ACL FUNCTION expire_audit(p_days integer)
+
+REVOKE ALL ON FUNCTION app.expire_audit(p_days integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.expire_audit(p_days integer) TO usher_expire;
 
 -- ACL FUNCTION expire_deliveries()
 
@@ -4236,6 +4352,11 @@ GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_tria
 GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_usage;
 GRANT ALL ON FUNCTION app.find_user(p_issuer text, p_subject text) TO usher_incident;
 
+-- ACL FUNCTION has_audit(p_from timestamp with time zone, p_to timestamp with time zone)
+
+REVOKE ALL ON FUNCTION app.has_audit(p_from timestamp with time zone, p_to timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.has_audit(p_from timestamp with time zone, p_to timestamp with time zone) TO usher_owner;
+
 -- ACL FUNCTION incident_tenant(p_license uuid, p_user uuid, p_api_key uuid)
 
 REVOKE ALL ON FUNCTION app.incident_tenant(p_license uuid, p_user uuid, p_api_key uuid) FROM PUBLIC;
@@ -4274,6 +4395,11 @@ GRANT ALL ON FUNCTION app.metered_tenants(p_limit integer) TO usher_meter;
 REVOKE ALL ON FUNCTION app.new_id() FROM PUBLIC;
 GRANT ALL ON FUNCTION app.new_id() TO usher_seats;
 GRANT ALL ON FUNCTION app.new_id() TO usher_notices;
+
+-- ACL FUNCTION old_audit_tenants(p_days integer, p_after uuid, p_limit integer)
+
+REVOKE ALL ON FUNCTION app.old_audit_tenants(p_days integer, p_after uuid, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION app.old_audit_tenants(p_days integer, p_after uuid, p_limit integer) TO usher_expire;
 
 -- ACL FUNCTION operator_tenants(p_after uuid, p_limit integer)
 
@@ -4350,6 +4476,10 @@ GRANT ALL ON FUNCTION app.waiting() TO usher_sweep;
 
 REVOKE ALL ON FUNCTION app.waiting_events(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION app.waiting_events(p_limit integer) TO usher_deliver;
+
+-- ACL FUNCTION waiting_webhooks()
+
+REVOKE ALL ON FUNCTION app.waiting_webhooks() FROM PUBLIC;
 
 -- ACL FUNCTION wants(p_events text[], p_type text)
 
@@ -4482,6 +4612,14 @@ GRANT SELECT(hash) ON TABLE app.audit_chains TO usher_resolver;
 GRANT SELECT ON TABLE app.audit_entries TO usher_admin;
 GRANT SELECT ON TABLE app.audit_entries TO usher_operator;
 GRANT SELECT ON TABLE app.audit_entries TO usher_checkpoints;
+
+-- ACL COLUMN audit_entries.tenant_id
+
+GRANT SELECT(tenant_id) ON TABLE app.audit_entries TO usher_resolver;
+
+-- ACL COLUMN audit_entries.at
+
+GRANT SELECT(at) ON TABLE app.audit_entries TO usher_resolver;
 
 -- ACL TABLE billing_customers
 

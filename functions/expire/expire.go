@@ -39,6 +39,8 @@ import (
 const (
 	deadline = 5 * time.Minute
 	beginFor = 4 * time.Minute
+	// auditFor is for how long entries of the audit log begin to be dropped.
+	auditFor = time.Minute
 	// atATime is how many things that are due are asked for at once.
 	atATime = 200
 )
@@ -66,9 +68,10 @@ type Answer struct {
 	Stripe   billing.Reconciliation `json:"stripe"`
 	// MonthsDropped are months of the session history, EventsDropped events of Stripe's, that were over long enough.
 	MonthsDropped int `json:"months_dropped"`
-	// AuditMonthsDropped are the same of the audit log.
-	AuditMonthsDropped int   `json:"audit_months_dropped"`
-	EventsDropped      int64 `json:"events_dropped"`
+	// AuditEntriesDropped are entries of the audit log that were; AuditMonthsDropped are its months, of which none was left.
+	AuditEntriesDropped int   `json:"audit_entries_dropped"`
+	AuditMonthsDropped  int   `json:"audit_months_dropped"`
+	EventsDropped       int64 `json:"events_dropped"`
 }
 
 // New is the function on its own.
@@ -296,16 +299,57 @@ func (d Deps) drop(ctx context.Context, a *Answer) error {
 	err1 := d.DB.Across(ctx, "expire: retention of sessions", func(tx tenancy.Tx) error {
 		return tx.QueryRow(ctx, `SELECT app.drop_history($1)`, d.SessionDays).Scan(&a.MonthsDropped)
 	})
-	err3 := d.DB.Across(ctx, "expire: retention of the audit log", func(tx tenancy.Tx) error {
+	err4 := d.expireAudit(ctx, time.Now().Add(auditFor), a)
+	err3 := d.DB.Across(ctx, "expire: months of the audit log", func(tx tenancy.Tx) error {
 		return tx.QueryRow(ctx, `SELECT app.drop_audit($1)`, d.AuditDays).Scan(&a.AuditMonthsDropped)
 	})
 	err2 := d.DB.Across(ctx, "expire: retention of events", func(tx tenancy.Tx) error {
 		return tx.QueryRow(ctx, `SELECT app.expire_stripe_events()`).Scan(&a.EventsDropped)
 	})
-	if err := errors.Join(err1, err2, err3); err != nil {
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return fmt.Errorf("drop what is over: %w", err)
 	}
 	return nil
+}
+
+// expireAudit drops entries of the audit log that are over, tenant by tenant: one whose entries cannot be dropped keeps nobody
+// else's.
+func (d Deps) expireAudit(ctx context.Context, until time.Time, a *Answer) error {
+	failed := 0
+	var last error
+	for after, more := uuid.Nil, true; more; {
+		var tenants []uuid.UUID
+		err := d.DB.Across(ctx, "expire: tenants with old entries in the audit log", func(tx tenancy.Tx) error {
+			rows, err := tx.Query(ctx, `SELECT tenant_id FROM app.old_audit_tenants($1, $2, $3)`, d.AuditDays, after, atATime)
+			if err == nil {
+				tenants, err = pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+			}
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("list whose audit log is old: %w", err)
+		}
+		for _, id := range tenants {
+			for n := 1; n > 0; {
+				if !time.Now().Before(until) || ctx.Err() != nil {
+					return last
+				}
+				err := d.DB.As(ctx, tenancy.Verified(id), func(tx tenancy.Tx) error {
+					return tx.QueryRow(ctx, `SELECT app.expire_audit($1)`, d.AuditDays).Scan(&n)
+				})
+				if err != nil {
+					failed++
+					last = fmt.Errorf("drop old entries of the audit log: of %d tenants they could not be: the last is %s: %w", failed, id, err)
+					d.Log.ErrorContext(ctx, "old entries of a tenant's audit log could not be dropped", slog.String("tenant", id.String()), slog.Any("error", err))
+					break
+				}
+				a.AuditEntriesDropped += n
+			}
+			after = id
+		}
+		more = len(tenants) == atATime
+	}
+	return last
 }
 
 // tellPool tells a licence's pool of what is committed.

@@ -275,3 +275,30 @@ func TestMonthsOfHistoryAreDroppedWhenAllOfThemIsOld(t *testing.T) {
 		t.Errorf("%d partitions are left, want next month's and the default", left)
 	}
 }
+
+func TestATenantWhoseOldActsCannotBeDroppedKeepsNobodyElses(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.db.Exec(t, `CREATE TABLE app.audit_entries_2020_01 PARTITION OF app.audit_entries FOR VALUES FROM ('2020-01-01Z') TO ('2020-02-01Z');
+		ALTER TABLE app.audit_entries_2020_01 OWNER TO usher_owner`)
+	const first = "00000000-0000-7000-8000-000000000000" // in order, as tenants are taken
+	w.db.Exec(t, `INSERT INTO app.tenants (id, name, slug) VALUES ($1, 'First', 'first')`, first)
+	w.db.Exec(t, `INSERT INTO app.audit_chains (tenant_id, seq) SELECT id, 3 FROM app.tenants`)
+	w.db.Exec(t, `INSERT INTO app.audit_entries (tenant_id, at, seq, action, outcome, actor, by_operator, credential, address, subject, request_id, details, previous, hash)
+		SELECT c.tenant_id, '2020-01-05Z', n, 'x.y', 'done', 'a', false, '', '', 's', '', '{}', sha256(''), sha256('') FROM app.audit_chains c, generate_series(1, 3) n`)
+	w.db.Exec(t, `UPDATE app.audit_chains SET seq = 2 WHERE tenant_id = $1`, first) // somebody took its head back
+	w.run(500)
+	left := func() []string {
+		return testenv.Values[string](t, w.db, `SELECT tenant_id::text FROM app.audit_entries GROUP BY tenant_id`)
+	}
+	if have := left(); !slices.Equal(have, []string{first}) {
+		t.Errorf("entries are left of %q", have)
+	}
+	if start := testenv.Value[int64](t, w.db, `SELECT start_seq FROM app.audit_chains WHERE tenant_id <> $1`, first); start != 3 {
+		t.Errorf("the other's chain starts at %d", start)
+	}
+	w.db.Exec(t, `UPDATE app.audit_chains SET seq = 3`)
+	if a := w.run(200); a.AuditEntriesDropped != 3 || a.AuditMonthsDropped != 1 || len(left()) != 0 {
+		t.Errorf("did %+v, and entries are left of %q", a, left())
+	}
+}

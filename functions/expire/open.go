@@ -19,7 +19,7 @@ import (
 type Config struct {
 	// SessionDays is for how many days sessions that ended stay in the history; a month is dropped when all of it is older.
 	SessionDays int `env:"RETENTION_SESSION_DAYS" envDefault:"30"`
-	// AuditDays is for how many days, 90 at the least, entries of the audit log stay; a month is dropped when all of it is older.
+	// AuditDays is for how many days, 90 at the least, entries of the audit log stay: they go when all of their month is older.
 	AuditDays int `env:"RETENTION_AUDIT_DAYS" envDefault:"90"`
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/coditect/usher/client/auditchain"
 	"github.com/coditect/usher/shared/audit"
@@ -163,11 +164,7 @@ func (s *store) month(back int) time.Time {
 func TestMonthsOfTheLogAreDroppedAndWhatIsLeftIsVerified(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	for back := 1; back <= 6; back++ { // seven months ago there was none yet
-		m := s.month(back)
-		s.Exec(t, fmt.Sprintf(`CREATE TABLE app.audit_entries_%s PARTITION OF app.audit_entries FOR VALUES FROM ('%s') TO ('%s');
-			ALTER TABLE app.audit_entries_%[1]s OWNER TO usher_owner`, m.Format("2006_01"), m.Format(time.RFC3339), m.AddDate(0, 1, 0).Format(time.RFC3339)))
-	}
+	s.months(t) // seven months ago there was none yet
 	s.past(t, s.a, 7, 7, 6, 5, 5, 1, 0)
 	s.past(t, s.b, 5, 2)
 	before := s.list(t, s.a, audit.Filter{})
@@ -212,8 +209,139 @@ func TestMonthsOfTheLogAreDroppedAndWhatIsLeftIsVerified(t *testing.T) {
 // retain drops what is older, and answers how many months that were.
 func retain(t testing.TB, s *store, days int) (dropped int) {
 	t.Helper()
-	must(t, s.Connect(t, "usher_expire").QueryRow(t.Context(), `SELECT app.drop_audit($1)`, days).Scan(&dropped))
+	conn := s.Connect(t, "usher_expire")
+	rows, err := conn.Query(t.Context(), `SELECT tenant_id FROM app.old_audit_tenants($1, $2, 1000)`, days, uuid.Nil)
+	must(t, err)
+	tenants, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	must(t, err)
+	for _, id := range tenants {
+		_, err := conn.Exec(t.Context(), `SELECT set_config('app.current_tenant_id', $1, false)`, id.String())
+		must(t, err)
+		for gone := 1; gone > 0; {
+			must(t, conn.QueryRow(t.Context(), `SELECT app.expire_audit($1)`, days).Scan(&gone))
+		}
+	}
+	must(t, conn.QueryRow(t.Context(), `SELECT app.drop_audit($1)`, days).Scan(&dropped))
 	return dropped
+}
+
+// months makes partitions of the last six.
+func (s *store) months(t testing.TB) {
+	t.Helper()
+	for back := 1; back <= 6; back++ {
+		m := s.month(back)
+		s.Exec(t, fmt.Sprintf(`CREATE TABLE app.audit_entries_%s PARTITION OF app.audit_entries FOR VALUES FROM ('%s') TO ('%s');
+			ALTER TABLE app.audit_entries_%[1]s OWNER TO usher_owner`, m.Format("2006_01"), m.Format(time.RFC3339), m.AddDate(0, 1, 0).Format(time.RFC3339)))
+	}
+}
+
+// Of many tenants each is held up for its own entries alone: while one's are dropped, or cannot be, all others act, and theirs go.
+func TestWhileATenantsOldEntriesGoOthersAct(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	s.months(t)
+	s.past(t, s.a, 6, 5, 0)
+	s.past(t, s.b, 6, 5)
+	expire, err := tenancy.OpenURL(t.Context(), s.URL("usher_expire"), tenancy.Config{}, testenv.Logs(t).Logger)
+	must(t, err)
+	t.Cleanup(expire.Close)
+	drop := func(tx tenancy.Tx) (n int, err error) {
+		err = tx.QueryRow(t.Context(), `SELECT app.expire_audit(90)`).Scan(&n)
+		return n, err
+	}
+	must(t, expire.As(t.Context(), s.a, func(tx tenancy.Tx) error {
+		if n, err := drop(tx); err != nil || n != 2 {
+			return fmt.Errorf("dropped are %d: %w", n, err)
+		}
+		// It is not committed: an act of the other's does not wait, and a month that still has entries is not dropped.
+		if err := s.act(t.Context(), s.b, "license:1"); err != nil {
+			return err
+		}
+		var months int
+		if err := s.Connect(t, "usher_expire").QueryRow(t.Context(), `SELECT app.drop_audit(90)`).Scan(&months); err != nil || months != 0 {
+			return fmt.Errorf("dropped are %d months that are not empty: %w", months, err)
+		}
+		return nil
+	}))
+	must(t, s.admin.As(t.Context(), s.a, func(tx tenancy.Tx) error {
+		if err := audit.Record(t.Context(), tx, suspended("license:1")); err != nil {
+			return err
+		}
+		// An act of one tenant that is not committed keeps nobody else's entries.
+		return expire.As(t.Context(), s.b, func(tx tenancy.Tx) error {
+			if n, err := drop(tx); err != nil || n != 2 {
+				return fmt.Errorf("dropped are %d of the other's: %w", n, err)
+			}
+			return nil
+		})
+	}))
+	if months := retain(t, s, 90); months < 2 {
+		t.Errorf("dropped are %d months of which nothing was left", months)
+	}
+	for tenant, entries := range map[tenancy.ID]int64{s.a: 2, s.b: 1} {
+		if _, result, err := audit.Verify(t.Context(), s.admin, tenant); err != nil || result.Entries != entries || len(result.Problems) != 0 {
+			t.Errorf("verified is %+v, %v, want %d entries", result, err, entries)
+		}
+	}
+}
+
+// Entries go in parts, while others are recorded and read: at each moment the chain is whole from its start on.
+func TestOldEntriesGoInPartsAndTheChainIsWholeAtEachMoment(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	s.months(t)
+	s.past(t, s.a, 6)
+	// As many more of that month as two parts have, each chained to the one before; verified is the end of it.
+	s.Exec(t, `
+		WITH RECURSIVE more AS (
+		    SELECT e.seq, e.at, e.hash AS previous, e.hash FROM app.audit_entries e WHERE e.tenant_id = $1
+		    UNION ALL
+		    SELECT seq + 1, (at + interval '1 ms')::timestamptz(3), hash, sha256(seq::text::bytea) FROM more WHERE seq < 2100)
+		INSERT INTO app.audit_entries
+		SELECT e.tenant_id, m.at, m.seq, e.action, e.outcome, e.actor, e.by_operator, e.credential, e.address, e.subject, e.request_id, e.details, m.previous, m.hash
+		  FROM more m, app.audit_entries e WHERE e.tenant_id = $1 AND m.seq > 1`, s.a.UUID())
+	s.Exec(t, `UPDATE app.audit_chains c SET (seq, hash, at) = (SELECT e.seq, e.hash, e.at FROM app.audit_entries e WHERE e.tenant_id = $1 ORDER BY seq DESC LIMIT 1)
+		WHERE tenant_id = $1`, s.a.UUID())
+	conn := s.Connect(t, "usher_expire")
+	_, err := conn.Exec(t.Context(), `SELECT set_config('app.current_tenant_id', $1, false)`, s.a.String())
+	must(t, err)
+	for _, want := range []struct{ gone, start int }{{2000, 2000}, {100, 2100}, {0, 2100}} {
+		var gone int
+		must(t, conn.QueryRow(t.Context(), `SELECT app.expire_audit(1)`).Scan(&gone))
+		s.acts(t, s.a, 1)
+		first := testenv.Value[string](t, s.DB, `
+			SELECT concat_ws(' ', c.start_seq, c.start_hash = e.previous, e.seq - c.start_seq) FROM app.audit_chains c
+			  JOIN LATERAL (SELECT * FROM app.audit_entries e WHERE e.tenant_id = c.tenant_id ORDER BY e.at, e.seq LIMIT 1) e ON true WHERE c.tenant_id = $1`, s.a.UUID())
+		if gone != want.gone || first != fmt.Sprint(want.start, " t 1") {
+			t.Errorf("%d are gone, and what is left begins with %q, want %+v", gone, first, want)
+		}
+	}
+	if _, result, err := audit.Verify(t.Context(), s.admin, s.a); err != nil || result.Entries != 3 || len(result.Problems) != 0 {
+		t.Errorf("verified is %+v, %v", result, err)
+	}
+}
+
+func TestWhoseEntriesAreOldIsReadOffOncePerTenant(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	s.months(t)
+	s.past(t, s.a, 6)
+	s.past(t, s.b, 5, 0)
+	s.Exec(t, `INSERT INTO app.audit_entries
+		SELECT e.tenant_id, e.at + n * interval '1 ms', e.seq + n, e.action, e.outcome, e.actor, e.by_operator, e.credential, e.address, e.subject, e.request_id,
+		       e.details, e.previous, e.hash FROM app.audit_entries e, generate_series(10, 2010) n`)
+	expire := s.Connect(t, "usher_expire")
+	var tenants int
+	var read int64
+	must(t, pgx.BeginFunc(t.Context(), expire, func(tx pgx.Tx) error {
+		if err := tx.QueryRow(t.Context(), `SELECT count(*) FROM app.old_audit_tenants(90, $1, 1000)`, uuid.Nil).Scan(&tenants); err != nil {
+			return err
+		}
+		return tx.QueryRow(t.Context(), `SELECT coalesce((SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) FROM pg_stat_xact_user_tables), 0)::bigint`).Scan(&read)
+	}))
+	if tenants != 2 || read > 100 {
+		t.Errorf("%d tenants were found by reading %d rows", tenants, read)
+	}
 }
 
 func TestVerificationNamesWhatASuperuserDid(t *testing.T) {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -53,8 +55,10 @@ type MeterReport struct {
 }
 
 const (
-	// meterBudget is how long a run begins something new.
+	// meterBudget is how long a run begins something new, and countBudget how long of that it counts: who is slow to count keeps
+	// nobody's usage from Stripe.
 	meterBudget = 40 * time.Second
+	countBudget = meterBudget / 2
 	// meterTenants, hoursAtATime and reportsAtATime are how many are taken together.
 	meterTenants   = 200
 	hoursAtATime   = 500
@@ -70,17 +74,15 @@ const (
 // left, wherever that ended. The error is fault.Unavailable when Stripe or the database did not answer.
 func (m *Meter) Run(ctx context.Context) (done MeterReport, err error) {
 	until := time.Now().Add(meterBudget)
-	if err := m.count(ctx, until, &done); err != nil {
-		return done, err
-	}
+	all, uncounted := m.count(ctx, time.Now().Add(countBudget), &done)
 	var faults []error
 	for time.Now().Before(until) && faults == nil {
-		tenants, err := m.tenants(ctx, "meter: tenants with usage that Stripe is to be told", `SELECT tenant_id FROM app.metered_tenants($1)`)
+		tenants, err := m.tenants(ctx, "meter: tenants with usage that Stripe is to be told", `SELECT tenant_id FROM app.metered_tenants($1)`, 0)
 		if err != nil {
-			return done, err
+			return done, errors.Join(uncounted, err)
 		}
 		if len(tenants) == 0 {
-			done.Complete = true
+			done.Complete = all
 			break
 		}
 		moved := 0
@@ -99,38 +101,48 @@ func (m *Meter) Run(ctx context.Context) (done MeterReport, err error) {
 		}
 	}
 	err = m.expire(ctx, until, &done)
-	return done, errors.Join(append(faults, err)...)
+	return done, errors.Join(append(faults, err, uncounted)...)
 }
 
-// count counts overdraft seats of hours that are over, so that they are reported as what is counted otherwise.
-func (m *Meter) count(ctx context.Context, until time.Time, done *MeterReport) error {
-	for time.Now().Before(until) {
-		tenants, err := m.tenants(ctx, "meter: tenants with overdraft seats", `SELECT tenant_id FROM app.overdraft_tenants($1)`)
-		if err != nil || len(tenants) == 0 {
-			return err
+// count counts overdraft seats of hours that are over, so that they are reported as what is counted otherwise: some hours of
+// each tenant, and then the next. One that cannot be counted is left to the next run: the error is that of each such. It answers
+// whether no hour is left.
+func (m *Meter) count(ctx context.Context, until time.Time, done *MeterReport) (all bool, err error) {
+	stuck := map[uuid.UUID]error{} // stay due for now, and must not hide the others
+	failed := func() error { return errors.Join(slices.Collect(maps.Values(stuck))...) }
+	for moved := true; moved; {
+		moved = false
+		tenants, err := m.tenants(ctx, "meter: tenants with overdraft seats", `SELECT tenant_id FROM app.overdraft_tenants($1)`, len(stuck))
+		if err != nil {
+			return false, errors.Join(failed(), err)
 		}
 		for _, id := range tenants {
-			tenant := tenancy.Verified(id)
+			if _, ok := stuck[id]; ok {
+				continue
+			}
+			if !time.Now().Before(until) || ctx.Err() != nil {
+				return false, failed()
+			}
+			tenant, counted := tenancy.Verified(id), false
 			err := m.DB.As(ctx, tenant, func(tx tenancy.Tx) error {
-				n, err := metering.CountOverdraft(ctx, tx, tenant, false)
+				n, more, err := metering.CountOverdraft(ctx, tx, tenant)
 				done.OverdraftHours += n
+				counted = more
 				return err
 			})
 			if err != nil {
-				return fmt.Errorf("count for tenant %s: %w", tenant, err)
+				stuck[id] = fmt.Errorf("count for tenant %s: %w", tenant, err)
 			}
-			if !time.Now().Before(until) {
-				break
-			}
+			moved = moved || counted
 		}
 	}
-	return nil
+	return len(stuck) == 0, failed()
 }
 
-// tenants looks across tenants for those who are due, as many as are taken together.
-func (m *Meter) tenants(ctx context.Context, why, query string) (tenants []uuid.UUID, err error) {
+// tenants looks across tenants for those who are due, as many as are taken together and so many more.
+func (m *Meter) tenants(ctx context.Context, why, query string, more int) (tenants []uuid.UUID, err error) {
 	err = m.DB.Across(ctx, why, func(tx tenancy.Tx) error {
-		rows, err := tx.Query(ctx, query, meterTenants)
+		rows, err := tx.Query(ctx, query, meterTenants+more)
 		if err == nil {
 			tenants, err = pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 		}
@@ -412,12 +424,16 @@ func (m *Meter) finish(ctx context.Context, tenant tenancy.ID, reports []usageRe
 // the database does not answer, when Stripe has not added up yet, and while somebody else tells it of some of that: it may
 // be called again.
 func (m *Meter) Close(ctx context.Context, tenant tenancy.ID, subscription string) error {
-	err := m.DB.As(ctx, tenant, func(tx tenancy.Tx) error {
-		_, err := metering.CountOverdraft(ctx, tx, tenant, true)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("count for tenant %s: %w", tenant, err)
+	for counted := true; counted; {
+		err := m.DB.As(ctx, tenant, func(tx tenancy.Tx) (err error) {
+			if _, counted, err = metering.CountOverdraft(ctx, tx, tenant); err == nil && !counted {
+				_, err = metering.CountRunningOverdraft(ctx, tx, tenant)
+			}
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("count for tenant %s: %w", tenant, err)
+		}
 	}
 	until := time.Now().Add(closeBudget)
 	var done MeterReport

@@ -431,6 +431,50 @@ func TestOverdraftSeatsAreCountedByTheHourAndNoneThatIsPaidOtherwise(t *testing.
 	counted(4 + 6*24 + 3 - 2*notYet)
 }
 
+// Who cannot be counted keeps nobody's usage from Stripe, comes first in every run, and is told of.
+func TestATenantWhoseOverdraftCannotBeCountedHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	w := newMetered(t, 3)
+	now := time.Now().UTC().Truncate(time.Hour)
+	w.overdraw(rand.New(rand.NewPCG(1, 1)), 0, 24)
+	want := w.overdraw(rand.New(rand.NewPCG(2, 2)), 1, 24)
+	_, err := w.record(t.Context(), w.buyers[0], []metering.Event{{ID: "e", Metric: "calls", Quantity: 7, OccurredAt: now.Add(-30 * time.Minute)}})
+	must(t, err)
+	w.db.Exec(t, `UPDATE app.usage_hours SET hour = hour - interval '2 hours'`)
+	// The first waits for a lock until that takes too long; the second is written that it was counted, and so comes after it; what the
+	// third's sum would be, the database refuses.
+	w.db.Exec(t, `INSERT INTO app.overdraft_counts (tenant_id, counted_to) VALUES ($1, $2)`, w.buyers[1].tenant, now.Add(-30*time.Hour))
+	w.overdraw(rand.New(rand.NewPCG(3, 3)), 2, 24)
+	w.db.Exec(t, fmt.Sprintf(`ALTER TABLE app.usage_hours ADD CONSTRAINT refused CHECK (tenant_id <> '%s')`, w.buyers[2].tenant))
+	held, err := w.db.Owner(t).Begin(t.Context())
+	must(t, err)
+	for step := range 15 {
+		_, err = held.Exec(t.Context(), `INSERT INTO app.overdraft_counts (tenant_id, counted_to)
+			VALUES ($1, date_trunc('hour', now() - interval '7 days', 'UTC') + $2 * interval '12 hours')`, w.buyers[0].tenant, step)
+		must(t, err)
+	}
+	report, err := w.run("", 0)
+	if err == nil || !strings.Contains(err.Error(), w.buyers[0].tenant.String()) || !strings.Contains(err.Error(), w.buyers[2].tenant.String()) {
+		t.Errorf("the run says %v of those who were not counted", err)
+	}
+	if report.Complete {
+		t.Errorf("the run says that nothing is left: %+v", report)
+	}
+	has := func(which int, metric string) int64 {
+		return w.has(w.buyers[which], metric, time.Unix(0, 0), time.Now())
+	}
+	if calls, seats := has(0, "calls"), has(1, metering.OverdraftSeatHours); calls != 7 || seats != want {
+		t.Errorf("Stripe has %d calls of the first, want 7, and %d seats of the second, want %d", calls, seats, want)
+	}
+	must(t, held.Rollback(t.Context()))
+	w.db.Exec(t, `ALTER TABLE app.usage_hours DROP CONSTRAINT refused`)
+	report, err = w.run("", 0)
+	must(t, err)
+	if !report.Complete || has(0, metering.OverdraftSeatHours) == 0 || has(2, metering.OverdraftSeatHours) == 0 {
+		t.Errorf("the next run did %+v", report)
+	}
+}
+
 // A usage record must lie in the subscription's current period: what was used before it began, and not told by then, is in the period's
 // first seconds, each hour in a second of its own, however often it grows and is told.
 func TestUsageRecordsOfAPeriodThatIsOverAreInTheOneThatRuns(t *testing.T) {

@@ -31,6 +31,8 @@ const (
 	atATime = 200
 	// perTurn is how many deliveries a webhook gets before others have had their turn.
 	perTurn = 100
+	// abandonedTogether is how many deliveries of a webhook that is switched off are given up together.
+	abandonedTogether = 1000
 	// lease is for how long nobody else makes the attempt that somebody is making: longer than GuardConfig.Timeout can be and
 	// recording together.
 	lease = time.Minute
@@ -180,7 +182,13 @@ func (s *Sender) serve(ctx context.Context, until time.Time, w reference, t *tal
 		}
 		if a.hook.Status != Active {
 			t.givenUp.Add(1)
-			if err := s.record(ctx, &a, Try{At: time.Now().UTC(), Error: "the webhook is switched off"}, gaveUp, t); err != nil {
+			off := Try{At: time.Now().UTC(), Error: "the webhook is switched off"}
+			if err := s.record(ctx, &a, off, gaveUp, t); err != nil {
+				return false, err
+			}
+			n, err := s.abandon(ctx, w, off)
+			t.givenUp.Add(n)
+			if err != nil {
 				return false, err
 			}
 			continue
@@ -235,17 +243,27 @@ type claimed struct {
 	previousLives  bool
 }
 
+// inOrder has the transaction find what is due by the one index that has its order, as app.waiting_webhooks does: by statistics, which know
+// nothing of one webhook that has nearly all there is, another index and a sort cost as little.
+func inOrder(ctx context.Context, tx tenancy.Tx) error {
+	_, err := tx.Exec(ctx, `SET LOCAL enable_sort = off`)
+	return err
+}
+
 // claim takes a due delivery of the webhook, unless there is none or somebody else has it.
 func (s *Sender) claim(ctx context.Context, w reference) (a claimed, ours bool, err error) {
 	a.tenant = w.tenant
 	err = s.db.As(ctx, w.tenant, func(tx tenancy.Tx) (err error) {
+		if err := inOrder(ctx, tx); err != nil {
+			return err
+		}
 		err = tx.QueryRow(ctx, `
 			UPDATE app.webhook_deliveries
 			   SET attempts = attempts + 1, round = round + 1, next_at = now() + $3::interval
 			 WHERE tenant_id = $1 AND id = (
 			       SELECT o.id FROM app.webhook_deliveries o
 			        WHERE o.tenant_id = $1 AND o.webhook_id = $2 AND o.status = 'pending' AND o.next_at <= now()
-			        ORDER BY o.id LIMIT 1 FOR UPDATE SKIP LOCKED)
+			        ORDER BY o.next_at, o.id LIMIT 1 FOR UPDATE SKIP LOCKED)
 			RETURNING id, event_id, body, attempts, round`, w.tenant.UUID(), w.id, lease,
 		).Scan(&a.id, &a.event, &a.body, &a.attempt, &a.round)
 		if err != nil {
@@ -346,6 +364,36 @@ func (s *Sender) record(ctx context.Context, a *claimed, try Try, how outcome, t
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
+}
+
+// abandon gives up what else is due of a webhook that is switched off, as much as is taken together, and answers how much it was.
+func (s *Sender) abandon(ctx context.Context, w reference, off Try) (n int64, err error) {
+	tries, err := json.Marshal([]Try{off})
+	if err != nil {
+		return 0, fmt.Errorf("give up deliveries: %w", err)
+	}
+	err = s.db.As(ctx, w.tenant, func(tx tenancy.Tx) error {
+		if err := inOrder(ctx, tx); err != nil {
+			return err
+		}
+		tag, err := tx.Exec(ctx, `
+			WITH due AS (
+			    SELECT o.id FROM app.webhook_deliveries o
+			     WHERE o.tenant_id = $1 AND o.webhook_id = $2 AND o.status = 'pending' AND o.next_at <= now()
+			       AND EXISTS (SELECT FROM app.webhooks h WHERE h.tenant_id = $1 AND h.id = $2 AND h.status <> 'active')
+			     ORDER BY o.next_at, o.id LIMIT $3 FOR UPDATE SKIP LOCKED
+			)
+			UPDATE app.webhook_deliveries d
+			   SET status = 'failed', finished_at = now(),
+			       tries = jsonb_path_query_array(tries || $4::text::jsonb, '$[last - $n to last]', jsonb_build_object('n', least(jsonb_array_length(tries), $5::int)))
+			  FROM due WHERE d.tenant_id = $1 AND d.id = due.id`, w.tenant.UUID(), w.id, abandonedTogether, string(tries), triesKept-1)
+		n = tag.RowsAffected()
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("give up deliveries of webhook %s, which is switched off: %w", w.id, err)
+	}
+	return n, nil
 }
 
 // judge keeps since when a webhook fails, and switches it off when that is too long ago, or when it says by 410 that it is
