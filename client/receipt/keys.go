@@ -88,8 +88,8 @@ func (k KeySet) Find(id string) (Key, bool) {
 // Keys lists the keys in their order.
 func (k KeySet) Keys() []Key { return slices.Clone(k.keys) }
 
-// Roots lists the root keys, in their order. A service publishes the oldest first: the last two are the one that signs and
-// the one that follows it.
+// Roots lists the root keys, in their order. A service publishes the one that signs first, then the one that follows it, then
+// those that are retired.
 func (k KeySet) Roots() []Key {
 	return slices.DeleteFunc(k.Keys(), func(key Key) bool {
 		if len(key.Chain) == 0 {

@@ -9,12 +9,14 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -66,6 +68,30 @@ func (s *service) rootsFile(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+func TestTheRootsShownForApplicationsAreTheOneThatSignsAndTheNext(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	_, operator := s.sell(t, 1)
+	usher := s.commandLine(t, operator)
+	for rotations := range 3 {
+		if rotations > 0 {
+			if out, code := usher("admin", "signing-keys", "rotate", "--kind", "root"); code != 0 {
+				t.Fatal(out)
+			}
+		}
+		want, err := os.ReadFile(s.rootsFile(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		testenv.Eventually(t, time.Minute, func() error { // a key set may be some seconds old
+			if out, code := usher("receipt", "roots"); code != 0 || out != string(want) {
+				return fmt.Errorf("after %d rotations (exit code %d) it shows\n%s, want\n%s", rotations, code, out, want)
+			}
+			return nil
+		})
+	}
 }
 
 // The page is a script: of each part of it the incidents are opened, and then the commands are run, by a shell.

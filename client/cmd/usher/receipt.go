@@ -85,7 +85,7 @@ func (v *verify) showRoots(ctx context.Context) error {
 		return wrong("--jwks: there is no root key in it")
 	}
 	shown := []rootKey{}
-	for _, key := range roots[max(0, len(roots)-pinned):] {
+	for _, key := range roots[:min(len(roots), pinned)] {
 		der, err := x509.MarshalPKIXPublicKey(key.Public)
 		if err != nil {
 			return err
