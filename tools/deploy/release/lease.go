@@ -81,7 +81,9 @@ func (c *cloud) claims(ctx context.Context, how claim) error {
 		until, err := time.Parse(time.RFC3339, job.GetAnnotations()[untilNote])
 		free := holder == "" || err != nil || c.now().After(until)
 		switch {
-		case how == seizeLease, holder == c.release, how == takeLease && free:
+		case how == seizeLease:
+			c.seized = !free && holder != c.release
+		case holder == c.release, how == takeLease && free:
 		case how == takeLease:
 			return &lostError{fmt.Sprintf("%s releases to this project, until %s if it does not go on: nothing was changed. When it has ended, begin this release anew", holder, until.Format(time.RFC3339))}
 		case holder == "":
@@ -120,6 +122,7 @@ func (c *cloud) under(ctx context.Context, how claim, last bool, work func(conte
 	if err := c.claims(ctx, how); err != nil {
 		return err
 	}
+	c.leased = true
 	working, stop := context.WithCancelCause(ctx)
 	renewed := make(chan struct{})
 	go func() {

@@ -134,13 +134,43 @@ func TestARollbackByHandStopsAReleaseThatGoesOn(t *testing.T) {
 	for _, verb := range []string{"migrate", "candidate", "shift"} {
 		must(t, c.verb(t, verb))
 	}
-	c.leaseLife = 2 * time.Second
+	c.leaseLife, hand.leaseLife = 2*time.Second, 2*time.Second
 	err := c.under(t.Context(), keepLease, true, func(ctx context.Context) error {
 		must(t, hand.verb(t, "rollback"))
 		return c.verify(ctx, time.Hour, 10*time.Millisecond)
 	})
 	isRefused(t, err, "build-a does not release to this project any more")
 	g.has(t, "acquire", "acquire-1", "failed=acquire-2")
+}
+
+func TestARollbackByHandInTheMiddleOfAShiftLeavesNothingOnTheRelease(t *testing.T) {
+	t.Parallel()
+	g := newGoogle("acquire", "keys", "release")
+	c, hand := as(t, g, "build-a"), as(t, g, "rollback of now")
+	hand.leaseLife = 30 * time.Second
+	release := images(2)
+	release["keys"], release["release"] = "keys@sha256:2", "release@sha256:2"
+	must(t, c.do(t.Context(), "migrate", release, 0, time.Millisecond))
+	must(t, c.do(t.Context(), "candidate", release, 0, time.Millisecond))
+	rolledBack := make(chan error, 1)
+	var moves atomic.Int32
+	// The first service has moved, and the write of the second is on its way when the rollback looks at the services.
+	g.moving = func(name string) {
+		if name == "keys" && moves.Add(1) == 1 {
+			looked := make(chan struct{})
+			g.mu.Lock()
+			g.listed = sync.OnceFunc(func() { close(looked) })
+			g.mu.Unlock()
+			go func() { rolledBack <- hand.verb(t, "rollback") }()
+			<-looked
+		}
+	}
+	isRefused(t, c.do(t.Context(), "shift", release, 0, time.Millisecond), "rollback of now")
+	must(t, <-rolledBack)
+	for _, function := range []string{"acquire", "keys"} {
+		g.has(t, function, function+"-1", "failed="+function+"-2")
+	}
+	g.has(t, "release", "release-1", "candidate=release-2")
 }
 
 func TestAShiftThatLosesItsLeaseMovesNoMoreAndTakesNothingBack(t *testing.T) {

@@ -87,7 +87,7 @@ func (c *cloud) do(ctx context.Context, verb string, images map[string]string, w
 	case "verify":
 		return c.under(ctx, keepLease, true, func(ctx context.Context) error { return c.verify(ctx, watch, every) })
 	case "rollback":
-		return c.under(ctx, seizeLease, true, c.rollback)
+		return c.under(ctx, seizeLease, true, c.rollbackAgainst)
 	default:
 		return fmt.Errorf("unknown verb %q", verb)
 	}

@@ -61,6 +61,8 @@ type cloud struct {
 	now       func() time.Time
 	leaseLife time.Duration
 	editing   sync.Mutex // the migrate job
+	leased    bool       // a verb works under the lease
+	seized    bool       // which somebody had, who may not know yet
 }
 
 func open(ctx context.Context, to target, options ...option.ClientOption) (*cloud, error) {
@@ -340,8 +342,23 @@ func (c *cloud) rollback(ctx context.Context) error {
 	})
 }
 
+// rollbackAgainst is rollback, and once more when a release went on whose lease was seized: it looks at its lease before each write, so
+// that one may have been on its way.
+func (c *cloud) rollbackAgainst(ctx context.Context) error {
+	err := c.rollback(ctx)
+	if !c.seized {
+		return err
+	}
+	c.say("looking once more, in %v, for what the release that went on has shifted", c.leaseLife/60)
+	select {
+	case <-ctx.Done():
+	case <-time.After(c.leaseLife / 60):
+	}
+	return errors.Join(err, c.rollback(ctx))
+}
+
 // each changes every service; whether it is to be written is the change's first result. One that fails does not keep the
-// others.
+// others. Before each it looks whether the lease is still ours.
 func (c *cloud) each(ctx context.Context, change func(name string, s *runpb.Service) (bool, error)) error {
 	services, err := c.all(ctx)
 	if err != nil {
@@ -351,6 +368,11 @@ func (c *cloud) each(ctx context.Context, change func(name string, s *runpb.Serv
 	for _, name := range slices.Sorted(maps.Keys(services)) {
 		if ctx.Err() != nil {
 			return errors.Join(append(failures, context.Cause(ctx))...)
+		}
+		if c.leased {
+			if err := c.claims(ctx, keepLease); err != nil {
+				return errors.Join(append(failures, err)...)
+			}
 		}
 		changed, err := change(name, services[name])
 		if err == nil && changed {

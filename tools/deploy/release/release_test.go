@@ -44,6 +44,8 @@ type google struct {
 	stuck    map[string]bool     // services that refuse to be written when traffic moves
 	answers  map[string][2]int64 // revision to all requests and failed ones
 	moved    func()              // called when traffic has moved
+	moving   func(name string)   // called before a service is written
+	listed   func()              // called when the services have been read
 	out      int                 // so many of the next questions to Cloud Monitoring are not answered
 }
 
@@ -84,6 +86,9 @@ func done(answer proto.Message) (*longrunningpb.Operation, error) {
 func (g *google) ListServices(context.Context, *runpb.ListServicesRequest) (*runpb.ListServicesResponse, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.listed != nil {
+		defer g.listed()
+	}
 	answer := &runpb.ListServicesResponse{}
 	for _, s := range g.services {
 		answer.Services = append(answer.Services, proto.CloneOf(s))
@@ -92,6 +97,9 @@ func (g *google) ListServices(context.Context, *runpb.ListServicesRequest) (*run
 }
 
 func (g *google) UpdateService(_ context.Context, r *runpb.UpdateServiceRequest) (*longrunningpb.Operation, error) {
+	if g.moving != nil {
+		g.moving(path.Base(r.GetService().GetName()))
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	name := path.Base(r.GetService().GetName())
