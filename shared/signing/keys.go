@@ -43,19 +43,25 @@ type Keys struct {
 
 	held    atomic.Pointer[held]
 	looking sync.Mutex
-	rest    time.Time // until when Cloud KMS is not asked in vain again; under looking
+	looks   atomic.Int64 // how many were made; counted under looking
+	failed  error        // why the last one found no key; under looking
+	rest    time.Time    // until when Cloud KMS is not asked in vain again; under looking
 }
 
 // held is what was found at the last look.
 type held struct {
 	signer *Signer
-	looked time.Time // by the instance's clock
-	at     time.Time // the same moment, by the store's
+	looked time.Time     // by the instance's clock
+	at     time.Time     // the same moment, by the store's
+	rest   time.Duration // how long after it nobody looks again
 }
 
 const (
 	// lookEvery is how old the last look may be, and so how soon a revoked key signs no more.
 	lookEvery = 5 * time.Second
+	// lookWait is how long a look may take, and lookRest how long the next one waits after one that failed.
+	lookWait = 5 * time.Second
+	lookRest = time.Second
 	// restAfter is how long a key that cannot be unwrapped is left alone while another is good.
 	restAfter = time.Minute
 )
@@ -77,12 +83,13 @@ func NewKeys(cfg KeysConfig, db *tenancy.DB, unwrap Unwrap, store Clock, now fun
 
 // Current is the key to sign with now. A function asks for it before it does what a receipt is to tell: when there is
 // none, it must not be done. While PostgreSQL or Cloud KMS are out it is the key of before, as long as that is good;
-// afterwards the answer is fault.Unavailable.
+// afterwards the answer is fault.Unavailable. A key that PostgreSQL says is out of use is not good: its successor signs, or
+// nobody. Who asks and goes away keeps nobody from the answer.
 func (k *Keys) Current(ctx context.Context) (*Signer, error) {
-	now := k.now()
+	now, looks := k.now(), k.looks.Load()
 	h := k.held.Load()
 	if h.good(now) {
-		if since := now.Sub(h.looked); since >= 0 && since < lookEvery {
+		if since := now.Sub(h.looked); since >= 0 && since < h.rest {
 			return h.signer, nil
 		}
 		if !k.looking.TryLock() {
@@ -92,27 +99,44 @@ func (k *Keys) Current(ctx context.Context) (*Signer, error) {
 		k.looking.Lock()
 	}
 	defer k.looking.Unlock()
-	if again := k.held.Load(); again != h && again.good(now) {
-		return again.signer, nil // somebody else has just looked
+	if k.looks.Load() != looks { // somebody else has just looked
+		if again := k.held.Load(); again.good(now) {
+			return again.signer, nil
+		}
+		if k.failed != nil {
+			return nil, k.failed
+		}
 	}
+	k.failed = k.lookAgain(ctx, h, now)
+	k.looks.Add(1)
+	if k.failed != nil {
+		return nil, k.failed
+	}
+	return k.held.Load().signer, nil
+}
+
+// lookAgain looks for the key to sign with, and holds it. h is what was held before. It is called under looking.
+func (k *Keys) lookAgain(ctx context.Context, h *held, now time.Time) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookWait)
+	defer cancel()
 	at, err := k.store(ctx)
 	var signer *Signer
 	if err == nil {
 		signer, err = k.look(ctx, at, now)
 	}
 	if err == nil {
-		k.held.Store(&held{signer, now, at})
-		return signer, nil
+		k.held.Store(&held{signer, now, at, lookEvery})
+		return nil
 	}
-	if !errors.Is(err, errNoKey) && h.good(now) {
+	if end := k.now(); !errors.Is(err, errNoKey) && h.good(end) {
 		k.log.ErrorContext(ctx, "the receipt keys cannot be looked at; the one in use stays", "kid", h.signer.kid, "error", err)
-		k.held.Store(&held{h.signer, now, h.time(now)})
-		return h.signer, nil
+		k.held.Store(&held{h.signer, end, h.time(end), lookRest})
+		return nil
 	}
 	k.held.Store(nil)
 	out := fault.Unavailable(fmt.Errorf("no receipt key: %w", err))
 	out.Detail = "Receipts cannot be signed right now. Wait for retry_after_seconds, then try again."
-	return nil, out
+	return out
 }
 
 // Ready is whether receipts can be signed.

@@ -3,10 +3,12 @@ package rotation_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,9 +37,10 @@ func TestMain(m *testing.M) { testenv.Main(m, nil) }
 
 // world is a deployment's keys, on a clock that the test moves.
 type world struct {
-	db    *testenv.DB
-	cloud *localenv.Cloud
-	log   *testenv.LogCapture
+	db       *testenv.DB
+	cloud    *localenv.Cloud
+	log      *testenv.LogCapture
+	patience string // how long Cloud KMS is waited for
 
 	mu  sync.Mutex
 	now time.Time
@@ -47,6 +50,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{
 		db: testenv.Postgres(t), cloud: testenv.Cloud(t), log: testenv.Logs(t), now: time.Date(2026, 3, 1, 15, 4, 5, 0, time.UTC),
+		patience: "10s",
 	}
 	must(t, w.cloud.MakeSigningKey(rootKey))
 	must(t, w.cloud.MakeEncryptionKey(wrappingKey))
@@ -79,7 +83,7 @@ func (w *world) pass(d time.Duration) {
 func (w *world) getenv(name string) string {
 	return map[string]string{
 		"CLOUD_EMULATOR": w.cloud.Addr(), "KMS_ROOT_KEY": rootKey, "KMS_WRAPPING_KEY": wrappingKey, "SEAT_TOKEN_SECRET": tokenSecret,
-		"KMS_TIMEOUT": "10s", "SECRET_MANAGER_TIMEOUT": "10s",
+		"KMS_TIMEOUT": w.patience, "SECRET_MANAGER_TIMEOUT": "10s",
 	}[name]
 }
 
@@ -365,17 +369,18 @@ func TestWithoutCloudKMSReceiptsGoOnWhileAKeyLives(t *testing.T) {
 	w := newWorld(t)
 	run(t, w.rotation(t))
 	c := &client{w: w, publisher: w.publisher(t)}
+	w.patience = "1s"
 	keys, fresh := w.keys(t), w.keys(t)
 	if err := c.verify(t, w.sign(t, keys)); err != nil {
 		t.Fatal(err)
 	}
 	w.cloud.Interfere(func(string, bool) error { return status.Error(codes.Unavailable, "it is out") })
-	if _, err := fresh.Current(shortly(t)); fault.As(err) == nil || fault.As(err).Kind != fault.KindUnavailable {
+	if _, err := fresh.Current(t.Context()); fault.As(err) == nil || fault.As(err).Kind != fault.KindUnavailable {
 		t.Errorf("an instance without a key answers %v", err)
 	}
 	began, last := w.clock(), time.Time{}
 	for range 60 {
-		s, err := keys.Current(shortly(t))
+		s, err := keys.Current(t.Context())
 		if err != nil {
 			if f := fault.As(err); f == nil || f.Kind != fault.KindUnavailable || !strings.Contains(f.Detail, "Receipts cannot be signed") {
 				t.Fatalf("it answers %v", err)
@@ -403,12 +408,88 @@ func TestWithoutCloudKMSReceiptsGoOnWhileAKeyLives(t *testing.T) {
 	}
 }
 
-// shortly is a request that does not wait for Cloud KMS for long.
-func shortly(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	t.Cleanup(cancel)
-	return ctx
+// TestWhoeverAsksAndGoesAwayKeepsNobodyFromWhatIsNew has a caller of each kind whose connection ends while its question is
+// read anew for all.
+func TestWhoeverAsksAndGoesAwayKeepsNobodyFromWhatIsNew(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.rotation(t)
+	run(t, r)
+	var leave, fail atomic.Bool
+	var goAway context.CancelFunc
+	store := func(ctx context.Context) (time.Time, error) {
+		if leave.CompareAndSwap(true, false) {
+			goAway()
+		}
+		if fail.Load() {
+			return time.Time{}, errors.New("not now")
+		}
+		return w.clock(), ctx.Err()
+	}
+	db, vault := w.open(t, "usher_keys")
+	publisher := signing.NewPublisher(signing.KeysConfig{Issuer: issuer}, db, signing.NewRoots(db, vault.Signer), store, w.clock, w.log.Logger)
+	db, vault = w.open(t, "usher_acquire")
+	keys := signing.NewKeys(signing.KeysConfig{Issuer: issuer}, db, vault.Unwrap, store, w.clock, w.log.Logger)
+	ask := map[string]func(context.Context) string{
+		"the key set": func(ctx context.Context) string {
+			set, _ := publisher.KeySet(ctx)
+			return string(set)
+		},
+		"the revocation list": func(ctx context.Context) string {
+			list, err := publisher.List(ctx)
+			if err != nil {
+				return ""
+			}
+			return list.Text
+		},
+		"the receipt key": func(ctx context.Context) string {
+			s, err := keys.Current(ctx)
+			if err != nil {
+				return ""
+			}
+			return s.KeyID()
+		},
+	}
+	revoke := func() {
+		s, err := w.keys(t).Current(t.Context())
+		must(t, err)
+		_, err = r.Revoke(t.Context(), s.KeyID(), unrecorded)
+		must(t, err)
+		run(t, r)
+	}
+	before := map[string]string{}
+	for name, one := range ask {
+		before[name] = one(t.Context())
+	}
+	revoke()
+	w.pass(6 * time.Second)
+	for name, one := range ask {
+		var ctx context.Context
+		ctx, goAway = context.WithCancel(t.Context())
+		leave.Store(true)
+		one(ctx)
+		if got := one(t.Context()); got == before[name] || got == "" {
+			t.Errorf("the next who asks for %s hears the old one, or nothing: %.40q", name, got)
+		} else {
+			before[name] = got
+		}
+	}
+	// What could not be read is tried again soon.
+	revoke()
+	w.pass(6 * time.Second)
+	fail.Store(true)
+	for name, one := range ask {
+		if got := one(t.Context()); got != before[name] {
+			t.Errorf("while nothing can be read, %s is not the one before", name)
+		}
+	}
+	fail.Store(false)
+	w.pass(time.Second)
+	for name, one := range ask {
+		if got := one(t.Context()); got == before[name] || got == "" {
+			t.Errorf("a second later %s is still the old one, or nothing: %.40q", name, got)
+		}
+	}
 }
 
 func TestAKeyInWrongHandsIsRefusedAtTheNextRefresh(t *testing.T) {
