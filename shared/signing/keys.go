@@ -150,7 +150,7 @@ func (h *held) good(now time.Time) bool { return h != nil && h.signer.good(h.tim
 // time is the store's, at a moment of the instance's.
 func (h *held) time(now time.Time) time.Time { return h.at.Add(now.Sub(h.looked)) }
 
-// errNoKey says that PostgreSQL knows no key that may sign now.
+// errNoKey says that PostgreSQL has answered, and by that the key in use, if any, may sign no more and no other can.
 var errNoKey = errors.New("there is none for this time")
 
 // candidate is a receipt key that may sign.
@@ -195,12 +195,15 @@ func (k *Keys) look(ctx context.Context, at, now time.Time) (*Signer, error) {
 		return k.again(revocations), nil
 	}
 	signer, err := k.open(ctx, &candidates[0], revocations)
-	if err != nil && inUse > 0 {
+	switch {
+	case err != nil && inUse > 0:
 		k.log.ErrorContext(ctx, "the receipt key of this turn cannot be unwrapped; the one before stays", "kid", candidates[0].kid, "error", err)
 		k.rest = now.Add(restAfter)
 		return k.again(revocations), nil
+	case err != nil:
+		return nil, fmt.Errorf("%w that can be unwrapped: %w", errNoKey, err)
 	}
-	return signer, err
+	return signer, nil
 }
 
 // again is the key in use, with what its receipts now say of the revocation list.

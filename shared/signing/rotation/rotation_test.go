@@ -541,6 +541,35 @@ func TestAKeyInWrongHandsIsRefusedAtTheNextRefresh(t *testing.T) {
 	}
 }
 
+func TestAKeyOutOfUseSignsNoMoreThoughItsSuccessorCannotBeUnwrapped(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.rotation(t)
+	run(t, r)
+	keys := w.keys(t)
+	leaked, err := keys.Current(t.Context())
+	must(t, err)
+	_, err = r.Revoke(t.Context(), leaked.KeyID(), unrecorded)
+	must(t, err)
+	run(t, r)
+	w.cloud.Interfere(func(method string, _ bool) error {
+		if method == "Decrypt" {
+			return status.Error(codes.PermissionDenied, "not now")
+		}
+		return nil
+	})
+	w.pass(6 * time.Second)
+	if _, err := keys.Current(t.Context()); fault.As(err) == nil || fault.As(err).Kind != fault.KindUnavailable {
+		t.Errorf("the revoked key signs, or the answer is %v", err)
+	}
+	w.cloud.Interfere(nil)
+	s, err := keys.Current(t.Context())
+	must(t, err)
+	if s.KeyID() == leaked.KeyID() {
+		t.Error("the revoked key signs again")
+	}
+}
+
 func TestAReplacedKeySignsNoMoreAndWhatItSignedIsBelieved(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []signing.Kind{signing.ReceiptKey, signing.RootKey, signing.MACKey} {
