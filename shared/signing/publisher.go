@@ -385,8 +385,9 @@ func (p *Publisher) sign(ctx context.Context, now time.Time, keys []receipt.Revo
 	return made, nil
 }
 
-// revokedKeys is what the list says of keys: the revoked ones, and those retired, while something that they signed could
-// still be believed.
+// revokedKeys is what the list says of keys: the revoked ones, while something that they signed could still be believed,
+// and the retired roots. A receipt key that was replaced is not on it: instances that have not heard of that yet sign with
+// it, and its certificate bounds them.
 func revokedKeys(keys []Key, now time.Time) []receipt.RevokedKey {
 	out := []receipt.RevokedKey{}
 	for i := range keys {
@@ -397,7 +398,7 @@ func revokedKeys(keys []Key, now time.Time) []receipt.RevokedKey {
 		switch {
 		case !k.Revoked.IsZero():
 			out = append(out, receipt.RevokedKey{ID: k.ID, Code: receipt.KeyRevoked, At: k.Revoked.UTC().Truncate(time.Second)})
-		case !k.Retired.IsZero():
+		case !k.Retired.IsZero() && k.Kind == RootKey:
 			out = append(out, receipt.RevokedKey{ID: k.ID, Code: receipt.KeyRetired, At: k.Retired.UTC().Truncate(time.Second)})
 		}
 	}

@@ -584,11 +584,12 @@ func TestAReplacedKeySignsNoMoreAndWhatItSignedIsBelieved(t *testing.T) {
 		if len(retired) != 1 {
 			t.Errorf("%s: retired were %v", kind, retired)
 		}
+		meanwhile := w.sign(t, keys) // this instance has not heard of it yet
 		run(t, r)
 		w.pass(11 * time.Second)
 		after := w.sign(t, keys)
 		c.refresh(t)
-		for name, text := range map[string]string{"before": before, "after": after} {
+		for name, text := range map[string]string{"before": before, "meanwhile": meanwhile, "after": after} {
 			if err := c.verify(t, text); err != nil {
 				t.Errorf("%s: the receipt of %s: %v", kind, name, err)
 			}
