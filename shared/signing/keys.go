@@ -62,6 +62,9 @@ const (
 	// lookWait is how long a look may take, and lookRest how long the next one waits after one that failed.
 	lookWait = 5 * time.Second
 	lookRest = time.Second
+	// rootsInReceipts is how many roots' certificates are in a receipt: those of a year. So an application believes receipts
+	// offline for 450 days after its roots were current, and no receipt grows beyond that.
+	rootsInReceipts = 4
 	// restAfter is how long a key that cannot be unwrapped is left alone while another is good.
 	restAfter = time.Minute
 )
@@ -155,9 +158,9 @@ var errNoKey = errors.New("there is none for this time")
 
 // candidate is a receipt key that may sign.
 type candidate struct {
-	kid                  string
-	certificate, wrapped []byte
-	notBefore, notAfter  time.Time
+	kid                 string
+	wrapped             []byte
+	notBefore, notAfter time.Time
 }
 
 // look finds the key to sign with: the one whose turn it is or, while that cannot be unwrapped, the one in use.
@@ -166,14 +169,14 @@ func (k *Keys) look(ctx context.Context, at, now time.Time) (*Signer, error) {
 	var revocations int64
 	err := k.db.Batch(ctx, tenancy.ID{}, func(b *tenancy.Batch) {
 		b.Queue(`
-			SELECT kid, certificate, wrapped_key, not_before, not_after
+			SELECT kid, wrapped_key, not_before, not_after
 			  FROM app.signing_keys
 			 WHERE kind = 'receipt' AND published_at IS NOT NULL AND retired_at IS NULL AND revoked_at IS NULL
 			   AND wrapped_key IS NOT NULL AND not_before <= $1 AND not_after > $1
 			 ORDER BY not_before DESC`, at,
 		).Query(func(rows pgx.Rows) (err error) {
 			candidates, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c candidate, err error) {
-				err = row.Scan(&c.kid, &c.certificate, &c.wrapped, &c.notBefore, &c.notAfter)
+				err = row.Scan(&c.kid, &c.wrapped, &c.notBefore, &c.notAfter)
 				return c, err
 			})
 			return err
@@ -227,9 +230,40 @@ func (k *Keys) open(ctx context.Context, c *candidate, revocations int64) (*Sign
 	if !ok {
 		return nil, fmt.Errorf("read receipt key %s: it is not P-256", c.kid)
 	}
-	signer, err := NewSigner(k.issuer, key, c.certificate, c.notBefore, c.notAfter, revocations)
+	chain, err := k.chain(ctx, c.kid)
+	if err != nil {
+		return nil, err
+	}
+	signer, err := NewSigner(k.issuer, key, chain, c.notBefore, c.notAfter, revocations)
 	if err == nil && signer.kid != c.kid {
 		err = fmt.Errorf("read receipt key %s: it is key %s", c.kid, signer.kid)
 	}
 	return signer, err
+}
+
+// chain is a receipt key's certificate, and those of the roots that lead to it, the newest first, at most rootsInReceipts.
+func (k *Keys) chain(ctx context.Context, kid string) (chain [][]byte, err error) {
+	err = k.db.Batch(ctx, tenancy.ID{}, func(b *tenancy.Batch) {
+		b.Queue(`
+			WITH RECURSIVE chain AS (
+			    SELECT certificate, issuer_kid, 0 AS place
+			      FROM app.signing_keys
+			     WHERE kid = $1
+			    UNION ALL
+			    SELECT k.certificate, k.issuer_kid, c.place + 1
+			      FROM chain c JOIN app.signing_keys k ON k.kid = c.issuer_kid
+			     WHERE c.place < $2)
+			SELECT certificate
+			  FROM chain
+			 WHERE certificate IS NOT NULL
+			 ORDER BY place`, kid, rootsInReceipts,
+		).Query(func(rows pgx.Rows) (err error) {
+			chain, err = pgx.CollectRows(rows, pgx.RowTo[[]byte])
+			return err
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the certificates of receipt key %s: %w", kid, err)
+	}
+	return chain, nil
 }

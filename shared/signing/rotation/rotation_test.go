@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -468,6 +470,7 @@ func TestWhoeverAsksAndGoesAwayKeepsNobodyFromWhatIsNew(t *testing.T) {
 		ctx, goAway = context.WithCancel(t.Context())
 		leave.Store(true)
 		one(ctx)
+		goAway()
 		if got := one(t.Context()); got == before[name] || got == "" {
 			t.Errorf("the next who asks for %s hears the old one, or nothing: %.40q", name, got)
 		} else {
@@ -593,6 +596,56 @@ func TestAReplacedKeySignsNoMoreAndWhatItSignedIsBelieved(t *testing.T) {
 			if err := c.verify(t, text); err != nil {
 				t.Errorf("%s: the receipt of %s: %v", kind, name, err)
 			}
+		}
+	}
+}
+
+func TestAnApplicationBuiltAYearAgoBelievesReceiptsOffline(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const last, quarter, days = 6, signing.RootLife + 2*time.Hour, 3 * signing.Turn
+	w.now = time.Now().Add(-last * (quarter + days))
+	run(t, w.rotation(t))
+	db, _ := w.open(t, "usher_rotate")
+	pem, err := signing.PinnedRoots(t.Context(), db)
+	must(t, err)
+	roots, err := receipt.ParseRoots(pem)
+	must(t, err)
+	pinned := &receipt.Verifier{Roots: roots, Now: w.clock}
+	for rotations := range last + 1 {
+		if rotations > 0 {
+			w.pass(quarter)
+			run(t, w.rotation(t)) // another root signs,
+			w.pass(days)
+			run(t, w.rotation(t)) // and has made the receipt key of the day
+		}
+		text := w.sign(t, w.keys(t))
+		header, _, _ := strings.Cut(text, ".")
+		t.Logf("after %d rotations the header has %d bytes, the receipt %d", rotations, len(header), len(text))
+		if _, err := pinned.Receipt(text); rotations <= 5 && err != nil || rotations > 5 && !errors.Is(err, receipt.ErrUnknownKey) {
+			t.Errorf("after %d rotations: %v", rotations, err)
+		}
+		if len(header) > 4608 {
+			t.Errorf("after %d rotations the header has %d bytes", rotations, len(header))
+		}
+		set, err := w.publisher(t).KeySet(t.Context())
+		must(t, err)
+		own, err := receipt.ParseKeySet(set)
+		must(t, err)
+		if _, err := (&receipt.Verifier{Keys: own, Now: w.clock}).Receipt(text); err != nil {
+			t.Errorf("after %d rotations, with the key set: %v", rotations, err)
+		}
+		if rotations < last {
+			continue
+		}
+		// Another library, which knows the key set alone and the machine's clock, believes the longest as well.
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/jwk-set+json")
+			_, _ = w.Write(set)
+		}))
+		t.Cleanup(server.Close)
+		if answers := testenv.AskJose(t, server.URL, receipt.TypeReceipt, text); answers[0].Claims == nil {
+			t.Errorf("jose says %s", answers[0].Code)
 		}
 	}
 }
