@@ -341,7 +341,8 @@ func (p *Publisher) entries(ctx context.Context, after time.Time, upTo int64) (e
 	return entries, lastID, nil
 }
 
-// sign makes the next list. It answers nil when another instance was faster.
+// sign makes the next list. It answers nil when another instance was faster. Its version is the time, in seconds, or one
+// more than before: clients keep the newest, and after a restore of the database the next is newer than what was lost.
 func (p *Publisher) sign(ctx context.Context, now time.Time, keys []receipt.RevokedKey, before *List) (*List, error) {
 	by, err := p.roots.active(ctx)
 	if err != nil {
@@ -352,11 +353,13 @@ func (p *Publisher) sign(ctx context.Context, now time.Time, keys []receipt.Revo
 		return nil, err
 	}
 	made := &List{
-		Version: 1, signer: by.id, signed: now, cutoff: now, lastID: lastID,
+		Version: max(1, now.Unix()), signer: by.id, signed: now, cutoff: now, lastID: lastID,
 		claims: receipt.Revocations{Issuer: p.issuer, IssuedAt: now, ExpiresAt: now.Add(listLife), Keys: keys},
 	}
+	var last int64
 	if before != nil {
-		made.Version = before.Version + 1
+		last = before.Version
+		made.Version = max(last+1, made.Version)
 	}
 	made.claims.Version = made.Version
 	made.Shards = made.claims.File(entries)
@@ -365,11 +368,13 @@ func (p *Publisher) sign(ctx context.Context, now time.Time, keys []receipt.Revo
 	}
 	var kept bool
 	err = p.db.Batch(ctx, tenancy.ID{}, func(b *tenancy.Batch) {
+		// One after the other: what was read before another list was made must not come after it.
+		b.Queue(`SELECT pg_advisory_xact_lock(hashtextextended('app.revocation_lists', 0))`)
 		b.Queue(`
 			INSERT INTO app.revocation_lists (version, list, signer, cutoff, last_id, signed_at)
-			VALUES ($1, $2, $3, $4, $5, $6)
-			ON CONFLICT (version) DO NOTHING
-			RETURNING true`, made.Version, made.Text, made.signer, made.cutoff, made.lastID, made.signed,
+			SELECT $1, $2, $3, $4, $5, $6
+			 WHERE NOT EXISTS (SELECT FROM app.revocation_lists WHERE version > $7)
+			RETURNING true`, made.Version, made.Text, made.signer, made.cutoff, made.lastID, made.signed, last,
 		).Query(func(rows pgx.Rows) error {
 			kept = rows.Next()
 			rows.Close()

@@ -2,6 +2,8 @@ package rotation_test
 
 import (
 	"context"
+	"crypto"
+	"crypto/ecdsa"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -647,6 +649,70 @@ func TestAnApplicationBuiltAYearAgoBelievesReceiptsOffline(t *testing.T) {
 		if answers := testenv.AskJose(t, server.URL, receipt.TypeReceipt, text); answers[0].Claims == nil {
 			t.Errorf("jose says %s", answers[0].Code)
 		}
+	}
+}
+
+// withdraw puts a licence on the revocation list.
+func (w *world) withdraw(t *testing.T) (license string) {
+	t.Helper()
+	return testenv.Value[string](t, w.db, `
+		WITH made AS (
+		    INSERT INTO app.revocations (kind, subject, license_id, ends_at)
+		    SELECT 'license', id, id, $1 FROM (SELECT app.new_id() AS id) AS s
+		    RETURNING license_id)
+		SELECT license_id::text FROM made`, w.clock().Add(30*24*time.Hour))
+}
+
+func TestAfterARestoreTheNextListIsNewerThanWhatWasLost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	run(t, w.rotation(t))
+	c := &client{w: w, publisher: w.publisher(t)}
+	c.refresh(t)
+	backup := c.list.Version
+	for range 3 {
+		w.withdraw(t)
+		w.pass(6 * time.Second)
+		c.refresh(t)
+	}
+	lost := c.list.Version
+	if lost < backup+3 {
+		t.Fatalf("after three changes the version is %d, and was %d", lost, backup)
+	}
+	w.db.Exec(t, `DELETE FROM app.revocation_lists WHERE version > $1`, backup)
+	w.db.Exec(t, `DELETE FROM app.revocations`)
+	w.pass(15 * time.Minute)
+	again := w.withdraw(t)
+	c.publisher = w.publisher(t)
+	c.refresh(t) // refuses an older list
+	if c.list.Version <= lost || !slices.Equal(c.list.Licenses, []string{again}) {
+		t.Errorf("the list is of version %d after %d, and has %v", c.list.Version, lost, c.list.Licenses)
+	}
+}
+
+func TestAListThatWasReadBeforeAnotherWasMadeDoesNotComeAfterIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	run(t, w.rotation(t))
+	quick := w.publisher(t)
+	db, vault := w.open(t, "usher_keys")
+	var later string
+	slow := signing.NewPublisher(signing.KeysConfig{Issuer: issuer}, db, signing.NewRoots(db, func(ctx context.Context, version string, public *ecdsa.PublicKey) crypto.Signer {
+		if later == "" { // it has read what it signs, and another instance signs what has changed since
+			later = w.withdraw(t)
+			if _, err := quick.List(ctx); err != nil {
+				t.Error(err)
+			}
+		}
+		return vault.Signer(ctx, version, public)
+	}), func(context.Context) (time.Time, error) { return w.clock().Add(time.Second), nil }, w.clock, w.log.Logger)
+	c := &client{w: w, publisher: slow}
+	c.refresh(t)
+	if !slices.Contains(c.list.Licenses, later) {
+		t.Error("the slow instance's list lacks what is on the quick one's")
+	}
+	if n := testenv.Value[int64](t, w.db, `SELECT count(*) FROM app.revocation_lists`); n != 1 {
+		t.Errorf("%d lists are kept", n)
 	}
 }
 
