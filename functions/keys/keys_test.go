@@ -132,8 +132,8 @@ func TestWithoutCloudKMSWhatWasPublishedIsServed(t *testing.T) {
 	door.Send(t, functiontest.Message{}).Want(t, http.StatusOK)
 	var answer keys.List
 	must(t, json.Unmarshal(after.Body, &answer))
-	if answer.Version != 1 {
-		t.Errorf("the first list has version %d", answer.Version)
+	if age := time.Since(time.Unix(answer.Version, 0)).Abs(); age > time.Hour {
+		t.Errorf("the first list has version %d, and not its time", answer.Version)
 	}
 }
 

@@ -9,11 +9,11 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/coditect/usher/client/receipt"
 	"github.com/coditect/usher/shared/fault"
@@ -45,8 +45,9 @@ func QueueKeys(b *tenancy.Batch, keys *[]Key) {
 	})
 }
 
-// Publisher publishes what clients verify with: the key set, and the revocation list. What it has read is good for ten
-// seconds; when it cannot read or sign anew, it serves what it has. It is safe for concurrent use.
+// Publisher publishes what clients verify with: the key set, and the revocation list. What it has read is good for five
+// seconds; when it cannot read or sign anew, it serves what it has, and tries again a second later. It is safe for
+// concurrent use.
 type Publisher struct {
 	db     *tenancy.DB
 	roots  *Roots
@@ -55,12 +56,21 @@ type Publisher struct {
 	now    func() time.Time
 	log    *slog.Logger
 
-	reading sync.Mutex
-	keysAt  time.Time
-	keySet  []byte
-	listAt  time.Time
-	list    *List
+	keySet published[keySet]
+	list   published[List]
 }
+
+// published is something that was read for all who ask.
+type published[T any] struct {
+	reading singleflight.Group
+	// Of one reading at a time: what is known, when that was found out, and for how long it is not asked again.
+	known *T
+	at    time.Time
+	rest  time.Duration
+}
+
+// keySet is a JSON Web Key Set.
+type keySet struct{ text []byte }
 
 // List is a signed revocation list, and its shards.
 type List struct {
@@ -78,6 +88,9 @@ type List struct {
 
 const (
 	readEvery = 5 * time.Second
+	// readWait is how long a reading may take, and readRest how long the next one waits after one that failed.
+	readWait = 10 * time.Second
+	readRest = time.Second
 	// signEvery is how long an unchanged list is served before it is signed again, listLife how long it is good.
 	signEvery = 24 * time.Hour
 	listLife  = 7 * 24 * time.Hour
@@ -100,30 +113,48 @@ func NewPublisher(cfg KeysConfig, db *tenancy.DB, roots *Roots, store Clock, now
 
 // KeySet is the JSON Web Key Set.
 func (p *Publisher) KeySet(ctx context.Context) ([]byte, error) {
-	p.reading.Lock()
-	defer p.reading.Unlock()
-	now := p.now()
-	if p.keySet != nil && within(p.keysAt, now) {
-		return p.keySet, nil
-	}
-	set, err := p.readKeySet(ctx)
+	set, err := p.keySet.get(ctx, p, "the key set", p.readKeySet)
 	if err != nil {
-		if p.keySet == nil {
+		return nil, err
+	}
+	return set.text, nil
+}
+
+// get answers what is known, and reads it when that is too old. Whoever asks meanwhile waits for the same answer, and whoever
+// goes away keeps nobody from it. What could be had in spite of an error is served, else what is known.
+func (v *published[T]) get(ctx context.Context, p *Publisher, name string, read func(context.Context) (*T, error)) (*T, error) {
+	done := v.reading.DoChan("", func() (any, error) {
+		now := p.now()
+		if since := now.Sub(v.at); v.known != nil && since >= 0 && since < v.rest {
+			return v.known, nil
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readWait)
+		defer cancel()
+		found, err := read(ctx)
+		if err == nil {
+			v.known, v.at, v.rest = found, now, readEvery
+			return found, nil
+		}
+		if found == nil {
+			found = v.known
+		}
+		if found == nil {
 			return nil, err
 		}
-		p.log.ErrorContext(ctx, "the key set cannot be read again; the one before is served", "error", err)
-		set = p.keySet
+		p.log.ErrorContext(ctx, name+" cannot be made anew; the one before is served", "error", err)
+		v.known, v.at, v.rest = found, p.now(), readRest
+		return found, nil
+	})
+	select {
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for %s: %w", name, ctx.Err())
+	case answer := <-done:
+		found, _ := answer.Val.(*T)
+		return found, answer.Err
 	}
-	p.keySet, p.keysAt = set, now
-	return set, nil
 }
 
-func within(read, now time.Time) bool {
-	since := now.Sub(read)
-	return since >= 0 && since < readEvery
-}
-
-func (p *Publisher) readKeySet(ctx context.Context) ([]byte, error) {
+func (p *Publisher) readKeySet(ctx context.Context) (*keySet, error) {
 	now, err := p.store(ctx)
 	if err != nil {
 		return nil, err
@@ -165,29 +196,16 @@ func (p *Publisher) readKeySet(ctx context.Context) ([]byte, error) {
 		}
 		all = append(all, one)
 	}
-	return json.Marshal(receipt.NewKeySet(all...))
+	text, err := json.Marshal(receipt.NewKeySet(all...))
+	if err != nil {
+		return nil, fmt.Errorf("write the key set: %w", err)
+	}
+	return &keySet{text}, nil
 }
 
 // List is the newest revocation list. It is signed anew when what it says has changed, or after a day.
 func (p *Publisher) List(ctx context.Context) (*List, error) {
-	p.reading.Lock()
-	defer p.reading.Unlock()
-	now := p.now()
-	if p.list != nil && within(p.listAt, now) {
-		return p.list, nil
-	}
-	list, err := p.readList(ctx)
-	if err != nil {
-		if list == nil {
-			list = p.list
-		}
-		if list == nil {
-			return nil, err
-		}
-		p.log.ErrorContext(ctx, "the revocation list cannot be made anew; the one before is served", "error", err)
-	}
-	p.list, p.listAt = list, now
-	return list, nil
+	return p.list.get(ctx, p, "the revocation list", p.readList)
 }
 
 // revocationsNow is what the database says beside the newest list.
@@ -267,8 +285,8 @@ func (p *Publisher) understand(ctx context.Context, l *List) (*List, error) {
 	if l == nil {
 		return nil, nil
 	}
-	if p.list != nil && p.list.Version == l.Version {
-		return p.list, nil
+	if held := p.list.known; held != nil && held.Version == l.Version {
+		return held, nil
 	}
 	_, rest, _ := strings.Cut(l.Text, ".")
 	payload, _, _ := strings.Cut(rest, ".")
@@ -323,7 +341,8 @@ func (p *Publisher) entries(ctx context.Context, after time.Time, upTo int64) (e
 	return entries, lastID, nil
 }
 
-// sign makes the next list. It answers nil when another instance was faster.
+// sign makes the next list. It answers nil when another instance was faster. Its version is the time, in seconds, or one
+// more than before: clients keep the newest, and after a restore of the database the next is newer than what was lost.
 func (p *Publisher) sign(ctx context.Context, now time.Time, keys []receipt.RevokedKey, before *List) (*List, error) {
 	by, err := p.roots.active(ctx)
 	if err != nil {
@@ -334,11 +353,13 @@ func (p *Publisher) sign(ctx context.Context, now time.Time, keys []receipt.Revo
 		return nil, err
 	}
 	made := &List{
-		Version: 1, signer: by.id, signed: now, cutoff: now, lastID: lastID,
+		Version: max(1, now.Unix()), signer: by.id, signed: now, cutoff: now, lastID: lastID,
 		claims: receipt.Revocations{Issuer: p.issuer, IssuedAt: now, ExpiresAt: now.Add(listLife), Keys: keys},
 	}
+	var last int64
 	if before != nil {
-		made.Version = before.Version + 1
+		last = before.Version
+		made.Version = max(last+1, made.Version)
 	}
 	made.claims.Version = made.Version
 	made.Shards = made.claims.File(entries)
@@ -347,11 +368,13 @@ func (p *Publisher) sign(ctx context.Context, now time.Time, keys []receipt.Revo
 	}
 	var kept bool
 	err = p.db.Batch(ctx, tenancy.ID{}, func(b *tenancy.Batch) {
+		// One after the other: what was read before another list was made must not come after it.
+		b.Queue(`SELECT pg_advisory_xact_lock(hashtextextended('app.revocation_lists', 0))`)
 		b.Queue(`
 			INSERT INTO app.revocation_lists (version, list, signer, cutoff, last_id, signed_at)
-			VALUES ($1, $2, $3, $4, $5, $6)
-			ON CONFLICT (version) DO NOTHING
-			RETURNING true`, made.Version, made.Text, made.signer, made.cutoff, made.lastID, made.signed,
+			SELECT $1, $2, $3, $4, $5, $6
+			 WHERE NOT EXISTS (SELECT FROM app.revocation_lists WHERE version > $7)
+			RETURNING true`, made.Version, made.Text, made.signer, made.cutoff, made.lastID, made.signed, last,
 		).Query(func(rows pgx.Rows) error {
 			kept = rows.Next()
 			rows.Close()
@@ -367,8 +390,9 @@ func (p *Publisher) sign(ctx context.Context, now time.Time, keys []receipt.Revo
 	return made, nil
 }
 
-// revokedKeys is what the list says of keys: the revoked ones, and those retired, while something that they signed could
-// still be believed.
+// revokedKeys is what the list says of keys: the revoked ones, while something that they signed could still be believed,
+// and the retired roots. A receipt key that was replaced is not on it: instances that have not heard of that yet sign with
+// it, and its certificate bounds them.
 func revokedKeys(keys []Key, now time.Time) []receipt.RevokedKey {
 	out := []receipt.RevokedKey{}
 	for i := range keys {
@@ -379,7 +403,7 @@ func revokedKeys(keys []Key, now time.Time) []receipt.RevokedKey {
 		switch {
 		case !k.Revoked.IsZero():
 			out = append(out, receipt.RevokedKey{ID: k.ID, Code: receipt.KeyRevoked, At: k.Revoked.UTC().Truncate(time.Second)})
-		case !k.Retired.IsZero():
+		case !k.Retired.IsZero() && k.Kind == RootKey:
 			out = append(out, receipt.RevokedKey{ID: k.ID, Code: receipt.KeyRetired, At: k.Retired.UTC().Truncate(time.Second)})
 		}
 	}

@@ -19,14 +19,15 @@ type Signer struct {
 	revocations         int64
 }
 
-// NewSigner signs in an issuer's name with a receipt key, for which its certificate vouches within a window. Revocations
-// is the version of the revocation list that its receipts say is known.
-func NewSigner(issuer string, key *ecdsa.PrivateKey, certificate []byte, notBefore, notAfter time.Time, revocations int64) (*Signer, error) {
+// NewSigner signs in an issuer's name with a receipt key, for which the first certificate of its chain vouches within a
+// window. The others, in each receipt too, are those of the root that made it and of roots before that. Revocations is the
+// version of the revocation list that its receipts say is known.
+func NewSigner(issuer string, key *ecdsa.PrivateKey, chain [][]byte, notBefore, notAfter time.Time, revocations int64) (*Signer, error) {
 	kid, err := receipt.Thumbprint(&key.PublicKey)
 	if err != nil {
 		return nil, fmt.Errorf("name a receipt key: %w", err)
 	}
-	header, err := receipt.EncodeHeader(receipt.TypeReceipt, kid, certificate)
+	header, err := receipt.EncodeHeader(receipt.TypeReceipt, kid, chain...)
 	if err != nil {
 		return nil, err
 	}

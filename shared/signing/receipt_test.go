@@ -31,7 +31,7 @@ func signer(t testing.TB) (*signing.Signer, receipt.Roots) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := signing.NewSigner("https://usher.test", key, certificate, from, until, 7)
+	s, err := signing.NewSigner("https://usher.test", key, [][]byte{certificate}, from, until, 7)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,11 +2,17 @@ package rotation_test
 
 import (
 	"context"
+	"crypto"
+	"crypto/ecdsa"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,9 +41,10 @@ func TestMain(m *testing.M) { testenv.Main(m, nil) }
 
 // world is a deployment's keys, on a clock that the test moves.
 type world struct {
-	db    *testenv.DB
-	cloud *localenv.Cloud
-	log   *testenv.LogCapture
+	db       *testenv.DB
+	cloud    *localenv.Cloud
+	log      *testenv.LogCapture
+	patience string // how long Cloud KMS is waited for
 
 	mu  sync.Mutex
 	now time.Time
@@ -47,6 +54,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{
 		db: testenv.Postgres(t), cloud: testenv.Cloud(t), log: testenv.Logs(t), now: time.Date(2026, 3, 1, 15, 4, 5, 0, time.UTC),
+		patience: "10s",
 	}
 	must(t, w.cloud.MakeSigningKey(rootKey))
 	must(t, w.cloud.MakeEncryptionKey(wrappingKey))
@@ -79,7 +87,7 @@ func (w *world) pass(d time.Duration) {
 func (w *world) getenv(name string) string {
 	return map[string]string{
 		"CLOUD_EMULATOR": w.cloud.Addr(), "KMS_ROOT_KEY": rootKey, "KMS_WRAPPING_KEY": wrappingKey, "SEAT_TOKEN_SECRET": tokenSecret,
-		"KMS_TIMEOUT": "10s", "SECRET_MANAGER_TIMEOUT": "10s",
+		"KMS_TIMEOUT": w.patience, "SECRET_MANAGER_TIMEOUT": "10s",
 	}[name]
 }
 
@@ -365,17 +373,18 @@ func TestWithoutCloudKMSReceiptsGoOnWhileAKeyLives(t *testing.T) {
 	w := newWorld(t)
 	run(t, w.rotation(t))
 	c := &client{w: w, publisher: w.publisher(t)}
+	w.patience = "1s"
 	keys, fresh := w.keys(t), w.keys(t)
 	if err := c.verify(t, w.sign(t, keys)); err != nil {
 		t.Fatal(err)
 	}
 	w.cloud.Interfere(func(string, bool) error { return status.Error(codes.Unavailable, "it is out") })
-	if _, err := fresh.Current(shortly(t)); fault.As(err) == nil || fault.As(err).Kind != fault.KindUnavailable {
+	if _, err := fresh.Current(t.Context()); fault.As(err) == nil || fault.As(err).Kind != fault.KindUnavailable {
 		t.Errorf("an instance without a key answers %v", err)
 	}
 	began, last := w.clock(), time.Time{}
 	for range 60 {
-		s, err := keys.Current(shortly(t))
+		s, err := keys.Current(t.Context())
 		if err != nil {
 			if f := fault.As(err); f == nil || f.Kind != fault.KindUnavailable || !strings.Contains(f.Detail, "Receipts cannot be signed") {
 				t.Fatalf("it answers %v", err)
@@ -403,12 +412,89 @@ func TestWithoutCloudKMSReceiptsGoOnWhileAKeyLives(t *testing.T) {
 	}
 }
 
-// shortly is a request that does not wait for Cloud KMS for long.
-func shortly(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	t.Cleanup(cancel)
-	return ctx
+// TestWhoeverAsksAndGoesAwayKeepsNobodyFromWhatIsNew has a caller of each kind whose connection ends while its question is
+// read anew for all.
+func TestWhoeverAsksAndGoesAwayKeepsNobodyFromWhatIsNew(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.rotation(t)
+	run(t, r)
+	var leave, fail atomic.Bool
+	var goAway context.CancelFunc
+	store := func(ctx context.Context) (time.Time, error) {
+		if leave.CompareAndSwap(true, false) {
+			goAway()
+		}
+		if fail.Load() {
+			return time.Time{}, errors.New("not now")
+		}
+		return w.clock(), ctx.Err()
+	}
+	db, vault := w.open(t, "usher_keys")
+	publisher := signing.NewPublisher(signing.KeysConfig{Issuer: issuer}, db, signing.NewRoots(db, vault.Signer), store, w.clock, w.log.Logger)
+	db, vault = w.open(t, "usher_acquire")
+	keys := signing.NewKeys(signing.KeysConfig{Issuer: issuer}, db, vault.Unwrap, store, w.clock, w.log.Logger)
+	ask := map[string]func(context.Context) string{
+		"the key set": func(ctx context.Context) string {
+			set, _ := publisher.KeySet(ctx)
+			return string(set)
+		},
+		"the revocation list": func(ctx context.Context) string {
+			list, err := publisher.List(ctx)
+			if err != nil {
+				return ""
+			}
+			return list.Text
+		},
+		"the receipt key": func(ctx context.Context) string {
+			s, err := keys.Current(ctx)
+			if err != nil {
+				return ""
+			}
+			return s.KeyID()
+		},
+	}
+	revoke := func() {
+		s, err := w.keys(t).Current(t.Context())
+		must(t, err)
+		_, err = r.Revoke(t.Context(), s.KeyID(), unrecorded)
+		must(t, err)
+		run(t, r)
+	}
+	before := map[string]string{}
+	for name, one := range ask {
+		before[name] = one(t.Context())
+	}
+	revoke()
+	w.pass(6 * time.Second)
+	for name, one := range ask {
+		var ctx context.Context
+		ctx, goAway = context.WithCancel(t.Context())
+		leave.Store(true)
+		one(ctx)
+		goAway()
+		if got := one(t.Context()); got == before[name] || got == "" {
+			t.Errorf("the next who asks for %s hears the old one, or nothing: %.40q", name, got)
+		} else {
+			before[name] = got
+		}
+	}
+	// What could not be read is tried again soon.
+	revoke()
+	w.pass(6 * time.Second)
+	fail.Store(true)
+	for name, one := range ask {
+		if got := one(t.Context()); got != before[name] {
+			t.Errorf("while nothing can be read, %s is not the one before", name)
+		}
+	}
+	fail.Store(false)
+	w.pass(time.Second)
+	for name, one := range ask {
+		if got := one(t.Context()); got == before[name] || got == "" {
+			t.Errorf("a second later %s is still the old one, or nothing: %.40q", name, got)
+		}
+	}
 }
 
 func TestAKeyInWrongHandsIsRefusedAtTheNextRefresh(t *testing.T) {
@@ -460,6 +546,35 @@ func TestAKeyInWrongHandsIsRefusedAtTheNextRefresh(t *testing.T) {
 	}
 }
 
+func TestAKeyOutOfUseSignsNoMoreThoughItsSuccessorCannotBeUnwrapped(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.rotation(t)
+	run(t, r)
+	keys := w.keys(t)
+	leaked, err := keys.Current(t.Context())
+	must(t, err)
+	_, err = r.Revoke(t.Context(), leaked.KeyID(), unrecorded)
+	must(t, err)
+	run(t, r)
+	w.cloud.Interfere(func(method string, _ bool) error {
+		if method == "Decrypt" {
+			return status.Error(codes.PermissionDenied, "not now")
+		}
+		return nil
+	})
+	w.pass(6 * time.Second)
+	if _, err := keys.Current(t.Context()); fault.As(err) == nil || fault.As(err).Kind != fault.KindUnavailable {
+		t.Errorf("the revoked key signs, or the answer is %v", err)
+	}
+	w.cloud.Interfere(nil)
+	s, err := keys.Current(t.Context())
+	must(t, err)
+	if s.KeyID() == leaked.KeyID() {
+		t.Error("the revoked key signs again")
+	}
+}
+
 func TestAReplacedKeySignsNoMoreAndWhatItSignedIsBelieved(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []signing.Kind{signing.ReceiptKey, signing.RootKey, signing.MACKey} {
@@ -474,15 +589,130 @@ func TestAReplacedKeySignsNoMoreAndWhatItSignedIsBelieved(t *testing.T) {
 		if len(retired) != 1 {
 			t.Errorf("%s: retired were %v", kind, retired)
 		}
+		meanwhile := w.sign(t, keys) // this instance has not heard of it yet
 		run(t, r)
 		w.pass(11 * time.Second)
 		after := w.sign(t, keys)
 		c.refresh(t)
-		for name, text := range map[string]string{"before": before, "after": after} {
+		for name, text := range map[string]string{"before": before, "meanwhile": meanwhile, "after": after} {
 			if err := c.verify(t, text); err != nil {
 				t.Errorf("%s: the receipt of %s: %v", kind, name, err)
 			}
 		}
+	}
+}
+
+func TestAnApplicationBuiltAYearAgoBelievesReceiptsOffline(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const last, quarter, days = 6, signing.RootLife + 2*time.Hour, 3 * signing.Turn
+	w.now = time.Now().Add(-last * (quarter + days))
+	run(t, w.rotation(t))
+	db, _ := w.open(t, "usher_rotate")
+	pem, err := signing.PinnedRoots(t.Context(), db)
+	must(t, err)
+	roots, err := receipt.ParseRoots(pem)
+	must(t, err)
+	pinned := &receipt.Verifier{Roots: roots, Now: w.clock}
+	for rotations := range last + 1 {
+		if rotations > 0 {
+			w.pass(quarter)
+			run(t, w.rotation(t)) // another root signs,
+			w.pass(days)
+			run(t, w.rotation(t)) // and has made the receipt key of the day
+		}
+		text := w.sign(t, w.keys(t))
+		header, _, _ := strings.Cut(text, ".")
+		t.Logf("after %d rotations the header has %d bytes, the receipt %d", rotations, len(header), len(text))
+		if _, err := pinned.Receipt(text); rotations <= 5 && err != nil || rotations > 5 && !errors.Is(err, receipt.ErrUnknownKey) {
+			t.Errorf("after %d rotations: %v", rotations, err)
+		}
+		if len(header) > 4608 {
+			t.Errorf("after %d rotations the header has %d bytes", rotations, len(header))
+		}
+		set, err := w.publisher(t).KeySet(t.Context())
+		must(t, err)
+		own, err := receipt.ParseKeySet(set)
+		must(t, err)
+		if _, err := (&receipt.Verifier{Keys: own, Now: w.clock}).Receipt(text); err != nil {
+			t.Errorf("after %d rotations, with the key set: %v", rotations, err)
+		}
+		if rotations < last {
+			continue
+		}
+		// Another library, which knows the key set alone and the machine's clock, believes the longest as well.
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/jwk-set+json")
+			_, _ = w.Write(set)
+		}))
+		t.Cleanup(server.Close)
+		if answers := testenv.AskJose(t, server.URL, receipt.TypeReceipt, text); answers[0].Claims == nil {
+			t.Errorf("jose says %s", answers[0].Code)
+		}
+	}
+}
+
+// withdraw puts a licence on the revocation list.
+func (w *world) withdraw(t *testing.T) (license string) {
+	t.Helper()
+	return testenv.Value[string](t, w.db, `
+		WITH made AS (
+		    INSERT INTO app.revocations (kind, subject, license_id, ends_at)
+		    SELECT 'license', id, id, $1 FROM (SELECT app.new_id() AS id) AS s
+		    RETURNING license_id)
+		SELECT license_id::text FROM made`, w.clock().Add(30*24*time.Hour))
+}
+
+func TestAfterARestoreTheNextListIsNewerThanWhatWasLost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	run(t, w.rotation(t))
+	c := &client{w: w, publisher: w.publisher(t)}
+	c.refresh(t)
+	backup := c.list.Version
+	for range 3 {
+		w.withdraw(t)
+		w.pass(6 * time.Second)
+		c.refresh(t)
+	}
+	lost := c.list.Version
+	if lost < backup+3 {
+		t.Fatalf("after three changes the version is %d, and was %d", lost, backup)
+	}
+	w.db.Exec(t, `DELETE FROM app.revocation_lists WHERE version > $1`, backup)
+	w.db.Exec(t, `DELETE FROM app.revocations`)
+	w.pass(15 * time.Minute)
+	again := w.withdraw(t)
+	c.publisher = w.publisher(t)
+	c.refresh(t) // refuses an older list
+	if c.list.Version <= lost || !slices.Equal(c.list.Licenses, []string{again}) {
+		t.Errorf("the list is of version %d after %d, and has %v", c.list.Version, lost, c.list.Licenses)
+	}
+}
+
+func TestAListThatWasReadBeforeAnotherWasMadeDoesNotComeAfterIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	run(t, w.rotation(t))
+	quick := w.publisher(t)
+	db, vault := w.open(t, "usher_keys")
+	var later string
+	slow := signing.NewPublisher(signing.KeysConfig{Issuer: issuer}, db, signing.NewRoots(db, func(ctx context.Context, version string, public *ecdsa.PublicKey) crypto.Signer {
+		if later == "" { // it has read what it signs, and another instance signs what has changed since
+			later = w.withdraw(t)
+			if _, err := quick.List(ctx); err != nil {
+				t.Error(err)
+			}
+		}
+		return vault.Signer(ctx, version, public)
+	}), func(context.Context) (time.Time, error) { return w.clock().Add(time.Second), nil }, w.clock, w.log.Logger)
+	c := &client{w: w, publisher: slow}
+	c.refresh(t)
+	if !slices.Contains(c.list.Licenses, later) {
+		t.Error("the slow instance's list lacks what is on the quick one's")
+	}
+	if n := testenv.Value[int64](t, w.db, `SELECT count(*) FROM app.revocation_lists`); n != 1 {
+		t.Errorf("%d lists are kept", n)
 	}
 }
 
