@@ -44,10 +44,11 @@
 //	403  of a licence file: the code of the licence's first failing check
 //	403  forbidden, tenant_suspended, email_not_verified, membership_missing, membership_revoked, invitation_for_another
 //	404  not_found: not there, or not yours
-//	409  slug_taken, license_revoked, api_key_ended, last_owner, already_member, user_removed, already_registered,
-//	     invitation_used, too_many_webhooks, webhook_not_active, idempotency_in_flight; of a licence file: no_seats_available, borrow_limit_reached, license_changed
+//	409  slug_taken, tenant_frozen, license_revoked, api_key_ended, last_owner, already_member, user_removed, already_registered,
+//	     invitation_used, too_many_invitations, too_many_webhooks, webhook_not_active, idempotency_in_flight; of a licence file: no_seats_available, borrow_limit_reached, license_changed
 //	410  invitation_expired, invitation_withdrawn
 //	422  invalid_request, idempotency_key_reused
+//	429  rate_limited: invitations, of a tenant or to one address
 //	503  store_unavailable: PostgreSQL cannot answer; of a licence file: nor Redis, or Cloud KMS does not sign
 //
 // A change is committed to PostgreSQL and then told to the seat pools in Redis. When that fails the change holds all the

@@ -52,7 +52,8 @@ var fileRoutes = []endpoint{{
 // afterwards is how long putting things right may take when the time of a request is over.
 const afterwards = 2 * time.Second
 
-// createFile answers a repetition with the first answer. No transaction lasts while a seat is taken and Cloud KMS signs.
+// createFile answers a repetition with the first answer while its session holds the seat: a file whose session was evicted is withdrawn,
+// and a repetition makes another. No transaction lasts while a seat is taken and Cloud KMS signs.
 func (d Deps) createFile(c *httpx.Call, who caller) (httpx.Reply, error) {
 	id, err := c.PathUUID("id")
 	if err != nil {
@@ -74,7 +75,16 @@ func (d Deps) createFile(c *httpx.Call, who caller) (httpx.Reply, error) {
 		var first *idempotency.Answer
 		err = d.DB.As(c.Context(), who.tenant, func(tx tenancy.Tx) (err error) {
 			claim, first, err = idempotency.Begin(c.Context(), tx, request)
-			return err
+			if err != nil || first == nil {
+				return err
+			}
+			holds, err := holdsSeat(c.Context(), tx, first.Session)
+			if err != nil || holds {
+				return err
+			}
+			old := *first
+			first = nil
+			return claim.Restart(c.Context(), tx, old)
 		})
 		if err != nil {
 			return httpx.Reply{}, err
@@ -95,6 +105,17 @@ func (d Deps) createFile(c *httpx.Call, who caller) (httpx.Reply, error) {
 		return httpx.Reply{}, err
 	}
 	return httpx.Reply{Status: http.StatusCreated, Body: file}, nil
+}
+
+// holdsSeat says whether a session of the transaction's tenant is open, and nobody evicted it.
+func holdsSeat(ctx context.Context, tx tenancy.Tx, session uuid.UUID) (holds bool, err error) {
+	err = tx.QueryRow(ctx, `
+		SELECT EXISTS (SELECT FROM app.open_sessions WHERE tenant_id = (SELECT app.tenant()) AND id = $1 AND evicted_at IS NULL)`,
+		session).Scan(&holds)
+	if err != nil {
+		return false, fmt.Errorf("read whether session %s holds its seat: %w", session, err)
+	}
+	return holds, nil
 }
 
 // takeFile takes a seat and makes its file. When that fails, a seat that nobody had before is given back.

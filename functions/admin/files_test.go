@@ -84,4 +84,14 @@ func TestALicenceFileHoldsASeatUntilItsSessionIsEvicted(t *testing.T) {
 	if _, err := v.LicenseFile(file); !errors.Is(err, receipt.ErrRevoked) {
 		t.Errorf("after its session was evicted: %v", err)
 	}
+	// The first answer is of no use to anybody now: a repetition gets a file of its own, and it again.
+	another := w.call(w.a.key, "POST", path, year, "Idempotency-Key", "one")
+	if another.text("session_id") == read.Session || another.header.Get("Idempotent-Replayed") != "" {
+		t.Errorf("repeated after the eviction it is %s", another.raw)
+	}
+	w.operate("PATCH", "/v1/licenses/"+w.a.license+"?tenant_id="+w.a.id, `{"expires_at":null}`).want(t, http.StatusOK)
+	another = w.call(w.a.key, "POST", path, year, "Idempotency-Key", "one").want(t, http.StatusCreated)
+	if again := w.call(w.a.key, "POST", path, year, "Idempotency-Key", "one"); again.raw != another.raw || another.text("session_id") == read.Session {
+		t.Errorf("made anew it is %s, and repeated %s", another.raw, again.raw)
+	}
 }

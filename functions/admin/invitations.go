@@ -61,9 +61,10 @@ var invitationRoutes = []endpoint{{
 }, {
 	Route: httpx.Route{
 		Method: "POST", Path: "/v1/invitations", ID: "create_invitation",
-		Summary: "Invite somebody", Description: "Good for seven days, once, and for the invited e-mail address alone. Who was invited before is invited anew: the token before is good no more.",
+		Summary: "Invite somebody", Description: "Good for seven days, once, and for the invited e-mail address alone. Who was invited before is invited anew: the token before is good no more. At most 100 wait to be accepted (409), and in a day 200 are made, 5 of them to one address (429).",
 		Query: TenantQuery{}, Body: Newcomer{}, Idempotent: true,
-		Replies: []httpx.Doc{{Status: http.StatusCreated, Body: NewInvitation{}}},
+		Replies:  []httpx.Doc{{Status: http.StatusCreated, Body: NewInvitation{}}},
+		Problems: []int{http.StatusConflict, http.StatusTooManyRequests},
 	}, do: Deps.createInvitation,
 }, {
 	Route: httpx.Route{

@@ -219,6 +219,50 @@ func TestAnInvitationIsForOnePersonOnceAndForAWeek(t *testing.T) {
 	w.accept(ada, w.invite(w.b.owner, "", "ada@example.com", identity.Member).text("token")).refused(t, http.StatusConflict, "already_registered")
 }
 
+func TestATenantInvitesNoMoreThanItsShare(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	invite := func(by, email string) answer {
+		t.Helper()
+		return w.call(by, "POST", "/v1/invitations", fmt.Sprintf(`{"email":%q,"role":"viewer"}`, email))
+	}
+	mails := func() int {
+		return testenv.Value[int](t, w.db, `SELECT count(*) FROM app.mails WHERE kind = 'invitation' AND tenant_id = '`+w.a.id+`'`)
+	}
+	for range 5 {
+		invite(w.a.owner, "ada@example.com").want(t, http.StatusCreated)
+	}
+	before := mails()
+	if a := invite(w.a.owner, "ada@example.com").refused(t, http.StatusTooManyRequests, "rate_limited"); a.number("retry_after_seconds") < 86_000 || mails() != before {
+		t.Errorf("the sixth to one address: %s", a.raw)
+	}
+	invite(w.b.owner, "ada@example.com").want(t, http.StatusCreated)
+	// Withdrawn and invited again it is the same address.
+	w.db.Exec(t, `UPDATE app.users SET status = 'removed', removed_at = now(), removed_by = 'test' WHERE email = 'ada@example.com' AND tenant_id = '`+w.a.id+`'`)
+	invite(w.a.key, "ada@example.com").refused(t, http.StatusTooManyRequests, "rate_limited")
+
+	w.db.Exec(t, `
+		INSERT INTO app.users (tenant_id, id, email, role, status, token_hash, pepper_version, invited_by, invitation_expires_at)
+		SELECT tenant_id, gen_random_uuid(), 'n' || n || '@example.com', role, status, token_hash, pepper_version, invited_by, invitation_expires_at
+		  FROM app.users, generate_series(1, 98) n
+		 WHERE id = '`+w.a.invitation+`'`)
+	last := invite(w.a.owner, "last@example.com").want(t, http.StatusCreated)
+	invite(w.a.owner, "one.more@example.com").refused(t, http.StatusConflict, "too_many_invitations")
+	w.call(w.a.owner, "DELETE", "/v1/invitations/"+last.text("id"), "").want(t, http.StatusOK)
+	invite(w.a.owner, "one.more@example.com").want(t, http.StatusCreated)
+	w.invite(w.operator, w.a.id, "by.the.operator@example.com", identity.Viewer)
+
+	w.db.Exec(t, `UPDATE app.users SET invitation_expires_at = now() WHERE status = 'invited'`)
+	w.db.Exec(t, `
+		INSERT INTO app.audit_entries
+		SELECT (jsonb_populate_record(e, jsonb_build_object('seq', e.seq + 1000 + n))).*
+		  FROM app.audit_entries e, generate_series(1, 200) n
+		 WHERE e.action = 'invitation.created' AND (e.tenant_id, e.seq) IN (
+		       SELECT tenant_id, min(seq) FROM app.audit_entries WHERE tenant_id = '`+w.a.id+`' AND action = 'invitation.created' GROUP BY 1)`)
+	invite(w.a.owner, "tomorrow@example.com").refused(t, http.StatusTooManyRequests, "rate_limited")
+	w.invite(w.operator, w.a.id, "tomorrow@example.com", identity.Viewer)
+}
+
 func TestAUserIsInvitedShownChangedAndRemoved(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

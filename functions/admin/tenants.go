@@ -65,10 +65,11 @@ var tenantRoutes = []endpoint{{
 }, {
 	Route: httpx.Route{
 		Method: "PATCH", Path: "/v1/tenants/{id}", ID: "change_tenant",
-		Summary: "Change, suspend or reinstate a tenant",
-		Body:    TenantChange{},
-		Replies: []httpx.Doc{{Status: http.StatusOK, Body: Tenant{}}},
-		Timeout: 15 * time.Second,
+		Summary: "Change, suspend or reinstate a tenant", Description: "One that an incident or a switch froze is not reinstated here: 409. Suspending it keeps it suspended when it is frozen no more.",
+		Body:     TenantChange{},
+		Replies:  []httpx.Doc{{Status: http.StatusOK, Body: Tenant{}}},
+		Problems: []int{http.StatusConflict},
+		Timeout:  15 * time.Second,
 	}, do: Deps.changeTenant,
 }}
 

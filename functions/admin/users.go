@@ -2,13 +2,17 @@ package admin
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/http"
+	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/coditect/usher/shared/audit"
+	"github.com/coditect/usher/shared/fault"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/notify"
 	"github.com/coditect/usher/shared/platform/httpx"
@@ -70,7 +74,8 @@ var userRoutes = []endpoint{{
 		Method: "POST", Path: "/v1/users", ID: "create_user",
 		Summary: "Invite a user", Description: "As POST /v1/invitations; answers the user that the invitation is for, who becomes active by accepting it.",
 		Query: TenantQuery{}, Body: Newcomer{}, Idempotent: true,
-		Replies: []httpx.Doc{{Status: http.StatusCreated, Body: NewUser{}}},
+		Replies:  []httpx.Doc{{Status: http.StatusCreated, Body: NewUser{}}},
+		Problems: []int{http.StatusConflict, http.StatusTooManyRequests},
 	}, do: Deps.createUser,
 }, {
 	Route: httpx.Route{
@@ -151,12 +156,72 @@ func (d Deps) invite(c *httpx.Call, who caller, show func(u *identity.User, toke
 		if err != nil {
 			return 0, nil, err
 		}
+		if !who.Operator {
+			if err := invitesTooMuch(c.Context(), tx, &u); err != nil {
+				return 0, nil, err
+			}
+		}
 		if err := d.invitationMail(c.Context(), tx, &u, token.Reveal()); err != nil {
 			return 0, nil, err
 		}
 		err = audit.Record(c.Context(), tx, who.act(c, "invitation.created", userSubject(u.ID), asSent(c)))
 		return http.StatusCreated, show(&u, token.Reveal()), err
 	})
+}
+
+// What a tenant may have sent, since anybody can found one: each invitation is a mail to somebody who did not ask for it, and in the
+// same queue as everybody's. The operator is not limited.
+const (
+	// mostInvitations is how many of a tenant's invitations may wait to be accepted.
+	mostInvitations = 100
+	// mostInvitationMails is how many invitations a tenant makes in invitationMailsIn, those that renew one too.
+	mostInvitationMails = 200
+	// mostToOne is how many of them go to one address.
+	mostToOne         = 5
+	invitationMailsIn = 24 * time.Hour
+)
+
+// invitesTooMuch is what is wrong with an invitation that was just made, and is not recorded yet: of too many that nobody has accepted
+// it is a fault.Conflict (too_many_invitations), of too many in a day a fault.RateLimited. The tenant's owners are locked, so nobody
+// else is counting.
+func invitesTooMuch(ctx context.Context, tx tenancy.Tx, u *identity.User) error {
+	var open, mails, toOne int
+	var wait, waitOne float64 // seconds until one more may be sent
+	err := tx.Batch(ctx, func(b *tenancy.Batch) {
+		b.Queue(`
+			SELECT count(*)
+			  FROM app.users
+			 WHERE tenant_id = (SELECT app.tenant()) AND status = 'invited' AND invitation_expires_at > now()`,
+		).QueryRow(func(row pgx.Row) error { return row.Scan(&open) })
+		b.Queue(`
+			WITH made AS (
+			    SELECT e.at, e.subject IN (
+			               SELECT 'user:' || o.id FROM app.users o WHERE o.tenant_id = (SELECT app.tenant()) AND o.email = $1) AS to_one
+			      FROM app.audit_entries e
+			     WHERE e.tenant_id = (SELECT app.tenant()) AND e.action = 'invitation.created' AND e.outcome = 'done' AND e.at > now() - $2::interval)
+			SELECT count(*), count(*) FILTER (WHERE to_one),
+			       coalesce(extract(epoch FROM min(at) + $2::interval - now()), 0)::float8,
+			       coalesce(extract(epoch FROM min(at) FILTER (WHERE to_one) + $2::interval - now()), 0)::float8
+			  FROM made`, u.Email, invitationMailsIn,
+		).QueryRow(func(row pgx.Row) error { return row.Scan(&mails, &toOne, &wait, &waitOne) })
+	})
+	if err != nil {
+		return fmt.Errorf("count invitations: %w", err)
+	}
+	limited := func(detail string, wait float64) error {
+		f := fault.RateLimited(max(time.Duration(wait*float64(time.Second)), time.Second))
+		f.Detail = detail
+		return f
+	}
+	switch {
+	case open > mostInvitations:
+		return fault.Conflict("too_many_invitations", fmt.Sprintf("%d invitations wait to be accepted. Withdraw one first, or wait until one is accepted.", mostInvitations))
+	case toOne >= mostToOne:
+		return limited(fmt.Sprintf("This address was invited %d times within a day. Wait for retry_after_seconds, then try again.", mostToOne), waitOne)
+	case mails >= mostInvitationMails:
+		return limited(fmt.Sprintf("An organisation invites at most %d times a day. Wait for retry_after_seconds, then try again.", mostInvitationMails), wait)
+	}
+	return nil
 }
 
 // invitationMail has the invitation sent to whom it is for.

@@ -2,6 +2,7 @@ package all_test
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
@@ -25,8 +26,10 @@ import (
 	"github.com/coditect/usher/functions/all"
 	"github.com/coditect/usher/functions/all/local"
 	"github.com/coditect/usher/shared/billing/stripesim"
+	"github.com/coditect/usher/shared/idempotency"
 	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/platform/config"
+	"github.com/coditect/usher/shared/platform/httpx"
 	"github.com/coditect/usher/shared/platform/httpx/httpxtest"
 	"github.com/coditect/usher/shared/platform/serve"
 	"github.com/coditect/usher/shared/platform/testenv"
@@ -64,6 +67,32 @@ func TestEveryFunctionIsServed(t *testing.T) {
 	slices.Sort(want)
 	if !slices.Equal(have, want) {
 		t.Errorf("served are %v, and the functions are %v", have, want)
+	}
+}
+
+func TestARequestThatIsRepeatedIsNotTakenForDeadBeforeItsDeadline(t *testing.T) {
+	t.Parallel()
+	f, err := all.Open(t.Context(), func(string) func(string) string {
+		return func(variable string) string { return goodEnvironment()[variable] }
+	}, testenv.Logs(t).Logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const afterwards = 2 * time.Second // for which a function may still put things right
+	seen := 0
+	for i := range f.Routes {
+		r := &f.Routes[i]
+		if !r.Idempotent {
+			continue
+		}
+		seen++
+		if deadline := cmp.Or(r.Timeout, httpx.DefaultTimeout) + afterwards; deadline >= idempotency.Hold {
+			t.Errorf("%s %s may take %s, and its Idempotency-Key is held for %s", r.Method, r.Path, deadline, idempotency.Hold)
+		}
+	}
+	if seen < 10 {
+		t.Errorf("seen are %d routes", seen)
 	}
 }
 

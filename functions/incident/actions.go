@@ -408,9 +408,9 @@ func (a *deed) revokeSigningKey(ctx context.Context) error {
 // by an earlier attempt is not followed by another.
 func (a *deed) rotateSigningKey(ctx context.Context) error {
 	kind := signing.ReceiptKey
-	var before string
+	var before, outcome string
 	err := a.DB.AsReadOnly(ctx, tenancy.ID{}, func(tx tenancy.Tx) error {
-		err := tx.QueryRow(ctx, `SELECT detail FROM app.incident_actions WHERE incident_id = $1 AND action = $2`, a.incident.ID, a.action).Scan(&before)
+		err := tx.QueryRow(ctx, `SELECT detail, outcome FROM app.incident_actions WHERE incident_id = $1 AND action = $2`, a.incident.ID, a.action).Scan(&before, &outcome)
 		if kid := a.incident.Scope.SigningKeyID; err == nil && kid != nil {
 			err = tx.QueryRow(ctx, `SELECT kind FROM app.signing_keys WHERE kid = $1`, *kid).Scan(&kind)
 		}
@@ -421,6 +421,9 @@ func (a *deed) rotateSigningKey(ctx context.Context) error {
 	}
 	if err != nil {
 		return fmt.Errorf("find the kind of a signing key: %w", err)
+	}
+	if outcome != pending {
+		return nil // another request has done it meanwhile
 	}
 	if before != takenOut {
 		if _, err := a.Rotation.Retire(ctx, kind, a.order(ctx, "signing_key.retired")); err != nil {

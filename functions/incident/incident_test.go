@@ -294,6 +294,11 @@ func TestKeysAreRevokedAndReplacedFromOneCall(t *testing.T) {
 	if outcomes(rotated)["rotate_signing_key"] != "done" {
 		t.Errorf("opened is %+v", rotated)
 	}
+	const retired = `SELECT count(*) FROM app.audit_entries WHERE action = 'signing_key.retired'`
+	took := testenv.Value[int](t, w.DB, retired)
+	if err := w.IncidentDeps(t).ActAgain(t.Context(), rotated.ID); err != nil || took == 0 || testenv.Value[int](t, w.DB, retired) != took {
+		t.Errorf("a second run at the same time took more than the first's %d keys out of use, %v", took, err)
+	}
 	w.Verify(t, w.Seating(t).Sit(t, l, "b").Receipt, time.Now())
 }
 

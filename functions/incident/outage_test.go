@@ -10,7 +10,10 @@ import (
 
 	"github.com/coditect/usher/functions/all/functiontest"
 	"github.com/coditect/usher/functions/incident"
+	"github.com/coditect/usher/shared/fault"
+	"github.com/coditect/usher/shared/identity"
 	"github.com/coditect/usher/shared/platform/testenv"
+	"github.com/coditect/usher/shared/tenancy"
 )
 
 func TestWhileTheDatabaseIsOutIncidentsAreOpenedAndDoneWhenItIsBack(t *testing.T) {
@@ -163,6 +166,67 @@ func TestSwitchesFreezeAdmissionsAndTenants(t *testing.T) {
 	set(false)
 	if n := testenv.Value[int64](t, w.DB, `SELECT count(*) FROM app.audit_entries WHERE action = 'switches.set'`); n != 4 {
 		t.Errorf("%d settings are recorded", n)
+	}
+}
+
+func TestAFreezeAndASuspensionDoNotUndoEachOther(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]functiontest.Options{"with a journal": {Firestore: testenv.Firestore(t)}, "without": {}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, o)
+			db, err := tenancy.Open(t.Context(), w.Getenv("operator"), w.Log.Logger)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(db.Close)
+			// set is what PATCH /v1/tenants/{id} does.
+			set := func(to, reason, code string) {
+				t.Helper()
+				_, err := identity.NewTenants(db).Change(t.Context(), w.Tenant.UUID(), identity.TenantChange{Status: &to, Reason: reason, By: "operator:test"})
+				if f := fault.As(err); (err != nil || code != "") && (f == nil || f.Kind != fault.KindConflict || f.Code != code) {
+					t.Errorf("set to %s: %v, want %q", to, err, code)
+				}
+			}
+			status := func() string {
+				t.Helper()
+				return testenv.Value[string](t, w.DB, `SELECT status || ' ' || coalesce(status_reason, '') FROM app.tenants WHERE id = '`+w.Tenant.String()+`'`)
+			}
+			i := w.opened(t, functiontest.Body{
+				"severity": "P1", "kind": "license_shared", "summary": "Drill.", "scope": functiontest.Body{"tenant_id": w.Tenant.UUID()}, "actions": []string{"freeze_tenant"},
+			})
+			set("active", "", "tenant_frozen")
+			// It is suspended for another reason as well, and reinstated from that: frozen it stays.
+			set("suspended", "unpaid", "")
+			if got := status(); got != "suspended unpaid" {
+				t.Errorf("suspended while frozen it is %q", got)
+			}
+			set("active", "", "")
+			if n := w.watch(t).Frozen; n != 1 {
+				t.Errorf("the watch froze %d", n)
+			}
+			if n := w.watch(t).Frozen; n != 0 {
+				t.Errorf("the watch after it froze %d", n)
+			}
+			set("active", "", "tenant_frozen")
+			if o.Firestore != nil {
+				set("suspended", "unpaid", "")
+				set("active", "", "")
+				w.call(t, "PUT", "/v1/switches", functiontest.Body{
+					"freeze_admissions": false, "read_only": false, "frozen_tenants": []any{w.Tenant.UUID()}, "reason": "drill",
+				}).Want(t, http.StatusOK)
+				set("active", "", "tenant_frozen")
+			}
+			set("suspended", "unpaid", "")
+			w.call(t, "POST", "/v1/incidents/"+i.ID.String()+"/resolve", functiontest.Body{"resolution": "Over.", "unfreeze": true}).Want(t, http.StatusOK)
+			if got := status(); got != "suspended unpaid" {
+				t.Errorf("frozen no more it is %q", got)
+			}
+			set("active", "", "")
+			if n := w.watch(t).Frozen; n != 0 || status() != "active " {
+				t.Errorf("the watch froze %d, and it is %q", n, status())
+			}
+		})
 	}
 }
 

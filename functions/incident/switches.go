@@ -132,6 +132,7 @@ func (d Deps) setSwitches(c *httpx.Call, who caller) (httpx.Reply, error) {
 // freezeRow is what the database has of a tenant that was frozen.
 type freezeRow struct {
 	frozen bool
+	reason string
 	by     string
 	at     time.Time
 }
@@ -139,30 +140,32 @@ type freezeRow struct {
 func (d Deps) freezes(ctx context.Context) (map[uuid.UUID]freezeRow, error) {
 	all := map[uuid.UUID]freezeRow{}
 	err := d.DB.AsReadOnly(ctx, tenancy.ID{}, func(tx tenancy.Tx) error {
-		rows, err := tx.Query(ctx, `SELECT about_tenant, frozen, by, at FROM app.freezes`)
+		rows, err := tx.Query(ctx, `SELECT about_tenant, frozen, reason, by, at FROM app.freezes`)
 		if err != nil {
 			return err
 		}
 		var id uuid.UUID
 		var f freezeRow
-		_, err = pgx.ForEachRow(rows, []any{&id, &f.frozen, &f.by, &f.at}, func() error { all[id] = f; return nil })
+		_, err = pgx.ForEachRow(rows, []any{&id, &f.frozen, &f.reason, &f.by, &f.at}, func() error { all[id] = f; return nil })
 		return err
 	})
 	return all, err
 }
 
 // reconcile makes the switches hold: it tells the seat functions what they say of admissions, and makes the database and the
-// journal agree on who is frozen. Where they do not, because one was out, the later word counts. It says how many tenants it
-// froze and unfroze.
+// journal agree on who is frozen. Where they do not, because one was out, the later word counts. Who is frozen by both and was
+// reinstated all the same, as one who was suspended for another reason as well can be, is frozen again. Without a journal the
+// database's word alone counts. It says how many tenants it froze and unfroze.
 func (d Deps) reconcile(ctx context.Context, who actor) (int, error) {
 	s, err := d.Journal.ReadSwitches(ctx)
-	if errors.Is(err, journal.ErrOff) {
-		return 0, nil
-	}
-	if err != nil {
+	off := errors.Is(err, journal.ErrOff)
+	if err != nil && !off {
 		return 0, err
 	}
-	errs := []error{d.Seats.SetAdmissions(ctx, s.FreezeAdmissions, s.At)}
+	var errs []error
+	if !off {
+		errs = append(errs, d.Seats.SetAdmissions(ctx, s.FreezeAdmissions, s.At))
+	}
 	has, err := d.freezes(ctx)
 	if err != nil {
 		return 0, errors.Join(append(errs, err)...)
@@ -175,8 +178,15 @@ func (d Deps) reconcile(ctx context.Context, who actor) (int, error) {
 	changed := 0
 	for _, id := range slices.Compact(tenants) {
 		f, known := has[id]
-		wanted := s.Frozen(id)
+		wanted := s.Frozen(id) || off && f.frozen
 		if f.frozen == wanted {
+			if wanted {
+				again, err := d.freezeAgain(ctx, who, id, f.reason)
+				if again {
+					changed++
+				}
+				errs = append(errs, err)
+			}
 			continue
 		}
 		if known && f.at.After(s.At) {
@@ -203,4 +213,24 @@ func (d Deps) reconcile(ctx context.Context, who actor) (int, error) {
 		errs = append(errs, err)
 	}
 	return changed, errors.Join(errs...)
+}
+
+// freezeAgain freezes a tenant that is listed as frozen and was reinstated all the same, and says whether it was so.
+func (d Deps) freezeAgain(ctx context.Context, who actor, id uuid.UUID, reason string) (bool, error) {
+	tenant, err := d.Keys.Customer(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	// One statement sees both as they are at one time: who is being unfrozen meanwhile is not frozen again.
+	var reinstated bool
+	err = d.DB.AsReadOnly(ctx, tenant, func(tx tenancy.Tx) error {
+		return tx.QueryRow(ctx, `
+			SELECT t.status = 'active' AND f.frozen
+			  FROM app.tenants t, app.freezes f
+			 WHERE t.id = $1 AND f.about_tenant = $1`, id).Scan(&reinstated)
+	})
+	if err != nil || !reinstated {
+		return false, err
+	}
+	return true, d.freeze(ctx, who, tenant, true, reason, nil)
 }

@@ -41,11 +41,13 @@ const (
 	ReplayedHeader = "Idempotent-Replayed"
 )
 
+// Hold is how long a request may take before it is taken for dead: longer than the deadline of any route that is repeated, with the
+// two seconds that putting things right may take after it.
+const Hold = 30 * time.Second
+
 const (
 	// life is how long an answer is remembered.
 	life = 24 * time.Hour
-	// hold is how long a request may take before it is taken for dead; longer than any request's deadline.
-	hold = 15 * time.Second
 	// longestKey is the longest Idempotency-Key, in characters.
 	longestKey = 255
 )
@@ -135,7 +137,7 @@ func checkKey(header string) error {
 // that makes its success true. That may be this one: then a failure, which rolls
 // back, leaves no trace. Or the caller commits this one first and Completes in
 // a later one; then it Abandons the claim when it fails, and if it dies, the
-// claim is given up 15 seconds later.
+// claim is given up 30 seconds after it was made.
 //
 // With an Answer the caller repeats it; where that is not to be repeated any
 // more, because its session has ended, the caller calls Restart and goes on.
@@ -167,7 +169,7 @@ func Begin(ctx context.Context, tx tenancy.Tx, request Request) (*Claim, *Answer
 			       answer = NULL, session_id = NULL, created_at = now(), expires_at = excluded.expires_at
 			 WHERE i.expires_at <= now() OR (i.state = 'in_flight' AND i.held_until <= now() AND i.body_hash = excluded.body_hash)
 			RETURNING true`,
-			request.Tenant.UUID(), request.Scope, claim.keyHash, body[:], claim.lock(), hold, life,
+			request.Tenant.UUID(), request.Scope, claim.keyHash, body[:], claim.lock(), Hold, life,
 		).QueryRow(func(row pgx.Row) error { return orNone(row.Scan(&claimed)) })
 		b.Queue(`
 			SELECT body_hash, state, coalesce(http_status, 0), answer, session_id, true
@@ -210,7 +212,7 @@ func (c *Claim) Restart(ctx context.Context, tx tenancy.Tx, old Answer) error {
 		   SET state = 'in_flight', held_until = now() + $5::interval, http_status = NULL, answer = NULL, session_id = NULL,
 		       created_at = now(), expires_at = now() + $6::interval
 		 WHERE tenant_id = $1 AND scope = $2 AND key_hash = $3 AND state = 'done' AND session_id IS NOT DISTINCT FROM $4`,
-		c.request.Tenant.UUID(), c.request.Scope, c.keyHash, orNull(old.Session), hold, life)
+		c.request.Tenant.UUID(), c.request.Scope, c.keyHash, orNull(old.Session), Hold, life)
 	switch {
 	case err != nil:
 		return fmt.Errorf("restart an idempotent request: %w", err)

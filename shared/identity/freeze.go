@@ -43,6 +43,8 @@ func setFrozen(ctx context.Context, tx tenancy.Tx, tenant tenancy.ID, sql, reaso
 	return tag.RowsAffected() > 0, nil
 }
 
+var errFrozen = fault.Conflict("tenant_frozen", "The tenant is frozen. Take it off frozen_tenants with PUT /v1/switches, or resolve its incident with unfreeze.")
+
 // Customer is a tenant that an incident or a switch is about; fault.NotFound when there is none of that id, or it is the
 // operator's own.
 func (v *Verifier) Customer(ctx context.Context, id uuid.UUID) (tenancy.ID, error) {

@@ -169,7 +169,9 @@ type TenantChange struct {
 
 // Change alters a tenant and answers it. Its faults are Read's, and
 // fault.Invalid for a name or a status that cannot be. A tenant that is suspended
-// already keeps its first reason. When the status changes the database numbers
+// already keeps its first reason, unless it is frozen: then it is suspended for
+// this one from now on, and stays so when it is frozen no more. One that is
+// frozen is not reinstated: a fault.Conflict (tenant_frozen). When the status changes the database numbers
 // every licence of the tenant anew and leaves word in the outbox; the caller
 // tells the seat pool.
 func (t *Tenants) Change(ctx context.Context, id uuid.UUID, change TenantChange) (Tenant, error) {
@@ -188,7 +190,11 @@ func (t *Tenants) Change(ctx context.Context, id uuid.UUID, change TenantChange)
 		if next.Status != StatusActive && next.Status != StatusSuspended {
 			return fault.Invalid("The tenant is not valid.", fault.Field{Field: "status", Code: "not_allowed", Detail: "A tenant is active or suspended."})
 		}
-		if next.Status != now.Status {
+		frozen := now.Status == StatusSuspended && now.StatusBy == frozenBy
+		if frozen && next.Status == StatusActive {
+			return errFrozen
+		}
+		if next.Status != now.Status || frozen && change.Status != nil {
 			next.StatusReason, next.StatusBy = change.Reason, change.By
 		}
 		changed, err = scanTenant(tx.QueryRow(ctx, `

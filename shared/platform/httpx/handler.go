@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json"
 	jsonv1 "github.com/go-json-experiment/json/v1"
@@ -123,9 +124,10 @@ type handler struct {
 	nowhere *endpoint
 }
 
-// ServeHTTP keeps away from the mux what it would answer by itself, with a redirect or in plain text.
+// ServeHTTP keeps away from the mux what it would answer by itself, with a redirect or in plain text, and from the routes a path
+// that no text can be: nothing has such a name, and no store would take the question.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if p := r.URL.Path; p == "" || p[0] != '/' || path.Clean(p) != p {
+	if p := r.URL.Path; p == "" || p[0] != '/' || path.Clean(p) != p || !utf8.ValidString(p) || control(p) {
 		h.nowhere.ServeHTTP(w, r)
 		return
 	}

@@ -514,6 +514,8 @@ func TestQuery(t *testing.T) {
 		"license_id=x":     "license_id bad_format",
 		"after=yesterday":  "after bad_format",
 		"cursor=%00":       "cursor control_character",
+		"cursor=%FF":       "cursor bad_format",
+		"%FF=1":            "? unknown_field",
 		"USH-XXXX=1":       "? unknown_field",
 	} {
 		if a := s.do(t, "GET", "/v1/seats?"+query, "", "Authorization", "Bearer x"); a.status != 422 || a.fields() != fields {
@@ -559,6 +561,9 @@ func TestWhatNobodyServes(t *testing.T) {
 		{"GET", "/v1/seats/..", 404, "not_found", ""},
 		{"GET", "/.well-known", 404, "not_found", ""},
 		{"GET", "/v1/seats/not-a-uuid", 404, "not_found", ""},
+		{"DELETE", "/v1/seats/%FF", 404, "not_found", ""},
+		{"DELETE", "/v1/seats/a%00", 404, "not_found", ""},
+		{"DELETE", "/v1/seats/a%7F", 404, "not_found", ""},
 		{"GET", "/v1/seats/0198a00000007000800000000000001a", 404, "not_found", ""},
 		{"PUT", "/v1/seats", 405, "method_not_allowed", "GET, HEAD, POST"},
 		{"OPTIONS", "/v1/beat", 405, "method_not_allowed", "POST"},

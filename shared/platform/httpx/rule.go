@@ -348,6 +348,8 @@ func (i *inspection) string(r *rule) error {
 func (i *inspection) characters(r *rule, s []byte) {
 	n := utf8.RuneCount(s)
 	switch {
+	case !utf8.Valid(s): // a query's; JSON that is not UTF-8 is not well-formed
+		i.add(codeBadFormat, "Must be UTF-8.")
 	case control(s):
 		i.add(codeControl, "Must not contain control characters.")
 	case r.longest >= 0 && n > r.longest:
@@ -527,9 +529,9 @@ func looksLikeAName(name []byte) bool {
 }
 
 // control reports whether s has a control character: U+0000 to U+001F, or U+007F.
-func control(s []byte) bool {
-	for _, c := range s {
-		if c < 0x20 || c == 0x7f {
+func control[T []byte | string](s T) bool {
+	for i := range len(s) {
+		if c := s[i]; c < 0x20 || c == 0x7f {
 			return true
 		}
 	}
