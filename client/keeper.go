@@ -126,6 +126,7 @@ func (k *keeper) heartbeat(now instant) Event {
 				TTL: ttl, ExpiresAt: a.ExpiresAt, Draining: a.Draining, DrainUntil: a.DrainUntil,
 			},
 		})
+		k.drawer.recheck(k.ctx, k.line, before.SessionID, k.beat/2)
 		return Event{}
 	case !errors.As(err, &refusal):
 		k.retry(err)
@@ -163,18 +164,24 @@ func (k *keeper) reacquire() Event {
 		return Event{}
 	case g != nil:
 		k.confirm(g)
+		k.drawer.recheck(k.ctx, k.line, g.session, g.beat/2)
 	case place != nil:
 		k.failures, k.due = 0, k.line.now().add(poll)
 		if *place != k.place {
 			k.place = *place
 			k.tell(Event{Kind: Waiting, Place: *place, At: time.Now()})
 		}
+		k.drawer.recheck(k.ctx, k.line, "", poll)
 	case !errors.As(err, &refusal):
 		k.retry(err)
 	case refusal.final():
+		if refusal.withdrawn() {
+			k.drawer.empty()
+		}
 		return lost(refusal)
 	default:
 		k.retry(err)
+		k.drawer.recheck(k.ctx, k.line, "", k.beat/2)
 	}
 	return Event{}
 }

@@ -23,6 +23,8 @@ type drawer struct {
 	path     string // "" = nowhere
 	pinned   bool   // whether there are roots
 	verifier receipt.Verifier
+	// review is when a receipt of another session is looked at next.
+	review instant
 }
 
 // drawer is the client's, for a device.
@@ -124,6 +126,13 @@ func (d *drawer) discard(session string) {
 	}
 }
 
+// empty throws any receipt away.
+func (d *drawer) empty() {
+	if r, err := d.glance(); err == nil {
+		d.discard(r.Session)
+	}
+}
+
 // recall adds to a grant what the kept receipt promises its session.
 func (d *drawer) recall(ctx context.Context, g *grant, now instant) {
 	switch r, _, err := d.get(ctx); {
@@ -135,6 +144,29 @@ func (d *drawer) recall(ctx context.Context, g *grant, now instant) {
 		if r, err := d.glance(); err == nil && r.Session == g.session && r.OfflineUntil.After(time.Now()) {
 			g.status.BorrowedUntil = r.OfflineUntil
 		}
+	}
+}
+
+// recheck looks, after an answer of the service that names a session ("" = none), at a receipt that is kept of another one: a
+// borrow that was evicted is on the revocation list, and its seat may be somebody else's by now, but one that is not may live
+// on beside, where the licence counts instances or users. It asks for the list once in a pace, for as long as it is given
+// patience and no longer than one tries to be polite; a list that cannot be had changes nothing.
+func (d *drawer) recheck(ctx context.Context, l *line, session string, patience time.Duration) {
+	if d.path == "" || !d.pinned || l.now() < d.review {
+		return
+	}
+	r, err := d.glance()
+	if err != nil || r.Session == session {
+		return
+	}
+	d.review = l.now().add(offlinePace)
+	if time.Now().Before(r.OfflineUntil) {
+		asking, cancel := context.WithTimeout(ctx, min(patience, leaving))
+		defer cancel()
+		d.refresh(asking, l, r.License)
+	}
+	if _, _, err := d.get(ctx); errors.Is(err, receipt.ErrRevoked) {
+		d.discard(r.Session)
 	}
 }
 
