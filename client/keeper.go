@@ -3,8 +3,11 @@ package client
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"math/rand/v2"
 	"time"
+
+	"github.com/coditect/usher/client/receipt"
 )
 
 const (
@@ -239,7 +242,9 @@ func (k *keeper) retry(err error) {
 }
 
 // stillOffline looks at the receipt again by which alone the seat is believed in, so that a clock that is set back is noticed,
-// and what was withdrawn, where the revocation list at least can be had.
+// and what was withdrawn, where the revocation list at least can be had. It answers why the receipt is not believed, or that it
+// is gone, because another program of the device has heard that it is void. That it cannot be looked at now, or its seal not be
+// renewed, is no reason: what was promised holds, and it is looked at again in a minute.
 func (k *keeper) stillOffline() error {
 	if !k.Status().Offline {
 		return nil
@@ -250,7 +255,10 @@ func (k *keeper) stillOffline() error {
 		k.drawer.refresh(ctx, k.line, r.License)
 	}
 	_, _, err := k.drawer.get(k.ctx)
-	return err
+	if _, refused := errors.AsType[*receipt.Refusal](err); refused || errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // lapse stops believing, and says so when that is news.

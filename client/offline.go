@@ -7,11 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/coditect/usher/client/hardware"
+	"github.com/coditect/usher/client/internal/wholefile"
 	"github.com/coditect/usher/client/receipt"
 )
 
@@ -41,7 +41,8 @@ func (c *Client) drawer(hardwareID string) (*drawer, error) {
 	return d, nil
 }
 
-// seal is the receipt's. It is of the machine itself, whatever name its device was given.
+// seal is the receipt's. It is of the machine itself, whatever name its device was given; of that name where the machine has
+// no identity, and of neither, but an error, where it cannot be asked now: a seal of the wrong one would look copied.
 func (d *drawer) seal(ctx context.Context) (*receipt.Seal, error) {
 	fingerprint, err := hardware.ID(ctx, "usher")
 	if errors.Is(err, hardware.ErrNone) {
@@ -60,7 +61,7 @@ func (d *drawer) put(ctx context.Context, text string) (receipt.Receipt, error) 
 	if err != nil {
 		return r, err
 	}
-	if err := writeFile(d.path, text+"\n"); err != nil {
+	if err := wholefile.Write(d.path, text+"\n"); err != nil {
 		return r, fmt.Errorf("keep the receipt: %w", err)
 	}
 	return r, seal.Set(r.ID, time.Now())
@@ -112,7 +113,7 @@ func (d *drawer) get(ctx context.Context) (receipt.Receipt, string, error) {
 	v.Revocations = d.revocationsFor(r.License)
 	r, err = v.Receipt(compact)
 	if err == nil && r.Session == "" {
-		err = errors.New("the receipt names no seat")
+		err = fmt.Errorf("%w: the receipt names no seat", receipt.ErrMalformed)
 	}
 	return r, compact, err
 }
@@ -198,26 +199,6 @@ func (d *drawer) offline(ctx context.Context, now instant) (*grant, error) {
 
 // offlinePace is how often a seat that is borrowed looks whether the service can be reached.
 const offlinePace = time.Minute
-
-// writeFile puts a file in place in one step, for its owner alone.
-func writeFile(path, text string) (err error) {
-	file, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(file.Name()))
-		}
-	}()
-	if _, err := file.WriteString(text); err != nil {
-		return errors.Join(err, file.Close())
-	}
-	if err := file.Close(); err != nil {
-		return err
-	}
-	return os.Rename(file.Name(), path)
-}
 
 // Borrowed is a seat that needs no heartbeats for a while.
 type Borrowed struct {

@@ -327,3 +327,64 @@ func write(t testing.TB, path, text string) {
 		t.Fatal(err)
 	}
 }
+
+func TestTroubleWithFilesDoesNotEndABorrowThatIsBelievedIn(t *testing.T) {
+	t.Parallel()
+	for name, path := range map[string]func(c *Client) string{
+		"the receipt cannot be read":         func(c *Client) string { return c.ReceiptFile },
+		"the seal cannot be read or written": func(c *Client) string { return c.ReceiptFile + sealSuffix },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(t inside, s *script, c *Client) {
+				borrow(t, s, c, time.Now().Add(time.Hour))
+				s.says(down)
+				seat := acquire(t, c)
+				file, aside := path(c), filepath.Join(t.TempDir(), "aside")
+				move := func(from, to string) {
+					t.Helper()
+					if err := os.Rename(from, to); err != nil {
+						t.Fatal(err)
+					}
+				}
+				move(file, aside)
+				if err := os.Mkdir(file, 0o700); err != nil { // a folder is no file, nor can one be put in its place
+					t.Fatal(err)
+				}
+				pass(3 * offlinePace)
+				wantValid(t, seat, true)
+				if err := os.Remove(file); err != nil {
+					t.Fatal(err)
+				}
+				move(aside, file)
+				pass(3 * offlinePace)
+				wantValid(t, seat, true)
+				wantKinds(t, heard(seat))
+
+				// Trouble lengthens nothing.
+				move(file, aside)
+				if err := os.Mkdir(file, 0o700); err != nil {
+					t.Fatal(err)
+				}
+				pass(time.Hour - 6*offlinePace)
+				wantValid(t, seat, false)
+				seat.Release()
+			})
+		})
+	}
+}
+
+func TestAReceiptThatIsGoneEndsABeliefThatRestsOnIt(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t inside, s *script, c *Client) {
+		borrow(t, s, c, time.Now().Add(time.Hour))
+		s.says(down)
+		seat := acquire(t, c)
+		if err := os.Remove(c.ReceiptFile); err != nil {
+			t.Fatal(err)
+		}
+		pass(offlinePace + time.Second)
+		wantValid(t, seat, false)
+		seat.Release()
+	})
+}
