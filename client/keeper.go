@@ -249,13 +249,17 @@ func (k *keeper) stillOffline() error {
 	if !k.Status().Offline {
 		return nil
 	}
-	if r, err := k.drawer.glance(); err == nil {
+	r, err := k.drawer.glance()
+	if errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err == nil {
 		ctx, cancel := context.WithTimeout(k.ctx, leaving)
 		defer cancel()
 		k.drawer.refresh(ctx, k.line, r.License)
 	}
-	_, _, err := k.drawer.get(k.ctx)
-	if _, refused := errors.AsType[*receipt.Refusal](err); refused || errors.Is(err, fs.ErrNotExist) {
+	_, _, err = k.drawer.get(k.ctx)
+	if _, refused := errors.AsType[*receipt.Refusal](err); refused {
 		return err
 	}
 	return nil
@@ -304,20 +308,21 @@ func (k *keeper) tell(e Event) {
 
 // finish stops believing first, then gives back what there is, and then says so.
 func (k *keeper) finish(end Event) {
-	status := k.Status()
+	why := ErrReleased
 	if end.Kind == Lost {
-		k.doubt(end.Err)
-		k.drawer.discard(status.SessionID)
-	} else {
-		k.doubt(ErrReleased)
+		why = end.Err
+	}
+	session, token := k.end(end.Kind, why)
+	if end.Kind == Lost {
+		k.drawer.discard(session)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(k.ctx), leaving)
 	defer cancel()
-	switch token := k.bearer(); {
-	case end.Kind == Released && !status.BorrowedUntil.IsZero():
-		// It stays borrowed.
+	switch {
+	case k.stays:
 	case token != "":
 		k.giveBack(ctx, token)
+		k.drawer.discard(session) // of a Borrow that is not over yet
 	case end.Kind == Released:
 		k.quest.giveUp(ctx)
 	}
@@ -329,9 +334,9 @@ func (k *keeper) finish(end Event) {
 }
 
 // giveBack tries a few times.
-func (k *keeper) giveBack(ctx context.Context, token string) {
+func (s *Seat) giveBack(ctx context.Context, token string) {
 	for try := range 3 {
-		err := release(ctx, k.line, token)
+		err := release(ctx, s.line, token)
 		if !errors.Is(err, ErrUnreachable) || !sleep(ctx, soonest/2<<try) {
 			return
 		}

@@ -136,12 +136,14 @@ func (d *drawer) empty() {
 
 // recall adds to a grant what the kept receipt promises its session.
 func (d *drawer) recall(ctx context.Context, g *grant, now instant) {
-	switch r, _, err := d.get(ctx); {
+	r, _, err := d.get(ctx)
+	_, refused := errors.AsType[*receipt.Refusal](err)
+	switch {
 	case err == nil && r.Session == g.session:
 		g.status.BorrowedUntil = r.OfflineUntil
 		g.until = max(g.until, now.add(time.Until(r.OfflineUntil)))
-	case !d.pinned:
-		// Nothing can be believed, but a seat that seems to be borrowed is not to be given back by the way.
+	case err != nil && !refused:
+		// Nothing can be believed, without roots or at the moment, but a seat that seems to be borrowed is not to be given back by the way.
 		if r, err := d.glance(); err == nil && r.Session == g.session && r.OfflineUntil.After(time.Now()) {
 			g.status.BorrowedUntil = r.OfflineUntil
 		}
@@ -210,8 +212,9 @@ type Borrowed struct {
 
 // Borrow keeps the seat until then without heartbeats, for a machine that goes offline, and keeps its receipt in the
 // client's ReceiptFile. From then on neither Release nor the end of the context gives the seat back, but Return, or the time.
+// When the seat ends while Borrow is under way, it is not borrowed: it is given back, and the error says so.
 func (s *Seat) Borrow(ctx context.Context, until time.Time) (Borrowed, error) {
-	token := s.bearer()
+	session, token := s.session()
 	if token == "" {
 		return Borrowed{}, errAway
 	}
@@ -231,16 +234,22 @@ func (s *Seat) Borrow(ctx context.Context, until time.Time) (Borrowed, error) {
 	if err != nil {
 		return Borrowed{}, err
 	}
+	if !s.still(session, func() {}) {
+		return Borrowed{}, s.unborrow(ctx, session, token)
+	}
 	b := Borrowed{Until: a.BorrowedUntil, Receipt: a.Receipt}
 	r, err := s.drawer.put(ctx, a.Receipt)
 	if r.OfflineUntil.IsZero() {
 		return b, fmt.Errorf("usher: the seat is borrowed, but its receipt is not believed: %w", err)
 	}
-	s.mu.Lock()
-	// The receipt's own length, counted from sending, is right whatever this machine's clock says. It was issued within a second.
-	s.until = max(s.until, sent.add(r.OfflineUntil.Sub(r.IssuedAt)-time.Second))
-	s.status.BorrowedUntil, s.status.Receipt = a.BorrowedUntil, a.Receipt
-	s.mu.Unlock()
+	// The seat may have ended while its receipt was written.
+	if !s.still(session, func() {
+		// The receipt's own length, counted from sending, is right whatever this machine's clock says. It was issued within a second.
+		s.until = max(s.until, sent.add(r.OfflineUntil.Sub(r.IssuedAt)-time.Second))
+		s.status.BorrowedUntil, s.status.Receipt = a.BorrowedUntil, a.Receipt
+	}) {
+		return Borrowed{}, s.unborrow(ctx, session, token)
+	}
 	if err != nil {
 		return b, fmt.Errorf("usher: the seat is borrowed, but its receipt is not kept: %w", err)
 	}
@@ -248,10 +257,46 @@ func (s *Seat) Borrow(ctx context.Context, until time.Time) (Borrowed, error) {
 	return b, nil
 }
 
+// still does something to the seat while its session is the one that it was, and says whether that session is kept: it is not
+// once the seat was given back or lost, or is to be. One that was borrowed before stays so when the seat is over.
+func (s *Seat) still(session string, do func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.status.SessionID != session:
+		return false
+	case s.stays:
+		return true
+	case s.token == "" || s.ctx.Err() != nil && s.status.BorrowedUntil.IsZero():
+		return false
+	}
+	do()
+	return true
+}
+
+// unborrow gives a borrow back whose seat has ended before its answer came, and says why it has.
+func (s *Seat) unborrow(ctx context.Context, session, token string) error {
+	s.drawer.discard(session)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaving)
+	defer cancel()
+	s.giveBack(ctx, token)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	why := s.err
+	switch {
+	case why != nil:
+	case s.ctx.Err() != nil:
+		why = ErrReleased
+	default:
+		why = ErrLapsed
+	}
+	return fmt.Errorf("usher: the seat ended while it was being borrowed, and is given back: %w", why)
+}
+
 // Return gives a seat back that may be borrowed, and discards its receipt. It needs the service: with an error, the seat
 // stays as it is.
 func (s *Seat) Return(ctx context.Context) error {
-	token := s.bearer()
+	session, token := s.session()
 	if token == "" {
 		return errAway
 	}
@@ -260,10 +305,12 @@ func (s *Seat) Return(ctx context.Context) error {
 	if err := release(ctx, s.line, token); err != nil {
 		return err
 	}
-	s.drawer.discard(s.Status().SessionID)
 	s.mu.Lock()
-	s.until, s.token, s.status.BorrowedUntil = 0, "", time.Time{}
+	if s.token == token { // otherwise the keeper has another session meanwhile
+		s.until, s.token, s.status.BorrowedUntil = 0, "", time.Time{}
+	}
 	s.mu.Unlock()
+	s.drawer.discard(session) // of a Borrow, too, that was faster
 	s.Release()
 	return nil
 }
