@@ -129,7 +129,7 @@ func (k *keeper) heartbeat(now instant) Event {
 				TTL: ttl, ExpiresAt: a.ExpiresAt, Draining: a.Draining, DrainUntil: a.DrainUntil,
 			},
 		})
-		k.drawer.recheck(k.ctx, k.line, before.SessionID, k.beat/2)
+		k.recheck(before.SessionID, k.beat/2)
 		return Event{}
 	case !errors.As(err, &refusal):
 		k.retry(err)
@@ -167,14 +167,14 @@ func (k *keeper) reacquire() Event {
 		return Event{}
 	case g != nil:
 		k.confirm(g)
-		k.drawer.recheck(k.ctx, k.line, g.session, g.beat/2)
+		k.recheck(g.session, g.beat/2)
 	case place != nil:
 		k.failures, k.due = 0, k.line.now().add(poll)
 		if *place != k.place {
 			k.place = *place
 			k.tell(Event{Kind: Waiting, Place: *place, At: time.Now()})
 		}
-		k.drawer.recheck(k.ctx, k.line, "", poll)
+		k.recheck("", poll)
 	case !errors.As(err, &refusal):
 		k.retry(err)
 	case refusal.final():
@@ -184,7 +184,7 @@ func (k *keeper) reacquire() Event {
 		return lost(refusal)
 	default:
 		k.retry(err)
-		k.drawer.recheck(k.ctx, k.line, "", k.beat/2)
+		k.recheck("", k.beat/2)
 	}
 	return Event{}
 }
@@ -263,6 +263,15 @@ func (k *keeper) stillOffline() error {
 		return err
 	}
 	return nil
+}
+
+// recheck looks at a kept receipt of another session than the service has just told of, and stops believing in that one where it
+// was withdrawn: whoever only waits for a seat, or is refused one, may believe in it still.
+func (k *keeper) recheck(session string, patience time.Duration) {
+	withdrawn, no := k.drawer.recheck(k.ctx, k.line, session, patience)
+	if no != nil && withdrawn == k.Status().SessionID && k.promise() > 0 {
+		k.lapse(no)
+	}
 }
 
 // lapse stops believing, and says so when that is news.

@@ -153,14 +153,15 @@ func (d *drawer) recall(ctx context.Context, g *grant, now instant) {
 // recheck looks, after an answer of the service that names a session ("" = none), at a receipt that is kept of another one: a
 // borrow that was evicted is on the revocation list, and its seat may be somebody else's by now, but one that is not may live
 // on beside, where the licence counts instances or users. It asks for the list once in a pace, for as long as it is given
-// patience and no longer than one tries to be polite; a list that cannot be had changes nothing.
-func (d *drawer) recheck(ctx context.Context, l *line, session string, patience time.Duration) {
+// patience and no longer than one tries to be polite; a list that cannot be had changes nothing. It answers which session was
+// withdrawn, and the refusal that says so.
+func (d *drawer) recheck(ctx context.Context, l *line, session string, patience time.Duration) (withdrawn string, no error) {
 	if d.path == "" || !d.pinned || l.now() < d.review {
-		return
+		return "", nil
 	}
 	r, err := d.glance()
 	if err != nil || r.Session == session {
-		return
+		return "", nil
 	}
 	d.review = l.now().add(offlinePace)
 	if time.Now().Before(r.OfflineUntil) {
@@ -170,7 +171,9 @@ func (d *drawer) recheck(ctx context.Context, l *line, session string, patience 
 	}
 	if _, _, err := d.get(ctx); errors.Is(err, receipt.ErrRevoked) {
 		d.discard(r.Session)
+		return r.Session, err
 	}
+	return "", nil
 }
 
 // glance reads the receipt that is kept, and believes nothing.
@@ -306,7 +309,7 @@ func (s *Seat) Return(ctx context.Context) error {
 		return err
 	}
 	s.mu.Lock()
-	if s.token == token { // otherwise the keeper has another session meanwhile
+	if s.status.SessionID == session { // otherwise the keeper has another session meanwhile
 		s.until, s.token, s.status.BorrowedUntil = 0, "", time.Time{}
 	}
 	s.mu.Unlock()

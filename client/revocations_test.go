@@ -289,3 +289,37 @@ func TestAListThatIsNotAnsweredHoldsNobodyUp(t *testing.T) {
 		}
 	})
 }
+
+func TestABeliefInABorrowThatWasTakenAwayEndsWhileItsProgramWaitsForAnotherSeat(t *testing.T) {
+	t.Parallel()
+	for _, evicted := range []bool{true, false} {
+		bubble(t, func(t inside, s *script, c *Client) {
+			i := borrow(t, s, c, time.Now().Add(48*time.Hour))
+			c.Wait = true
+			s.says(down)
+			seat := acquire(t, c)
+			pass(time.Second)
+			entry := receipt.Entry{License: "l", Session: "s1"}
+			if !evicted {
+				entry.Session = "s0"
+			}
+			lists := i.lists(7, nil, entry)
+			s.says(func(q asked) reply {
+				switch q.path {
+				case "/v1/revocations":
+					return lists(q)
+				case "/v1/acquire":
+					return reply{status: 202, body: object{"position": 1, "queue_length": 1, "poll_after_seconds": 5}}
+				default:
+					return released
+				}
+			})
+			pass(2 * offlinePace)
+			wantValid(t, seat, !evicted)
+			if evicted {
+				wantKinds(t, heard(seat), "waiting", "lapsed")
+			}
+			seat.Release()
+		})
+	}
+}

@@ -121,7 +121,8 @@ func (s *Seat) doubt(err error) {
 	s.status.BorrowedUntil, s.status.Offline = time.Time{}, false
 }
 
-// end ends the promise for good, for a reason, and answers which session there was, with its token. A Borrow whose answer comes later finds no session.
+// end ends the promise for good, for a reason, and answers which session there was, with its token. A Borrow
+// whose answer comes later finds no session.
 func (s *Seat) end(kind Kind, err error) (session, token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
