@@ -50,7 +50,8 @@ lint: ## Run the linters, import rules included
 	@go vet ./...
 	@go vet -tags firebase ./functions/register
 	@go vet -tags rehearsal ./functions/all/rehearsal
-	@for system in darwin windows; do GOOS=$$system CGO_ENABLED=0 go vet ./client/...; done
+	@for system in darwin windows; do GOOS=$$system CGO_ENABLED=0 go vet ./client/... || exit; done
+	@GOOS=linux GOARCH=386 CGO_ENABLED=0 go vet ./client/...
 	@$(TOOL) golangci-lint run
 
 drift: install ## Check the layout, and that schema.sql and the OpenAPI document are what the code says

@@ -141,6 +141,7 @@ func (c *Client) ask(ctx context.Context, q *quest, d *drawer) (*grant, error) {
 		g, place, pause, err := q.ask(asking)
 		switch {
 		case g != nil:
+			_, _ = d.recheck(asking, q.line, g.session, g.beat/2) // it has thrown away what it names
 			d.recall(ctx, g, q.line.now())
 			return g, nil // if ctx has ended meanwhile, its keeper gives it back
 		case ctx.Err() != nil:
@@ -156,12 +157,14 @@ func (c *Client) ask(ctx context.Context, q *quest, d *drawer) (*grant, error) {
 			if c.Queued != nil {
 				c.Queued(*place)
 			}
+			_, _ = d.recheck(asking, q.line, "", pause)
 		default:
 			pause = max(min(retryAfter(err), longestPause), min(soonest/2<<min(try, 10), latest))
-			if refusal, ok := errors.AsType[*Refusal](err); ok && refusal.withdrawn() {
-				if r, err := d.glance(); err == nil {
-					d.discard(r.Session)
+			if refusal, ok := errors.AsType[*Refusal](err); ok {
+				if refusal.withdrawn() {
+					d.empty()
 				}
+				_, _ = d.recheck(asking, q.line, "", leaving)
 			}
 			if !c.worthwhile(err, q.line.now().add(pause)-began) {
 				q.giveUp(ctx)

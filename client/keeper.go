@@ -3,8 +3,11 @@ package client
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"math/rand/v2"
 	"time"
+
+	"github.com/coditect/usher/client/receipt"
 )
 
 const (
@@ -126,6 +129,7 @@ func (k *keeper) heartbeat(now instant) Event {
 				TTL: ttl, ExpiresAt: a.ExpiresAt, Draining: a.Draining, DrainUntil: a.DrainUntil,
 			},
 		})
+		k.recheck(before.SessionID, k.beat/2)
 		return Event{}
 	case !errors.As(err, &refusal):
 		k.retry(err)
@@ -163,18 +167,24 @@ func (k *keeper) reacquire() Event {
 		return Event{}
 	case g != nil:
 		k.confirm(g)
+		k.recheck(g.session, g.beat/2)
 	case place != nil:
 		k.failures, k.due = 0, k.line.now().add(poll)
 		if *place != k.place {
 			k.place = *place
 			k.tell(Event{Kind: Waiting, Place: *place, At: time.Now()})
 		}
+		k.recheck("", poll)
 	case !errors.As(err, &refusal):
 		k.retry(err)
 	case refusal.final():
+		if refusal.withdrawn() {
+			k.drawer.empty()
+		}
 		return lost(refusal)
 	default:
 		k.retry(err)
+		k.recheck("", k.beat/2)
 	}
 	return Event{}
 }
@@ -232,18 +242,36 @@ func (k *keeper) retry(err error) {
 }
 
 // stillOffline looks at the receipt again by which alone the seat is believed in, so that a clock that is set back is noticed,
-// and what was withdrawn, where the revocation list at least can be had.
+// and what was withdrawn, where the revocation list at least can be had. It answers why the receipt is not believed, or that it
+// is gone, because another program of the device has heard that it is void. That it cannot be looked at now, or its seal not be
+// renewed, is no reason: what was promised holds, and it is looked at again in a minute.
 func (k *keeper) stillOffline() error {
 	if !k.Status().Offline {
 		return nil
 	}
-	if r, err := k.drawer.glance(); err == nil {
+	r, err := k.drawer.glance()
+	if errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err == nil {
 		ctx, cancel := context.WithTimeout(k.ctx, leaving)
 		defer cancel()
 		k.drawer.refresh(ctx, k.line, r.License)
 	}
-	_, _, err := k.drawer.get(k.ctx)
-	return err
+	_, _, err = k.drawer.get(k.ctx)
+	if _, refused := errors.AsType[*receipt.Refusal](err); refused {
+		return err
+	}
+	return nil
+}
+
+// recheck looks at a kept receipt of another session than the service has just told of, and stops believing in that one where it
+// was withdrawn: whoever only waits for a seat, or is refused one, may believe in it still.
+func (k *keeper) recheck(session string, patience time.Duration) {
+	withdrawn, no := k.drawer.recheck(k.ctx, k.line, session, patience)
+	if no != nil && withdrawn == k.Status().SessionID && k.promise() > 0 {
+		k.lapse(no)
+	}
 }
 
 // lapse stops believing, and says so when that is news.
@@ -289,20 +317,21 @@ func (k *keeper) tell(e Event) {
 
 // finish stops believing first, then gives back what there is, and then says so.
 func (k *keeper) finish(end Event) {
-	status := k.Status()
+	why := ErrReleased
 	if end.Kind == Lost {
-		k.doubt(end.Err)
-		k.drawer.discard(status.SessionID)
-	} else {
-		k.doubt(ErrReleased)
+		why = end.Err
+	}
+	session, token := k.end(end.Kind, why)
+	if end.Kind == Lost {
+		k.drawer.discard(session)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(k.ctx), leaving)
 	defer cancel()
-	switch token := k.bearer(); {
-	case end.Kind == Released && !status.BorrowedUntil.IsZero():
-		// It stays borrowed.
+	switch {
+	case k.stays:
 	case token != "":
 		k.giveBack(ctx, token)
+		k.drawer.discard(session) // of a Borrow that is not over yet
 	case end.Kind == Released:
 		k.quest.giveUp(ctx)
 	}
@@ -314,9 +343,9 @@ func (k *keeper) finish(end Event) {
 }
 
 // giveBack tries a few times.
-func (k *keeper) giveBack(ctx context.Context, token string) {
+func (s *Seat) giveBack(ctx context.Context, token string) {
 	for try := range 3 {
-		err := release(ctx, k.line, token)
+		err := release(ctx, s.line, token)
 		if !errors.Is(err, ErrUnreachable) || !sleep(ctx, soonest/2<<try) {
 			return
 		}

@@ -327,3 +327,187 @@ func write(t testing.TB, path, text string) {
 		t.Fatal(err)
 	}
 }
+
+func TestTroubleWithFilesDoesNotEndABorrowThatIsBelievedIn(t *testing.T) {
+	t.Parallel()
+	for name, path := range map[string]func(c *Client) string{
+		"the receipt cannot be read":         func(c *Client) string { return c.ReceiptFile },
+		"the seal cannot be read or written": func(c *Client) string { return c.ReceiptFile + sealSuffix },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(t inside, s *script, c *Client) {
+				borrow(t, s, c, time.Now().Add(time.Hour))
+				s.says(down)
+				seat := acquire(t, c)
+				file, aside := path(c), filepath.Join(t.TempDir(), "aside")
+				move := func(from, to string) {
+					t.Helper()
+					if err := os.Rename(from, to); err != nil {
+						t.Fatal(err)
+					}
+				}
+				move(file, aside)
+				if err := os.Mkdir(file, 0o700); err != nil { // a folder is no file, nor can one be put in its place
+					t.Fatal(err)
+				}
+				pass(3 * offlinePace)
+				wantValid(t, seat, true)
+				if err := os.Remove(file); err != nil {
+					t.Fatal(err)
+				}
+				move(aside, file)
+				pass(3 * offlinePace)
+				wantValid(t, seat, true)
+				wantKinds(t, heard(seat))
+
+				// Trouble lengthens nothing.
+				move(file, aside)
+				if err := os.Mkdir(file, 0o700); err != nil {
+					t.Fatal(err)
+				}
+				pass(time.Hour - 6*offlinePace)
+				wantValid(t, seat, false)
+				seat.Release()
+			})
+		})
+	}
+}
+
+func TestAReceiptThatIsGoneEndsABeliefThatRestsOnIt(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t inside, s *script, c *Client) {
+		borrow(t, s, c, time.Now().Add(time.Hour))
+		s.says(down)
+		seat := acquire(t, c)
+		if err := os.Remove(c.ReceiptFile); err != nil {
+			t.Fatal(err)
+		}
+		pass(offlinePace + time.Second)
+		wantValid(t, seat, false)
+		seat.Release()
+	})
+}
+
+// slowly lends the seat, and answers that late.
+func (i *issuer) slowly(until time.Time, delay time.Duration) func(asked) reply {
+	lends := i.lends(until)
+	return func(q asked) reply {
+		a := lends(q)
+		if q.path == "/v1/borrow" {
+			a.delay = delay
+		}
+		return a
+	}
+}
+
+func TestABorrowWhoseSeatEndsMeanwhileIsGivenBack(t *testing.T) {
+	t.Parallel()
+	for name, step := range map[string]struct {
+		meanwhile func(s *script, seat *Seat)
+		over      bool
+	}{
+		"released":          {func(_ *script, seat *Seat) { seat.Release() }, true},
+		"returned":          {func(_ *script, seat *Seat) { _ = seat.Return(seat.ctx) }, true},
+		"its context ended": {func(_ *script, seat *Seat) { seat.leave() }, true},
+		"evicted": {func(s *script, _ *Seat) {
+			answer := s.answer
+			s.says(func(q asked) reply {
+				if q.path == "/v1/heartbeat" {
+					return problem(410, "seat_evicted", nil)
+				}
+				return answer(q)
+			})
+		}, true},
+		"followed by another session": {func(s *script, _ *Seat) {
+			s.says(func(q asked) reply {
+				switch {
+				case q.path == "/v1/acquire":
+					return seatOf("s2")
+				case q.path == "/v1/heartbeat" && q.token == "Bearer token of s1":
+					return problem(410, "seat_lapsed", nil)
+				case q.path == "/v1/heartbeat":
+					return beatOf("s2")
+				default:
+					return released
+				}
+			})
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(t inside, s *script, c *Client) {
+				until := time.Now().Add(48 * time.Hour)
+				i := newIssuer(t)
+				c.ReceiptFile, c.Roots, c.Product = filepath.Join(t.TempDir(), "receipt.jws"), i.roots, "editor"
+				s.says(i.slowly(until, 8*time.Second))
+				seat := acquire(t, c)
+				pass(15 * time.Second)
+				before := len(s.all())
+				lent := make(chan error)
+				go func() {
+					_, err := seat.Borrow(t.Context(), until)
+					lent <- err
+				}()
+				pass(time.Second)
+				step.meanwhile(s, seat)
+				err := <-lent
+				if err == nil || !strings.Contains(err.Error(), "ended while it was being borrowed") {
+					t.Errorf("borrowing answered %v", err)
+				}
+				asked := s.all()[before:]
+				if last := asked[len(asked)-1]; last.path != "/v1/release" || last.token != "Bearer token of s1" {
+					t.Errorf("it asked %s", s.paths(before))
+				}
+				if left, _ := filepath.Glob(c.ReceiptFile + "*"); len(left) > 0 {
+					t.Errorf("there is %s", left)
+				}
+				s.says(down)
+				pass(2 * time.Minute)
+				wantValid(t, seat, false)
+				if over := errors.Is(seat.Err(), ErrLapsed); over == step.over {
+					t.Errorf("it is over: %v", seat.Err())
+				}
+				if _, err := c.Acquire(t.Context()); !errors.Is(err, ErrUnreachable) {
+					t.Errorf("offline, a new start answered %v", err)
+				}
+				seat.Release()
+			})
+		})
+	}
+}
+
+func TestABorrowThatIsLengthenedWhileItsProgramEndsStaysBorrowed(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t inside, s *script, c *Client) {
+		until := time.Now().Add(48 * time.Hour)
+		i := newIssuer(t)
+		c.ReceiptFile, c.Roots, c.Product = filepath.Join(t.TempDir(), "receipt.jws"), i.roots, "editor"
+		s.says(i.lends(until))
+		seat := acquire(t, c)
+		if _, err := seat.Borrow(t.Context(), until); err != nil {
+			t.Fatal(err)
+		}
+		s.says(i.slowly(until.Add(time.Hour), 8*time.Second))
+		lent := make(chan error)
+		go func() {
+			_, err := seat.Borrow(t.Context(), until.Add(time.Hour))
+			lent <- err
+		}()
+		pass(time.Second)
+		seat.Release()
+		if err := <-lent; err != nil {
+			t.Error(err)
+		}
+		wantValid(t, seat, false)
+		if slices.Contains(s.paths(0), "/v1/release") {
+			t.Errorf("it was given back: %s", s.paths(0))
+		}
+		s.says(down)
+		again := acquire(t, c)
+		if got := again.Status().BorrowedUntil; !got.Equal(until.Add(time.Hour)) {
+			t.Errorf("it is borrowed until %s", got)
+		}
+		again.Release()
+	})
+}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 
+	"github.com/coditect/usher/client/internal/wholefile"
 	"github.com/coditect/usher/client/receipt"
 )
 
@@ -26,7 +27,7 @@ func (d *drawer) refresh(ctx context.Context, l *line, license string) {
 			return
 		}
 	}
-	_ = writeFile(d.path+receipt.RevocationsSuffix, string(text)) // what cannot be kept is fetched again
+	_ = wholefile.Write(d.path+receipt.RevocationsSuffix, string(text)) // what cannot be kept is fetched again
 }
 
 // fetch fetches a revocation list that the verifier believes.

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"errors"
 	"os"
@@ -142,4 +143,183 @@ func TestAListOfNobodyKnownChangesNothing(t *testing.T) {
 		wantValid(t, seat, true)
 		seat.Release()
 	})
+}
+
+func TestABorrowThatWasTakenAwayIsNotBelievedAgainAfterTheServiceHasAnswered(t *testing.T) {
+	t.Parallel()
+	second := func(q asked) reply {
+		switch q.path {
+		case "/v1/acquire":
+			return seatOf("s2")
+		case "/v1/heartbeat":
+			return beatOf("s2")
+		default:
+			return released
+		}
+	}
+	full := func(asked) reply { return problem(409, "no_seats_available", nil) }
+	online := func(t inside, c *Client) {
+		if seat, err := c.Acquire(t.Context()); err == nil {
+			seat.Release()
+		}
+	}
+	for name, step := range map[string]struct {
+		answer func(asked) reply
+		meet   func(t inside, c *Client)
+	}{
+		"it has granted another seat": {second, online},
+		"it has granted none":         {full, online},
+		"it has granted another to a program that runs": {second, func(t inside, c *Client) {
+			c.InstanceID = "another"
+			seat := acquire(t, c)
+			pass(offlinePace + 30*time.Second)
+			seat.Release()
+		}},
+		"it has told a place in the queue": {
+			func(q asked) reply {
+				if q.path == "/v1/release" {
+					return released
+				}
+				return reply{status: 202, body: object{"position": 1, "queue_length": 1, "poll_after_seconds": 5}}
+			}, func(t inside, c *Client) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				waiting := *c
+				waiting.Wait = true
+				if _, err := waiting.Acquire(ctx); err == nil {
+					t.Error("there is a seat")
+				}
+			},
+		},
+	} {
+		for _, evicted := range []bool{true, false} {
+			t.Run(name+", evicted "+strconv.FormatBool(evicted), func(t *testing.T) {
+				t.Parallel()
+				bubble(t, func(t inside, s *script, c *Client) {
+					i := borrow(t, s, c, time.Now().Add(48*time.Hour))
+					var withdrawn []receipt.Entry
+					if evicted {
+						withdrawn = append(withdrawn, receipt.Entry{License: "l", Session: "s1"})
+					}
+					lists := i.lists(7, nil, withdrawn...)
+					s.says(func(q asked) reply {
+						if q.path == "/v1/revocations" {
+							return lists(q)
+						}
+						return step.answer(q)
+					})
+					step.meet(t, c)
+					s.says(down)
+					seat, err := c.Acquire(t.Context())
+					if believed := err == nil; believed == evicted {
+						t.Errorf("offline, it answered %v", err)
+					}
+					if err == nil {
+						seat.Release()
+					}
+				})
+			})
+		}
+	}
+}
+
+// A keeper that has to take another seat asks, too, and a list that is late is asked for again.
+func TestABorrowThatWasTakenAwayIsDiscardedByAProgramThatRuns(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t inside, s *script, c *Client) {
+		until := time.Now().Add(48 * time.Hour)
+		i := borrow(t, s, c, until)
+		seat := acquire(t, c)
+		s.says(func(q asked) reply {
+			switch q.path {
+			case "/v1/revocations":
+				return refused
+			case "/v1/acquire":
+				return seatOf("s2")
+			case "/v1/heartbeat":
+				if q.token == "Bearer token of s1" {
+					return problem(401, "seat_token_invalid", nil)
+				}
+				return beatOf("s2")
+			default:
+				return released
+			}
+		})
+		pass(time.Minute)
+		wantKinds(t, heard(seat), "reacquired")
+		if _, err := os.Stat(c.ReceiptFile); err != nil {
+			t.Error("without a list, the receipt is gone:", err)
+		}
+		lists := i.lists(7, nil, receipt.Entry{License: "l", Session: "s1"})
+		s.says(func(q asked) reply {
+			if q.path == "/v1/revocations" {
+				return lists(q)
+			}
+			return beatOf("s2")
+		})
+		pass(offlinePace + 30*time.Second)
+		if _, err := os.Stat(c.ReceiptFile); err == nil {
+			t.Error("a receipt that was withdrawn is kept")
+		}
+		wantValid(t, seat, true)
+		s.says(works)
+		seat.Release()
+	})
+}
+
+func TestAListThatIsNotAnsweredHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t inside, s *script, c *Client) {
+		borrow(t, s, c, time.Now().Add(48*time.Hour))
+		s.says(func(q asked) reply {
+			if q.path == "/v1/revocations" {
+				return refused.after(time.Hour)
+			}
+			return problem(409, "no_seats_available", nil)
+		})
+		began := time.Now()
+		if _, err := c.Acquire(t.Context()); !errors.Is(err, ErrNoSeats) {
+			t.Errorf("it answered %v", err)
+		}
+		if took := time.Since(began); took > leaving {
+			t.Errorf("it took %s", took)
+		}
+		if _, err := os.Stat(c.ReceiptFile); err != nil {
+			t.Error("the receipt is gone:", err)
+		}
+	})
+}
+
+func TestABeliefInABorrowThatWasTakenAwayEndsWhileItsProgramWaitsForAnotherSeat(t *testing.T) {
+	t.Parallel()
+	for _, evicted := range []bool{true, false} {
+		bubble(t, func(t inside, s *script, c *Client) {
+			i := borrow(t, s, c, time.Now().Add(48*time.Hour))
+			c.Wait = true
+			s.says(down)
+			seat := acquire(t, c)
+			pass(time.Second)
+			entry := receipt.Entry{License: "l", Session: "s1"}
+			if !evicted {
+				entry.Session = "s0"
+			}
+			lists := i.lists(7, nil, entry)
+			s.says(func(q asked) reply {
+				switch q.path {
+				case "/v1/revocations":
+					return lists(q)
+				case "/v1/acquire":
+					return reply{status: 202, body: object{"position": 1, "queue_length": 1, "poll_after_seconds": 5}}
+				default:
+					return released
+				}
+			})
+			pass(2 * offlinePace)
+			wantValid(t, seat, !evicted)
+			if evicted {
+				wantKinds(t, heard(seat), "waiting", "lapsed")
+			}
+			seat.Release()
+		})
+	}
 }

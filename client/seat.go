@@ -23,6 +23,7 @@ type Seat struct {
 	token  string
 	status Status
 	err    error // why there is no promise
+	stays  bool  // the seat is over, and its session stays borrowed
 }
 
 // Status is what is known of a seat at a moment.
@@ -118,6 +119,25 @@ func (s *Seat) doubt(err error) {
 	defer s.mu.Unlock()
 	s.until, s.err = 0, err
 	s.status.BorrowedUntil, s.status.Offline = time.Time{}, false
+}
+
+// end ends the promise for good, for a reason, and answers which session there was, with its token. A Borrow
+// whose answer comes later finds no session.
+func (s *Seat) end(kind Kind, err error) (session, token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	token = s.token
+	s.stays = kind == Released && !s.status.BorrowedUntil.IsZero()
+	s.until, s.token, s.err = 0, "", err
+	s.status.BorrowedUntil, s.status.Offline = time.Time{}, false
+	return s.status.SessionID, token
+}
+
+// session is the one that the service can be asked about, with its token; "" = there is none at the moment.
+func (s *Seat) session() (id, token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status.SessionID, s.token
 }
 
 func (s *Seat) promise() instant {

@@ -7,6 +7,7 @@
 package hardware
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -14,20 +15,24 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"regexp"
 	"strings"
+	"syscall"
 	"time"
 )
 
-// ErrNone says that the machine has nothing that names it.
+// ErrNone says that the machine has nothing that names it. It is no matter of the moment: what cannot be asked now is another
+// error.
 var ErrNone = errors.New("this machine has no identity that can be found")
 
 // metadataPatience is how long the metadata server may take: it is on the same machine.
 const metadataPatience = 2 * time.Second
 
-// ID names the machine to one application. Two applications, each with a name of its own, see different ids.
+// ID names the machine to one application. Two applications, each with a name of its own, see different ids. The error is
+// ErrNone, or what kept it from looking, such as a context that ended: then asking again may help.
 func ID(ctx context.Context, application string) (string, error) {
 	return source{root: "/", getenv: os.Getenv, hostname: os.Hostname, machine: machineID}.id(ctx, application)
 }
@@ -49,8 +54,13 @@ func (s source) id(ctx context.Context, application string) (string, error) {
 		return hash(application, "cloud run", instance), nil
 	}
 	machine, err := s.machine(ctx, s.root)
-	container, contained := s.container()
+	if err != nil && !errors.Is(err, ErrNone) {
+		return "", fmt.Errorf("name this machine: %w", err)
+	}
+	container, contained, failed := s.container()
 	switch {
+	case failed != nil:
+		return "", fmt.Errorf("name this container: %w", failed)
 	case contained:
 		// The machine's id may be that of the host, or of the image: all its containers share it.
 		return hash(application, "container", machine, container), nil
@@ -97,8 +107,14 @@ var (
 )
 
 // container is what tells a container from the others of its host, if this is one.
-func (s source) container() (string, bool) {
-	groups := s.file("proc/self/cgroup") + s.file("proc/1/cgroup")
+func (s source) container() (string, bool, error) {
+	self, err := file(s.root + "proc/self/cgroup")
+	first, err2 := file(s.root + "proc/1/cgroup")
+	mounts, err3 := file(s.root + "proc/self/mountinfo")
+	if err := cmp.Or(err, err2, err3); err != nil {
+		return "", false, err
+	}
+	groups := self + first
 	pod := s.getenv("KUBERNETES_SERVICE_HOST") != ""
 	contained := pod || controlGroup.MatchString(groups) || s.getenv("container") != ""
 	for _, sign := range containerSigns {
@@ -106,24 +122,29 @@ func (s source) container() (string, bool) {
 		contained = contained || err == nil
 	}
 	if !contained {
-		return "", false
+		return "", false, nil
 	}
 	// The runtime's id stays when a container is restarted, but not in Kubernetes, where the pod's name does.
-	found := containerID.FindStringSubmatch(groups + s.file("proc/self/mountinfo"))
+	found := containerID.FindStringSubmatch(groups + mounts)
 	if found != nil && !pod {
-		return found[1], true
+		return found[1], true, nil
 	}
 	name, err := s.hostname()
-	return name, err == nil
+	return name, true, err
 }
 
 // file is a file's text, "" when there is none.
-func (s source) file(path string) string {
-	text, err := os.ReadFile(s.root + path)
-	if err != nil {
-		return ""
+func file(path string) (string, error) {
+	text, err := os.ReadFile(path)
+	if absent(err) {
+		return "", nil
 	}
-	return string(text)
+	return string(text), err
+}
+
+// absent says of an error that there is nothing to be read, now and later.
+func absent(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.ENOTDIR)
 }
 
 // hash is an identity as one application sees it.

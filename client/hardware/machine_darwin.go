@@ -2,6 +2,8 @@ package hardware
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os/exec"
 	"regexp"
 	"time"
@@ -14,8 +16,8 @@ func machineID(ctx context.Context, _ string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	text, err := exec.CommandContext(ctx, "/usr/sbin/ioreg", "-rd1", "-c", "IOPlatformExpertDevice").Output()
-	if err != nil {
-		return "", ErrNone
+	if err != nil && !absent(err) {
+		return "", fmt.Errorf("ask ioreg: %w", errors.Join(err, ctx.Err()))
 	}
 	found := platformUUID.FindSubmatch(text)
 	if found == nil {

@@ -4,14 +4,16 @@ package hardware
 
 import (
 	"context"
-	"os"
 	"strings"
 )
 
 // machineID is what the BSDs made when they were installed.
 func machineID(_ context.Context, root string) (string, error) {
-	text, err := os.ReadFile(root + "etc/hostid")
-	if id := strings.TrimSpace(string(text)); err == nil && id != "" {
+	text, err := file(root + "etc/hostid")
+	if err != nil {
+		return "", err
+	}
+	if id := strings.TrimSpace(text); id != "" {
 		return id, nil
 	}
 	return "", ErrNone

@@ -2,6 +2,7 @@ package hardware
 
 import (
 	"context"
+	"fmt"
 	"syscall"
 	"unsafe"
 )
@@ -20,13 +21,18 @@ func machineID(context.Context, string) (string, error) {
 		return "", err
 	}
 	var key syscall.Handle
-	if err := syscall.RegOpenKeyEx(syscall.HKEY_LOCAL_MACHINE, path, 0, read64, &key); err != nil {
+	if err := syscall.RegOpenKeyEx(syscall.HKEY_LOCAL_MACHINE, path, 0, read64, &key); absent(err) {
 		return "", ErrNone
+	} else if err != nil {
+		return "", fmt.Errorf("ask the registry: %w", err)
 	}
 	defer func() { _ = syscall.RegCloseKey(key) }()
 	var text [128]uint16
 	size, kind := uint32(len(text)*2), uint32(0)
 	err = syscall.RegQueryValueEx(key, name, nil, &kind, (*byte)(unsafe.Pointer(&text[0])), &size)
+	if err != nil && !absent(err) {
+		return "", fmt.Errorf("ask the registry: %w", err)
+	}
 	id := syscall.UTF16ToString(text[:])
 	if err != nil || kind != syscall.REG_SZ || id == "" {
 		return "", ErrNone

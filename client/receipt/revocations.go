@@ -17,6 +17,10 @@ import (
 // list holds itself before it has shards.
 const ShardSize = 256
 
+// maxShards is the most shards that a list is believed to have: four thousand million entries, and a number that an int of 32
+// bits holds.
+const maxShards = 1 << 24
+
 // What became of a key.
 const (
 	// KeyRevoked is of a key in wrong hands: nothing that it signed is believed.
@@ -173,7 +177,7 @@ func (r *Revocations) UnmarshalJSON(text []byte) error {
 		return errors.New("iat, exp, version or total is missing")
 	case c.Shards == 0 && (c.Root != nil || len(c.Licenses)+len(c.Sessions) != c.Total):
 		return errors.New("the list holds not as many entries as it has")
-	case c.Shards != 0 && (c.Shards < 0 || c.Shards > 1<<31 || bits.OnesCount(uint(c.Shards)) != 1 ||
+	case c.Shards != 0 && (c.Shards < 0 || c.Shards > maxShards || bits.OnesCount(uint(c.Shards)) != 1 ||
 		c.Root == nil || len(c.Licenses)+len(c.Sessions) != 0):
 		return errors.New("the list has no tree of shards")
 	}

@@ -8,9 +8,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/coditect/usher/client/internal/wholefile"
 )
 
 // Back is how far a machine's clock may go back, as when it is set right.
@@ -89,28 +90,13 @@ func (s *Seal) read(id, text string) (time.Time, error) {
 }
 
 // write puts the file in place in one step, so that a reader sees a whole one.
-func (s *Seal) write(id string, now time.Time) (err error) {
+func (s *Seal) write(id string, now time.Time) error {
 	text := sealLabel + now.UTC().Format(timeLayout) + " "
 	sum, err := s.sum(id, text)
 	if err != nil {
 		return err
 	}
-	file, err := os.CreateTemp(filepath.Dir(s.Path), filepath.Base(s.Path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(file.Name()))
-		}
-	}()
-	if _, err := file.WriteString(text + encoding.EncodeToString(sum) + "\n"); err != nil {
-		return errors.Join(err, file.Close())
-	}
-	if err := file.Close(); err != nil {
-		return err
-	}
-	return os.Rename(file.Name(), s.Path)
+	return wholefile.Write(s.Path, text+encoding.EncodeToString(sum)+"\n")
 }
 
 // sum is the MAC of a text under the key of this machine for one document.

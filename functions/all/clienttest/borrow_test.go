@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/coditect/usher/client"
 	"github.com/coditect/usher/client/receipt"
 	. "github.com/coditect/usher/functions/all/functiontest"
@@ -150,4 +152,31 @@ func TestABorrowThatWasWithdrawnIsRefusedAtTheNextContact(t *testing.T) {
 	if _, err := c.Acquire(t.Context()); !errors.Is(err, client.ErrUnreachable) {
 		t.Errorf("offline, after it has heard of it: %v", err)
 	}
+}
+
+func TestABorrowThatWasEvictedIsNotBelievedAgainOnceTheLaptopHasAskedForAnotherSeat(t *testing.T) {
+	t.Parallel()
+	w, s, l, c := borrowed(t)
+	evicted := acquire(t, c)
+	session := evicted.Status().SessionID
+	evicted.Release() // it stays borrowed
+	w.Evict(t, uuid.MustParse(session), "stolen")
+
+	testenv.Eventually(t, slack, func() error { // the list is read every few seconds
+		other := acquire(t, c)
+		if other.Status().SessionID == session {
+			t.Fatal("the evicted session was granted again")
+		}
+		other.Release()
+		if _, err := os.Stat(c.ReceiptFile); err == nil {
+			return errors.New("the receipt is kept")
+		}
+		return nil
+	})
+	s.breaks(func(w http.ResponseWriter, _ *http.Request, _ http.Handler) { cut(w) })
+	if _, err := c.Acquire(t.Context()); !errors.Is(err, client.ErrUnreachable) {
+		t.Errorf("offline the laptop believes in a seat that it was evicted from: %v", err)
+	}
+	s.breaks(nil)
+	free(t, s, l, "desktop", slack)
 }
