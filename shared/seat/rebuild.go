@@ -249,7 +249,8 @@ func (p *Pools) stage(ctx context.Context, l pool, s *snapshot) (string, error) 
 			return kind, rep.err
 		}
 		staged += len(part.rows)
-		if i < len(parts)-1 { // others have Redis and the processors for as long as the part had them
+		// Others have Redis and the processors for as long as the part had them, while there is time.
+		if end, ok := ctx.Deadline(); i < len(parts)-1 && (!ok || time.Until(end) > rebuildDeadline/2) {
 			if err := rest(ctx, min(time.Since(began), mostRest)); err != nil {
 				return "", err
 			}
@@ -258,7 +259,7 @@ func (p *Pools) stage(ctx context.Context, l pool, s *snapshot) (string, error) 
 	return "ok", nil
 }
 
-// mostRest is how long a rebuild stands back after a part at most: what is left of its deadline is needed, too.
+// mostRest is how long a rebuild stands back after a part at most, in the first half of its time.
 const mostRest = 4 * time.Millisecond
 
 // finish makes what was staged the pool.

@@ -47,12 +47,8 @@ type Function struct {
 // few megabytes: at Go's own pace a tenth of acquire's CPU was spent on collecting it. The limit is below the memory of the
 // smallest instance (256 MiB in infra/functions.tf), for the collector to work harder before the platform kills.
 func collector(getenv func(string) string, lean bool) {
-	if getenv("GOGC") == "" {
-		percent := 400
-		if lean {
-			percent = 150
-		}
-		debug.SetGCPercent(percent)
+	if getenv("GOGC") == "" && !lean {
+		debug.SetGCPercent(400)
 	}
 	if getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(200 << 20)
