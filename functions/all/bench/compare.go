@@ -144,5 +144,5 @@ func (s *stage) closed(ctx context.Context, clients int, do deed) func() (load, 
 
 // open is the load of so many a second, for a round.
 func (s *stage) open(ctx context.Context, rate float64, do deed) func() (load, error) {
-	return func() (load, error) { return openLoop(ctx, inFlight, rate, s.size.Round, do) }
+	return func() (load, error) { return openLoop(ctx, rate, s.size.Round, do) }
 }

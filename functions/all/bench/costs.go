@@ -38,7 +38,7 @@ func (s *stage) costs(ctx context.Context, r *Report) error {
 		if err != nil {
 			return used{}, 0, err
 		}
-		l, err := openLoop(ctx, inFlight, rate, s.size.Round*time.Duration(s.size.Rounds), do)
+		l, err := openLoop(ctx, rate, s.size.Round*time.Duration(s.size.Rounds), do)
 		if err != nil {
 			return used{}, 0, err
 		}

@@ -89,13 +89,13 @@ func closedLoop(ctx context.Context, clients int, lasts time.Duration, do deed) 
 	})
 }
 
-// openLoop lets it be done so many times a second, whether or not what was begun earlier is done. The times count from
+// openLoop lets it be done so many times a second, inFlight at once at most, whether or not what was begun earlier is done. The times count from
 // when each was to begin, so that a stall is felt by everybody who came meanwhile.
-func openLoop(ctx context.Context, clients int, perSecond float64, lasts time.Duration, do deed) (load, error) {
+func openLoop(ctx context.Context, perSecond float64, lasts time.Duration, do deed) (load, error) {
 	var next atomic.Int64
 	began := time.Now()
 	all := int64(perSecond * lasts.Seconds())
-	return gather(clients, began, func(client int, tell func(time.Time, error) error) error {
+	return gather(inFlight, began, func(client int, tell func(time.Time, error) error) error {
 		for ctx.Err() == nil {
 			n := next.Add(1) - 1
 			if n >= all {

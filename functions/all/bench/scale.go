@@ -255,7 +255,7 @@ func (s *stage) rebuilding(ctx context.Context, r *Report) error {
 		}
 		return err
 	}
-	before, err := openLoop(ctx, inFlight, bystanders, max(s.size.Round, time.Second), tolerant)
+	before, err := openLoop(ctx, bystanders, max(s.size.Round, time.Second), tolerant)
 	if err != nil {
 		return err
 	}
@@ -281,7 +281,7 @@ func (s *stage) rebuilding(ctx context.Context, r *Report) error {
 		took <- time.Since(began)
 		done.Store(true)
 	}()
-	during, err := openLoop(ctx, inFlight, bystanders, 3*rebuildDeadline, func(client, n int) error {
+	during, err := openLoop(ctx, bystanders, 3*rebuildDeadline, func(client, n int) error {
 		if done.Load() {
 			return errRebuilt
 		}
