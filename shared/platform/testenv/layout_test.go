@@ -151,6 +151,7 @@ func allowed(from, to string) bool {
 		first, _, _ := strings.Cut(path, "/")
 		return first
 	}
+	inside := func(path string) bool { return strings.HasPrefix(path, "client/internal/") }
 	switch {
 	case function(to) != "":
 		return function(from) == function(to) || function(from) == "all"
@@ -160,7 +161,8 @@ func allowed(from, to string) bool {
 		return strings.HasPrefix(to, "shared/platform/") || to == "shared/fault"
 	case top(from) == "client":
 		command := func(path string) bool { return strings.HasPrefix(path, "client/cmd/") }
-		return top(to) == "client" && (from != "client/receipt" || to == from) && (!command(to) || command(from))
+		low := func(path string) bool { return path == "client/receipt" || inside(path) }
+		return top(to) == "client" && (!low(from) || to == from || inside(to)) && (!command(to) || command(from))
 	case top(to) == "client":
 		return to == "client/receipt" || to == "client/auditchain" || function(from) == "all"
 	default:
