@@ -104,8 +104,8 @@ func (r *Report) compare(section, how string, ours, theirs []round, rows ...row)
 	s.How, s.Than = how, theirs[0].by
 	for _, at := range rows {
 		a, b, q := of(ours, at.of), of(theirs, at.of), ratio(ours, theirs, at.of)
-		if a.Median == 0 || math.IsNaN(q.Median) {
-			continue // the system does not tell CPU times
+		if a.Median == 0 || b.Median == 0 || math.IsNaN(q.Median) {
+			continue // the system does not tell CPU times, or not of what took less than a tick of its clock
 		}
 		made := Row{
 			What: at.what, Ours: fmt.Sprintf(at.format, a.Median), Theirs: fmt.Sprintf(at.format, b.Median),
