@@ -65,13 +65,7 @@ func (s *stage) session(beats int) deed {
 		if err != nil {
 			return err
 		}
-		beat, leave := bearerRequest(heartbeat, "/v1/heartbeat", token), bearerRequest(release, "/v1/release", token)
-		for range beats {
-			if err := heartbeat.send(beat, answer, http.StatusOK); err != nil {
-				return err
-			}
-		}
-		return release.send(leave, answer, http.StatusOK)
+		return sit(heartbeat, release, beats, answer, func(q *fasthttp.Request) { asHolder(q, session{token: token}) })
 	}
 }
 
@@ -94,16 +88,21 @@ func (s *stage) plainSession(beats int) deed {
 		if err != nil {
 			return err
 		}
-		beat, leave := bearerRequest(d, "/v1/heartbeat", ""), bearerRequest(d, "/v1/release", "")
-		asYardstick(beat, session{pool: pool, id: id, fence: fence})
-		asYardstick(leave, session{pool: pool, id: id, fence: fence})
-		for range beats {
-			if err := d.send(beat, answer, http.StatusOK); err != nil {
-				return err
-			}
-		}
-		return d.send(leave, answer, http.StatusOK)
+		return sit(d, d, beats, answer, func(q *fasthttp.Request) { asYardstick(q, session{pool: pool, id: id, fence: fence}) })
 	}
+}
+
+// sit beats so often, and gives the seat back; as makes a request that of its holder.
+func sit(heartbeat, release *door, beats int, answer *fasthttp.Response, as func(*fasthttp.Request)) error {
+	beat, leave := request(heartbeat, "/v1/heartbeat"), request(release, "/v1/release")
+	as(beat)
+	as(leave)
+	for range beats {
+		if err := heartbeat.send(beat, answer, http.StatusOK); err != nil {
+			return err
+		}
+	}
+	return release.send(leave, answer, http.StatusOK)
 }
 
 // asks are an acquire for each client, and room for its answers.

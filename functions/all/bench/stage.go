@@ -288,12 +288,18 @@ func acquireRequest(d *door, key, hardware, instance string) *fasthttp.Request {
 	return q
 }
 
-// bearerRequest is a heartbeat or a release.
-func bearerRequest(d *door, path, token string) *fasthttp.Request {
+// request is one without a body: a heartbeat or a release, of nobody yet.
+func request(d *door, path string) *fasthttp.Request {
 	q := &fasthttp.Request{}
 	q.SetRequestURI(d.base + path)
 	q.Header.SetMethod(http.MethodPost)
-	q.Header.Set("Authorization", "Bearer "+token)
+	return q
+}
+
+// bearerRequest is that of who has the token.
+func bearerRequest(d *door, path, token string) *fasthttp.Request {
+	q := request(d, path)
+	asHolder(q, session{token: token})
 	return q
 }
 
